@@ -1,0 +1,252 @@
+"""The seams: what a source, a queue and a store promise to the processes that use them.
+
+Every implementation of a contract runs the same suite in tests/contract/. Contracts are
+crossed per chunk, frame or batch, never per record.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from appliance.batch import Batch, Stored
+from appliance.frame import Buffer, Gap
+
+# ── source ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Whole records that a source shows and still owns: the body of the next frame.
+
+    Attributes:
+        body: the records, each ended by one newline. May be a view of a buffer that the
+            source reuses: valid until `discard`.
+        records: lines in the body.
+        claim: what a successor needs to find exactly these bytes again, as plain JSON values.
+        first_received, last_received: seconds since the epoch.
+        cursor_before, cursor_after: for sources that have a cursor.
+        rejected, gaps, skipped_bytes: see frame.Header.
+    """
+
+    body: Buffer
+    records: int
+    claim: Any
+    first_received: float
+    last_received: float
+    cursor_before: str | None = None
+    cursor_after: str | None = None
+    rejected: dict[int, str] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+    skipped_bytes: int = 0
+
+
+class Source(Protocol):
+    """Where records come from. The collector advances only after hand-over.
+
+    One turn is: peek, (note, push), discard, settle. Between peek and discard nothing of
+    the chunk may be forgotten, and a source made anew after `kill -9` finds it again.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything was discarded and nothing will ever come again."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now; 0 for sources that have none."""
+
+    def resume(self, cursor: str | None) -> None:
+        """Once, before anything else: go on behind `cursor` (None: there is none yet)."""
+
+    def again(self, claim: Any) -> Chunk | None:
+        """At birth: the chunk that a dead predecessor had noted, from exactly those bytes.
+
+        None: it had been handed over, because some of it was discarded already (the rest of
+        it is discarded now), or the source can't tell (fleeting sources). What is no longer
+        held stands as a gap in the chunk.
+        """
+
+    def peek(self) -> Chunk | None:
+        """The next whole records, up to frame_bytes_max; None when there is none now.
+
+        Never blocks. Changes nothing that a successor couldn't find again.
+        """
+
+    def discard(self, chunk: Chunk) -> None:
+        """Forget the chunk for good: the queue has it."""
+
+    def settle(self) -> None:
+        """After the hand-over was noted: let go of what has ended."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until peek may find something, a signal came, or the timeout is over."""
+
+    def stop(self) -> None:
+        """Take nothing new; show what is already here, then become `ended`."""
+
+    def close(self) -> None:
+        """Release descriptors. Safe to call twice."""
+
+
+# ── queue ───────────────────────────────────────────────────────────────────────────────
+
+
+class Pushed(Enum):
+    """The queue's answer to a push."""
+
+    TAKEN = "taken"
+    HAVE_IT = "have it"  # this number is the run's last: an earlier push whose answer was lost
+    FULL = "full"
+    ELSEWHERE = "elsewhere"  # a cursor source's frame doesn't start where the last one ended
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What the queue knows of a source: its last frame and where that one ended."""
+
+    run: str
+    number: int
+    cursor: str | None
+    records: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One frame to push and what the queue's bookkeeping needs to know of it.
+
+    `records`, `bytes` are the run's sums after this frame. `force` takes a cursor source's
+    frame whatever the queue's cursor is (the queue forgot).
+    """
+
+    source: str
+    run: str
+    number: int
+    header: bytes
+    body: Buffer
+    records: int
+    bytes: int
+    cursor_before: str | None = None
+    cursor_after: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Frames that one owner holds: confirm or give back, under the same owner only."""
+
+    owner: str
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much is queued: frames waiting, frames in somebody's hands, bytes of both."""
+
+    frames: int
+    busy: int
+    bytes: int
+
+
+class Queue(Protocol):
+    """Where frames wait, safe from every death of ours.
+
+    Each method raises Unavailable when the queue doesn't answer or answers with an error.
+    After any error the connection, its name and its lease are dropped; the next call makes
+    a new connection under a new name. No method retries by itself.
+    """
+
+    def push(self, push: Push) -> Pushed:
+        """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
+
+    def source_state(self, source: str) -> SourceState | None:
+        """What was last pushed for a source; None if nothing ever was."""
+
+    def take(self, bytes_max: int, wait_s: float) -> Lease | None:
+        """Move frames into this owner's hands until bytes_max is reached (at least one).
+
+        Waits up to wait_s when there is none; then None. Never a moment without a home: a
+        taken frame is in the busy list of its owner.
+        """
+
+    def confirm(self, lease: Lease) -> None:
+        """Forget the lease: the store has committed it.
+
+        Raises Unavailable if the owner's connection is gone (somebody else may have it).
+        """
+
+    def give_back(self, lease: Lease) -> None:
+        """Put the lease back in front, oldest first. Raises like confirm."""
+
+    def set_aside(self, lease: Lease, item: bytes) -> None:
+        """Move one item of the lease that can't be read to the list of bad items."""
+
+    def sweep(self) -> int:
+        """Give back what belongs to owners that no longer exist; how many frames."""
+
+    def depth(self) -> Depth:
+        """How much is queued now."""
+
+    def close(self) -> None:
+        """Drop the connection; a lease that is still held becomes an orphan."""
+
+
+# ── store ───────────────────────────────────────────────────────────────────────────────
+
+
+class Store(Protocol):
+    """Where rows end up: each frame once, whoever brings it how often.
+
+    Methods raise Unavailable when the database doesn't do its work now; nothing was stored
+    then, or everything was and the next try sees it. After Unavailable the connection is
+    made anew by the next call.
+    """
+
+    def prepare(self) -> None:
+        """Make the tables that are missing; check those that exist."""
+
+    def store(self, batches: Sequence[Batch]) -> Stored:
+        """Commit all batches in one transaction with their ledger rows.
+
+        A batch that the ledger has already is skipped. Rows that the database rejects
+        become dead letters in the same transaction, their neighbours are stored.
+        """
+
+    def fold(self) -> None:
+        """Fold ledger rows without a hole before them into their run's row."""
+
+    def close(self) -> None:
+        """Drop the connection. Safe to call twice."""
+
+
+# ── what a process is given ─────────────────────────────────────────────────────────────
+
+Checkpoint = Callable[[str], None]
+"""Called with the name of a step just done; tests stop or kill the process there."""
+
+
+def no_checkpoint(_step: str) -> None:
+    """The checkpoint of every real process: nothing."""
+
+
+class Gauge(Protocol):
+    """A child's own numbers, shared with the parent (see counters.py)."""
+
+    def beat(self) -> None:
+        """Say that the work loop is alive; before and after each call that may block."""
+
+    def worked(self) -> None:
+        """Say that one piece of work is finished: the restart backoff starts anew."""
+
+    def add(self, name: str, amount: int) -> None:
+        """Add to a counter."""
+
+    def set(self, name: str, value: int) -> None:
+        """Set a gauge."""
+
+    def waiting_for(self, text: str) -> None:
+        """Say in words what is awaited; empty when nothing is."""
+
+    def error(self, text: str) -> None:
+        """Say the last error in words."""

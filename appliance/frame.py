@@ -1,0 +1,148 @@
+"""A frame: what travels from the collector through Redis to a subscriber.
+
+One frame is one Redis list item, opaque to queue and spool:
+
+    one line of JSON (the header) + "\n" + the body
+
+The body is the records as they came, each ended by one newline, so that any Redis client
+shows what is inside. Frames of a source are numbered 1, 2, 3 … within a run; the number is
+what makes every hand-over repeatable: Redis and the ledger recognise a frame they have.
+
+A released format stays readable for ever. Whoever changes `Header` adds a field with a
+default, or raises FORMAT and keeps reading the old one (docs/formats.md lists them).
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from appliance.errors import Corrupt
+
+FORMAT = 1
+LINES = "lines"  # layout: every record ends with one newline and holds none
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """The run before: its id, its last number and what it had handed over by then."""
+
+    run: str
+    number: int
+    records: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records of this frame that nobody holds any more.
+
+    `cause` is one word; `records` and `bytes` are None where nobody knows how many.
+    """
+
+    cause: str
+    records: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything about a frame but its records.
+
+    Attributes:
+        run: UUIDv7 as 32 hex digits; later runs of a source compare greater.
+        number: 1, 2, 3 … within the run.
+        source: the source's name in the configuration.
+        records: lines in the body, blank ones included.
+        records_before, bytes_before: sums of the run's frames before this one (lines, body bytes).
+        body_bytes, crc: length and CRC-32 (zlib) of the body.
+        first_received, last_received: seconds since the epoch, wall clock.
+        cursor_before, cursor_after: position in the source, for sources that have one.
+        rejected: {index of the record in the body: code} for what the collector itself refuses.
+        gaps: what could not be kept.
+        skipped_bytes: bytes of over-long records that were dropped.
+        previous: the run before this one, None if there was none.
+    """
+
+    run: str
+    number: int
+    source: str
+    records: int
+    records_before: int
+    bytes_before: int
+    body_bytes: int
+    crc: int
+    first_received: float
+    last_received: float
+    cursor_before: str | None = None
+    cursor_after: str | None = None
+    rejected: dict[int, str] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+    skipped_bytes: int = 0
+    previous: RunEnd | None = None
+    layout: str = LINES
+    codec: str = "none"
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame taken apart: its header and its body, checked against each other."""
+
+    header: Header
+    body: bytes
+
+
+def checksum(body: Buffer) -> int:
+    """CRC-32 of a body (zlib; RFC 1952, section 8)."""
+    return zlib.crc32(body)
+
+
+def encode_header(header: Header) -> bytes:
+    """The header's line, newline included: what goes before the body in a Redis item."""
+    fields = {key: value for key, value in asdict(header).items() if value not in (None, {}, ())}
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(item: bytes) -> Frame:
+    """Take a Redis item apart.
+
+    Raises:
+        Corrupt: not one of our frames, a format newer than this program, or damaged bytes.
+    """
+    line, newline, body = item.partition(b"\n")
+    if not newline:
+        raise Corrupt("a queue item has no header line")
+    header = _parse_header(line)
+    if len(body) != header.body_bytes or checksum(body) != header.crc:
+        raise Corrupt(f"frame {header.number} of run {header.run}: body and checksum differ")
+    return Frame(header, body)
+
+
+def _parse_header(line: bytes) -> Header:
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict) or "format" not in fields:
+            raise Corrupt("a queue item has no frame header")
+        if fields["format"] != FORMAT or fields["layout"] != LINES or fields["codec"] != "none":
+            raise Corrupt(
+                f"a frame of format {fields['format']} can't be read by this version",
+                "finish storing with the version that collected it, or upgrade this one",
+            )
+        return Header(**_revived(fields))
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"a queue item's header can't be read: {error}") from error
+
+
+def _revived(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON's plain lists and dicts turned back into the header's own types."""
+    gaps: Sequence[dict[str, Any]] = fields.get("gaps", ())
+    previous = fields.get("previous")
+    return fields | {
+        "rejected": {int(index): code for index, code in fields.get("rejected", {}).items()},
+        "gaps": tuple(Gap(**gap) for gap in gaps),
+        "previous": RunEnd(**previous) if previous else None,
+    }

@@ -1,0 +1,1 @@
+"""Where frames wait: the Redis queue (contract: `contracts.Queue`)."""

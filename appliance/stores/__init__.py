@@ -1,0 +1,1 @@
+"""Where rows end up: one file per database (contract: `contracts.Store`)."""
