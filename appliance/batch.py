@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from appliance.frame import Gap
 
 Value = str | int | float | bytes | None
+Raw = bytes  # the record as it came; Batch has a field that is called bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Batch:
     last_received: float
     rows: list[tuple[Value, ...]]
     positions: list[int]
-    raws: list[bytes]
+    raws: list[Raw]
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: int = 0
     blank: int = 0

@@ -1,120 +1,79 @@
 """The configuration: TOML text in, one whole and valid `Config` out, or a ConfigError.
 
+Shapes and defaults are the structs of settings.py. What is written is read section by section
+(toml_tables.py), so that every error names file, line and full key, what is wrong, and what
+to write instead:
+
+    a key of LATER_KEYS, a value of LATER_VALUES   "not in this version", never ignored
+    a key of no struct                             unknown, with the nearest one
+    a value that its type doesn't take             what was expected and what was found
+    a rule across keys (below, addresses.py)       what the rule is for
+
 Pure: nothing is opened, resolved or read from the environment here. Secrets stay
-references (`SecretRef`) that credentials.py resolves later.
+references (`SecretRef`) that credentials.py resolves later. No message repeats a URL, or what
+was written in a secret's place.
 """
 
-from typing import Literal
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
+from appliance.addresses import check_queue_url, check_store_url, host_and_port
+from appliance.errors import ConfigError
+from appliance.settings import (
+    DEFAULT_COLUMNS,
+    DEFAULT_NAME,
+    GIB,
+    KIB,
+    LATER_KEYS,
+    LATER_VALUES,
+    MIB,
+    SOURCE_TYPES,
+    AnySource,
+    Column,
+    Config,
+    FileSource,
+    Filter,
+    LogConfig,
+    QueueConfig,
+    SecretRef,
+    SourceConfig,
+    StdinSource,
+    StoreConfig,
+    TcpSource,
+)
+from appliance.toml_lines import Key, Place
+from appliance.toml_tables import Grammar, alternatives, as_table, found, kind, size_text, toml
 
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "AnySource",
+    "Column",
+    "Config",
+    "FileSource",
+    "Filter",
+    "LogConfig",
+    "QueueConfig",
+    "SecretRef",
+    "SourceConfig",
+    "StdinSource",
+    "StoreConfig",
+    "TcpSource",
+    "host_and_port",
+    "name_and_state_dir",
+    "no_source",
+    "parse",
+    "search_paths",
+]
 
-class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a secret is found: exactly one of a file, an environment variable, a credential."""
+COLUMN_TYPE_CHARS_MAX = 1024
 
-    file: str | None = None
-    env: str | None = None
-    cred: str | None = None
-
-
-class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records whose text at `path` has any of these words (whole, case folded)."""
-
-    path: str
-    any: tuple[str, ...]
-
-
-class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One column of the data table: a value by path, or a meta value.
-
-    path "" is the record exactly as it came; meta is one of source, received_at, run,
-    frame, position. Exactly one of the two is set.
-    """
-
-    type: str
-    path: str | None = None
-    meta: str | None = None
-
-
-class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all kinds of sources have in common. Sizes in bytes."""
-
-    framing: Literal["newline"] = "newline"
-    format: Literal["text", "json"] = "text"
-    record_bytes_max: int = MIB
-    frame_bytes_max: int = MIB
-    frame_interval_ms: int = 5
-    include: tuple[Filter, ...] = ()
-
-
-class TcpSource(SourceConfig, frozen=True, tag_field="type", tag="tcp", kw_only=True):
-    """Connections that senders make to us; `listen` is host:port."""
-
-    listen: str
-    connections_max: int = 1000
-    close_wait_s: float = 5.0
-
-
-class FileSource(SourceConfig, frozen=True, tag_field="type", tag="file", kw_only=True):
-    """A file that grows (follow) or is read once to its end."""
-
-    path: str
-    start: Literal["beginning", "end"] = "beginning"
-    follow: bool = True
-
-
-class StdinSource(SourceConfig, frozen=True, tag_field="type", tag="stdin", kw_only=True):
-    """Standard input, until its end."""
-
-
-AnySource = TcpSource | FileSource | StdinSource
-
-
-class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Redis. url "embedded" is our own server; bytes_max None is min(2 GiB, RAM / 4)."""
-
-    url: str = "embedded"
-    password: SecretRef | None = None
-    bytes_max: int | None = None
-    push_s: float = 2.0
-
-
-class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The database. url "embedded" is SQLite in the instance's state directory.
-
-    columns is never empty once parsed: without [store.columns] it holds source,
-    received_at and raw.
-    """
-
-    url: str = "embedded"
-    password: SecretRef | None = None
-    table: str = "records"
-    on_duplicate: Literal["dead"] = "dead"
-    lease_bytes_max: int = 4 * MIB
-    columns: dict[str, Column] = {}
-
-
-class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where and how much is logged."""
-
-    to: Literal["stderr"] = "stderr"
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text"] = "text"
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole instance. state_dir None: the caller decides by environment."""
-
-    name: str = "stream"
-    state_dir: str | None = None
-    subscribers: int | Literal["auto"] = "auto"
-    drain_s: float = 60.0
-    sources: dict[str, AnySource]
-    queue: QueueConfig = QueueConfig()
-    store: StoreConfig = StoreConfig()
-    log: LogConfig = LogConfig()
+# ── the whole ───────────────────────────────────────────────────────────────────────────
 
 
 def parse(text: str, file: str) -> Config:
@@ -123,4 +82,334 @@ def parse(text: str, file: str) -> Config:
     Raises:
         ConfigError: names `file`, the key and its line, and what to write instead.
     """
-    raise NotImplementedError
+    top = Place(file, text)
+    table = {"source": {}} | _loaded(top)
+    config = _GRAMMAR.read(Config, table, top)
+    _check_name(config.name, top / "name")
+    if not config.sources:
+        raise no_source(file)
+    _check_table(config, top / "store" / "table")
+    _check_formats(config, top / "source")
+    _check_origins(config.sources, top / "source")
+    if not config.store.columns:
+        store = msgspec.structs.replace(config.store, columns=DEFAULT_COLUMNS)
+        return msgspec.structs.replace(config, store=store)
+    return config
+
+
+def no_source(searched: str) -> ConfigError:
+    """The error for a configuration without a source; `searched` says where one was sought."""
+    return ConfigError(
+        f"{searched}: no source is configured",
+        "write a [source.NAME] section; `stream-daemon init` prints an example, "
+        "`stream-daemon demo` needs none",
+    )
+
+
+def search_paths(environ: Mapping[str, str]) -> list[str]:
+    """Where a configuration is looked for, in this order; nothing is opened here."""
+    home = environ.get("HOME")
+    config_home = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else None)
+    paths = (
+        environ.get("STREAM_DAEMON_CONFIG"),
+        "./stream-daemon.toml",
+        f"{config_home}/stream-daemon/stream-daemon.toml" if config_home else None,
+        "/etc/stream-daemon/stream-daemon.toml",
+    )
+    return [path for path in paths if path]
+
+
+def name_and_state_dir(text: str, file: str = "configuration") -> tuple[str, str | None]:
+    """The two keys that find a running instance, also in a text that doesn't parse.
+
+    A broken edit must not make an instance unstoppable, nor let another one be stopped in its
+    place: what is written but can't be read is an error, never the default.
+
+    Raises:
+        ConfigError: one of the two is written, but isn't a name or a path.
+    """
+    top = Place(file, text)
+    try:
+        table = _loaded(top)
+    except ConfigError:
+        table = _top_level_by_line(text)
+    name, state_dir = table.get("name", DEFAULT_NAME), table.get("state_dir")
+    _check_name(name, top / "name")
+    if state_dir is not None and (not isinstance(state_dir, str) or state_dir == ""):
+        raise (top / "state_dir").error("can't be read", 'write state_dir = "/a/directory"')
+    return str(name), state_dir
+
+
+def _loaded(top: Place) -> dict[str, Any]:
+    hint = 'a text stands in quotes (key = "value"), a section in brackets ([queue])'
+    try:
+        return tomllib.loads(top.text)
+    except RecursionError:
+        raise ConfigError(f"{top.file}: nested too deeply", hint) from None
+    except ValueError as error:
+        said, _, line = str(error).partition(" (at line ")
+        number = line.partition(",")[0]
+        where = f"{top.file}:{number}" if number else top.file
+        raise ConfigError(f"{where}: this is not TOML: {said}", hint) from None
+
+
+_TOP_LEVEL = re.compile(r"""[ \t]*(name|state_dir)[ \t]*=[ \t]*(?:"([^"]*)|'([^']*)|([^\s#"']*))""")
+
+
+def _top_level_by_line(text: str) -> dict[str, Any]:
+    """`name` and `state_dir` from the lines above the first section, as far as they show."""
+    seen: dict[str, Any] = {}
+    for line in text.split("\n"):
+        if line.lstrip().startswith("["):
+            break
+        if match := _TOP_LEVEL.match(line):
+            try:
+                seen |= tomllib.loads(line)
+            except (ValueError, RecursionError):
+                seen[match[1]] = (match[2] or match[3] or match[4] or "").strip()
+    return seen
+
+
+# ── sections ────────────────────────────────────────────────────────────────────────────
+
+
+def _sources(value: object, at: Place) -> dict[str, AnySource]:
+    return {name: _source(name, table, at / name) for name, table in as_table(value, at).items()}
+
+
+def _source(name: str, table: object, at: Place) -> AnySource:
+    if not isinstance(table, dict):
+        raise at.error(
+            f"expected a section, found {kind(table)}",
+            "give the source a name: write [source.tweets] and its keys below it",
+        )
+    _check_name(name, at)
+    source = _GRAMMAR.read(
+        _shape(table, at), {key: table[key] for key in table if key != "type"}, at
+    )
+    if isinstance(source, TcpSource):
+        _placed(host_and_port, source.listen, at / "listen")
+    return _with_room(source, "frame_bytes_max" in table, at / "frame_bytes_max")
+
+
+def _shape(table: dict[str, Any], at: Place) -> type[AnySource]:
+    """The struct of a source's type."""
+    hint = f"write type = {alternatives(SOURCE_TYPES)}"
+    if "type" not in table:
+        raise at.error("type is missing", hint)
+    tag, at = table["type"], at / "type"
+    _GRAMMAR.check_later(tag, at, hint)
+    if not isinstance(tag, str) or tag not in SOURCE_TYPES:
+        raise at.error(f"expected {alternatives(SOURCE_TYPES)}, found {found(tag)}", hint)
+    return SOURCE_TYPES[tag]
+
+
+def _with_room(source: AnySource, is_written: bool, at: Place) -> AnySource:
+    """The source with frames that hold its largest record."""
+    if source.frame_bytes_max >= source.record_bytes_max:
+        return source
+    if is_written:
+        raise at.error(
+            "a frame must hold the largest record, and record_bytes_max is larger",
+            f"write frame_bytes_max = {toml(size_text(source.record_bytes_max))} or more",
+        )
+    return msgspec.structs.replace(source, frame_bytes_max=source.record_bytes_max)
+
+
+def _include(value: object, at: Place) -> tuple[Filter, ...]:
+    if isinstance(value, list):
+        return tuple(_filter(table, at / f"[{index}]") for index, table in enumerate(value))
+    return (_filter(value, at),)
+
+
+def _filter(value: object, at: Place) -> Filter:
+    if not isinstance(value, dict):
+        raise at.error(
+            f"expected a table, or a list of tables, found {kind(value)}",
+            'write include = { path = "text", any = ["Patriots", "Packers"] }',
+        )
+    return _GRAMMAR.read(Filter, value, at)
+
+
+def _queue(value: object, at: Place) -> QueueConfig:
+    queue = _GRAMMAR.read(QueueConfig, value, at)
+    _placed(check_queue_url, queue.url, at / "url")
+    if queue.password and queue.url == "embedded":
+        hint = "take it out, or name another Redis in url"
+        raise (at / "password").error("the embedded server has no password", hint)
+    return queue
+
+
+def _store(value: object, at: Place) -> StoreConfig:
+    store = _GRAMMAR.read(StoreConfig, value, at)
+    _placed(check_store_url, store.url, at / "url")
+    if store.password and not store.url.startswith("mysql:"):
+        hint = "take it out, or name a MySQL or MariaDB in url"
+        raise (at / "password").error("SQLite has no password", hint)
+    _check_identifier(store.table, at / "table")
+    return store
+
+
+def _columns(value: object, at: Place) -> dict[str, Column]:
+    columns = {name: _column(name, spec, at / name) for name, spec in as_table(value, at).items()}
+    first: dict[str, str] = {}
+    for name in columns:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            raise (at / name).error(
+                f"databases take {toml(name)} and {toml(other)} for the same name",
+                "give one of the two another name",
+            )
+    return columns
+
+
+def _column(name: str, value: object, at: Place) -> Column:
+    hint = 'write { path = "user.name", type = "VARCHAR(64)" }, or meta = "source" for the path'
+    if not isinstance(value, dict):
+        raise at.error(f"expected a table, found {kind(value)}", hint)
+    _check_identifier(name, at)
+    if name.casefold() == "seq":
+        raise at.error("the table has a seq of its own, its key", "give the column another name")
+    column = _GRAMMAR.read(Column, value, at)
+    if (column.path is None) == (column.meta is None):
+        raise at.error("exactly one of path and meta says what a column holds", hint)
+    if not _is_column_type(column.type):
+        raise (at / "type").error(
+            f"{found(column.type)} is not plainly the type of one column",
+            'write one such as "BIGINT", "VARCHAR(64)", "DECIMAL(10,2)", "ENUM(\'a\',\'b\')"',
+        )
+    return column
+
+
+def _secret(value: object, at: Place) -> SecretRef:
+    """A reference to a secret. What was written instead is never repeated: it may be one."""
+    hint = 'write password = { file = "/path" }, { env = "NAME" } or { cred = "name" }'
+    if not isinstance(value, dict):
+        raise at.error(f"expected a table that says where it is, found {kind(value)}", hint)
+    if len(value) != 1 or not value.keys() <= {"file", "env", "cred"}:
+        raise at.error("expected exactly one of file, env and cred", hint)
+    try:
+        secret = msgspec.convert(value, SecretRef)
+    except msgspec.ValidationError:
+        raise at.error("expected a text in quotes behind file, env or cred", hint) from None
+    if secret.env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", secret.env):
+        raise at.error("what stands behind env is not the name of a variable", hint)
+    if secret.cred and ("/" in secret.cred or secret.cred in (".", "..")):
+        raise at.error("what stands behind cred is not the name of a credential", hint)
+    return secret
+
+
+def _pattern(key: Key) -> str:
+    """A key with SOURCE and COLUMN for the names that users choose."""
+    parts = [part for part in key if not part.startswith("[")]
+    if parts[:1] == ["source"] and len(parts) > 1:
+        parts[1] = "SOURCE"
+    if parts[:2] == ["store", "columns"] and len(parts) > 2:
+        parts[2] = "COLUMN"
+    return ".".join(parts)
+
+
+_GRAMMAR: Grammar = Grammar(
+    readers={
+        "source": _sources,
+        "include": _include,
+        "queue": _queue,
+        "store": _store,
+        "columns": _columns,
+        "password": _secret,
+        "log": lambda value, at: _GRAMMAR.read(LogConfig, value, at),
+    },
+    later_keys=LATER_KEYS,
+    later_values=LATER_VALUES,
+    homes={
+        "above the first section": Config,
+        "in [queue]": QueueConfig,
+        "in [store]": StoreConfig,
+        "in [log]": LogConfig,
+        **{f'in a [source.NAME] of type "{tag}"': SOURCE_TYPES[tag] for tag in SOURCE_TYPES},
+    },
+    pattern=_pattern,
+)
+
+# ── rules ───────────────────────────────────────────────────────────────────────────────
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_QUOTED = r"""'[\w (),."]*'|"[\w (),.']*\""""
+_TYPE = re.compile(rf"[A-Za-z](?:[A-Za-z0-9_ ]|{_QUOTED}|\((?:[A-Za-z0-9_ ,]|{_QUOTED})*\))*")
+
+
+def _check_name(name: object, at: Place) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise at.error(
+            f"{found(name)} can't be a name",
+            "write a small letter, then up to 31 small letters, digits or _",
+        )
+
+
+def _check_identifier(name: str, at: Place) -> None:
+    if not 0 < len(name) <= 64 or "`" in name or not name.isprintable():
+        raise at.error(
+            f"{found(name)} can't be a name in a database",
+            "write 1 to 64 characters, none of them a backtick or invisible",
+        )
+
+
+def _is_column_type(text: str) -> bool:
+    """Whether it can stand in CREATE TABLE without becoming anything but one column's type.
+
+    No comma outside parentheses, nothing unbalanced, no semicolon, no comment.
+    """
+    return len(text) <= COLUMN_TYPE_CHARS_MAX and _TYPE.fullmatch(text) is not None
+
+
+def _check_table(config: Config, at: Place) -> None:
+    """The data table isn't one of the ledger's."""
+    ledger = {f"{config.name}_{what}" for what in ("runs", "frames", "dead", "gaps", "meta")}
+    if config.store.table.casefold() in ledger:
+        raise at.error(
+            f"{found(config.store.table)} is a table that the program keeps for itself",
+            'write another name, such as table = "records"',
+        )
+
+
+def _check_formats(config: Config, at: Place) -> None:
+    """Who looks into records needs them to be JSON."""
+    column = next((name for name, column in config.store.columns.items() if column.path), None)
+    for name, source in config.sources.items():
+        has_path = any(filter.path for filter in source.include)
+        if source.format != "json" and (has_path or column is not None):
+            who = "include" if has_path else f"the path of column {toml(column)}"
+            raise (at / name / "format").error(
+                f"{who} looks into records, so they must be JSON",
+                'write format = "json"',
+            )
+
+
+def _check_origins(sources: Mapping[str, AnySource], at: Place) -> None:
+    """Standard input is read by one source only, an address listened to by one only."""
+    readers: dict[object, str] = {}
+    for name, source in sources.items():
+        origin, key = _origin(source)
+        if origin is not None and readers.setdefault(origin, name) != name:
+            raise (at / name / key).error(
+                f"source {readers[origin]} reads from there already",
+                "take one of the two out, or let it read from elsewhere",
+            )
+
+
+def _origin(source: AnySource) -> tuple[object, str]:
+    """What only one source can read, None if there is no such thing, and the key naming it."""
+    if isinstance(source, StdinSource):
+        return "standard input", "type"
+    if isinstance(source, TcpSource):
+        address = host_and_port(source.listen)
+        return (address if address[1] != 0 else None), "listen"  # port 0: any free one
+    return None, "path"
+
+
+def _placed(check: Callable[[str], object], value: str, at: Place) -> None:
+    """Run a check that doesn't know where its value stands; its errors get the place."""
+    try:
+        check(value)
+    except ConfigError as error:
+        raise at.error(error.message, error.hint) from None

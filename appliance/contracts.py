@@ -56,8 +56,20 @@ class Source(Protocol):
     def connections(self) -> int:
         """Connections that are open now; 0 for sources that have none."""
 
-    def resume(self, cursor: str | None) -> None:
-        """Once, before anything else: go on behind `cursor` (None: there is none yet)."""
+    @property
+    def fleeting(self) -> bool:
+        """Whether nobody but our memory holds a chunk: it is at risk until its hand-over."""
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps the source from reading, in words; empty when nothing does."""
+
+    def resume(self, cursor: str | None, claim: Any) -> None:
+        """Before anything else: go on behind `cursor` (None: there is none yet).
+
+        `claim` is that of the newest noted chunk, handed over or in doubt; None if there is
+        none. Called again when the queue stands at another cursor.
+        """
 
     def again(self, claim: Any) -> Chunk | None:
         """At birth: the chunk that a dead predecessor had noted, from exactly those bytes.
@@ -82,8 +94,12 @@ class Source(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Block until peek may find something, a signal came, or the timeout is over."""
 
-    def stop(self) -> None:
-        """Take nothing new; show what is already here, then become `ended`."""
+    def stop(self, quick: bool) -> None:
+        """Take nothing new; show what is already here, then become `ended`.
+
+        Unless `quick`, senders get a limited time to finish by themselves. May be called
+        again with quick=True.
+        """
 
     def close(self) -> None:
         """Release descriptors. Safe to call twice."""
@@ -250,3 +266,24 @@ class Gauge(Protocol):
 
     def error(self, text: str) -> None:
         """Say the last error in words."""
+
+    def get(self, name: str) -> int:
+        """Read a number; the parent asks for things through some."""
+
+
+class Wish(Protocol):
+    """What the parent asks of a child, and a way to wait that hears it (process.Wish)."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether to end."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether to end at once, without waiting for anybody."""
+
+    def take_nudge(self) -> bool:
+        """Whether the parent has nudged since the last call."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until a signal comes or the timeout is over."""

@@ -1,0 +1,67 @@
+# Everything one does with a checkout. Each target first makes what it needs (.venv, the
+# embedded server) and says so; a second run only does what has changed.
+#
+#   PYTHON=python3.12 make …    use this Python (3.11 or newer) for .venv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+SERVER := $(VENV)/libexec/stream-daemon/valkey-server
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+# A Python that was upgraded away leaves a dead .venv behind: make it anew.
+ifeq ($(shell $(BIN)/python -V 2>/dev/null),)
+  $(shell rm -f $(VENV)/.made $(VENV)/.runtime $(VENV)/.dev)
+endif
+
+define install
+	@echo "→ installing stream-daemon$(1) into $(VENV)"
+	@$(PIP) install -e '.$(1)' || { echo "pip could not install it; to see more: $(subst -qq,-v,$(PIP)) install -e '.$(1)'" >&2; exit 1; }
+	@touch $@
+endef
+
+.PHONY: help demo check binary clean
+
+help: ## list the targets
+	@echo "make TARGET, with TARGET one of:"
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.runtime $(SERVER) ## see the whole system run on a made-up stream, about 20 seconds
+	@$(BIN)/stream-daemon demo
+
+check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that must pass
+	@build/machine.sh services
+	@echo "→ format" && $(BIN)/ruff format --check .
+	@echo "→ lint"   && $(BIN)/ruff check .
+	@echo "→ types"  && $(BIN)/mypy
+	@echo "→ layers" && $(BIN)/pytest -q --no-header tests/test_layers.py
+	@echo "→ tests"  && $(BIN)/pytest
+
+binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
+	@build/machine.sh freezer $(BIN)/python
+	@$(BIN)/python build/freeze.py
+	@$(BIN)/python build/smoke.py dist/stream-daemon
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find appliance tests build -name __pycache__ -prune -exec rm -rf {} +
+
+# ── what the targets need ───────────────────────────────────────────────────────────────
+
+$(VENV)/.made:
+	@build/machine.sh venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml | $(VENV)/.made
+	$(call install)
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	$(call install,[dev])
+
+# No server is no reason to stop: the script says what is missing without it.
+$(SERVER): build/server.txt build/fetch_server.py | $(VENV)/.made
+	@$(BIN)/python build/fetch_server.py $@ || true

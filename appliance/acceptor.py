@@ -1,0 +1,119 @@
+"""The acceptor: takes connections in the parent, so that no collector's death loses one.
+
+A collector that accepts and is killed before it hands a duplicate up loses what the kernel
+had acknowledged. So the parent accepts, keeps the connection, and only then hands it down;
+a new collector inherits all of them at fork. The parent never reads from one.
+
+`Acceptor` is the part of one source. It decides nothing about processes; the watchdog polls
+its descriptors and tells it of births.
+"""
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterator
+
+from appliance.link import ChildEnd, ParentEnd, cookie_of, pair
+
+ACCEPTS_MAX = 64  # connections taken at one go, so that one source can't hold the loop up
+
+Prepare = Callable[[socket.socket], None]
+Listen = Callable[[], list[socket.socket]]
+
+
+class Acceptor:
+    """Listening sockets and living connections of one source."""
+
+    def __init__(self, name: str, listen: Listen, prepare: Prepare, connections_max: int) -> None:
+        self._log = logging.getLogger(f"source {name}")
+        self._prepare = prepare
+        self._connections_max = connections_max
+        self._connections: dict[int, socket.socket] = {}
+        self._wire: ParentEnd | None = None
+        self.listeners = listen()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another connection may be accepted; over the limit the backlog waits."""
+        return len(self._connections) < self._connections_max
+
+    @property
+    def wire(self) -> ParentEnd | None:
+        """The wire to the living collector, to poll."""
+        return self._wire
+
+    @property
+    def connections(self) -> list[tuple[int, socket.socket]]:
+        """All connections that are not finished, with their cookies."""
+        return list(self._connections.items())
+
+    def birth(self) -> ChildEnd:
+        """A fresh wire for a collector about to be forked; it inherits all connections."""
+        self.bury()
+        self._wire, theirs = pair()
+        return theirs
+
+    def bury(self) -> None:
+        """The collector is dead: what it still said is heard, its wire closed."""
+        if self._wire:
+            self.release_finished()
+            self._wire.close()
+            self._wire = None
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take waiting connections: keep first, then hand down."""
+        for _ in range(ACCEPTS_MAX):
+            if not self.has_room:
+                self._log.warning("%d connections: the next ones wait", self._connections_max)
+                return
+            connection = self._try_accept(listener)
+            if connection is None:
+                return
+            self._connections[cookie_of(connection)] = connection
+            if self._wire:
+                self._wire.send(connection)
+
+    def release_finished(self) -> None:
+        """Close our duplicates of connections that the collector has finished."""
+        for cookie in self._wire.finished() if self._wire else ():
+            connection = self._connections.pop(cookie, None)
+            if connection:
+                connection.close()
+
+    def stop_listening(self) -> list[socket.socket]:
+        """Close the listening sockets; returns them, closed, so that nobody polls them."""
+        closed, self.listeners = self.listeners, []
+        for listener in closed:
+            listener.close()
+        return closed
+
+    def close_in_child(self) -> None:
+        """In a child that isn't this source's collector: drop the inherited descriptors."""
+        for inherited in self._all():
+            inherited.close()
+
+    def close_for_collector(self) -> None:
+        """In this source's own collector: drop all but the connections."""
+        for listener in self.listeners:
+            listener.close()
+        if self._wire:
+            self._wire.close()
+
+    def _all(self) -> Iterator[socket.socket | ParentEnd]:
+        yield from self.listeners
+        yield from self._connections.values()
+        if self._wire:
+            yield self._wire
+
+    def _try_accept(self, listener: socket.socket) -> socket.socket | None:
+        try:
+            connection, _address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            self._log.warning("can't accept: %s; the next ones wait", error.strerror)
+            return None
+        self._prepare(connection)
+        return connection

@@ -1,0 +1,135 @@
+"""Addresses in the configuration: where a source listens, which Redis, which database.
+
+Pure checks of their form: nothing is resolved, nothing is opened. A ConfigError raised here
+doesn't know its file and key yet, config.py adds them. No message repeats a URL, because a
+URL is where people put passwords.
+"""
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from appliance.errors import ConfigError
+
+EMBEDDED = "embedded"
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_DATABASE = re.compile(r"[0-9]{0,5}")
+_PASSWORD = re.compile(r"://[^/?#@]*:.*@|[?&](password|passwd|auth)=", re.DOTALL)
+_LISTEN_HINT = 'write listen = "127.0.0.1:5170", "[::1]:5170", or ":5170" for all interfaces'
+_REDIS_HINT = 'write url = "embedded", "redis://host:6379/0", "rediss://…" or "unix:///path"'
+_DATABASE_HINT = (
+    'write url = "embedded", "sqlite:///path/to/file.db" or "mysql://user@host:3306/database"'
+)
+_PASSWORD_HINT = (
+    'take it out of the URL and write password = { file = "/path/to/it" }, '
+    '{ env = "NAME" } or { cred = "systemd credential" } beside it'
+)
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """Take "host:port" apart; the host is "" for all interfaces, an IPv6 one without brackets.
+
+    Raises:
+        ConfigError: not of this form.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ConfigError("needs a host and a port from 0 to 65535", _LISTEN_HINT)
+    if host.startswith("[") and host.endswith("]"):
+        return _ipv6(host[1:-1]), int(port)
+    if ":" in host:
+        raise ConfigError("an IPv6 address stands in brackets", _LISTEN_HINT)
+    if host and not _HOST.fullmatch(host):
+        raise ConfigError("its host is neither a name nor an address", _LISTEN_HINT)
+    return host, int(port)
+
+
+def _ipv6(host: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(host))
+    except ValueError:
+        raise ConfigError("what stands in brackets is no IPv6 address", _LISTEN_HINT) from None
+
+
+def check_queue_url(url: str) -> None:
+    """See that `url` names a Redis (or "embedded") and holds no password.
+
+    Raises:
+        ConfigError: it doesn't, or it does.
+    """
+    if url == EMBEDDED:
+        return
+    parts = _split(url, _REDIS_HINT)
+    if parts.scheme == "unix":
+        _need(parts.path.strip("/") != "" and not parts.hostname, "needs a path", _REDIS_HINT)
+        _check_options(parts, known={"db"}, later=set())
+        _need(_is_database(_options(parts).get("db", "")), "db is a number", _REDIS_HINT)
+        return
+    _need(parts.scheme in ("redis", "rediss"), "this kind of queue is unknown", _REDIS_HINT)
+    _need(bool(parts.hostname), "needs a host", _REDIS_HINT)
+    _need(_is_database(parts.path.strip("/")), "the database is a number", _REDIS_HINT)
+    _check_options(parts, known=set(), later=set())
+
+
+def check_store_url(url: str) -> None:
+    """See that `url` names a database (or "embedded") and holds no password.
+
+    Raises:
+        ConfigError: it doesn't, or it does.
+    """
+    if url == EMBEDDED:
+        return
+    parts = _split(url, _DATABASE_HINT)
+    if parts.scheme == "sqlite":
+        named = parts.path.strip("/") != "" and not parts.netloc
+        _need(named, "needs three slashes and the path of a file", _DATABASE_HINT)
+        _check_options(parts, known=set(), later=set())
+        return
+    _need(parts.scheme == "mysql", "this kind of database is unknown", _DATABASE_HINT)
+    _check_options(parts, known={"unix_socket"}, later={"tls", "ca"})
+    _need(bool(parts.username), "needs a user", _DATABASE_HINT)
+    _need(
+        bool(parts.hostname or _options(parts).get("unix_socket")),
+        "needs a host, or ?unix_socket=/path",
+        _DATABASE_HINT,
+    )
+    database = parts.path.removeprefix("/")
+    _need(database != "" and "/" not in database, "needs the name of a database", _DATABASE_HINT)
+
+
+def _split(url: str, hint: str) -> SplitResult:
+    """The parts of a URL that can be one and has no password in it."""
+    if _PASSWORD.search(url):
+        raise ConfigError("a password stands in the URL", _PASSWORD_HINT)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is only looked at, and refused, when it is asked for
+    except ValueError:
+        raise ConfigError("is not a URL", hint) from None
+    _need("://" in url and " " not in url and unquote(url).isprintable(), "is not a URL", hint)
+    _need(not parts.fragment, "has a part behind # that means nothing", hint)
+    return parts
+
+
+def _is_database(text: str) -> bool:
+    return _DATABASE.fullmatch(text) is not None
+
+
+def _options(parts: SplitResult) -> dict[str, str]:
+    return dict(parse_qsl(parts.query, keep_blank_values=True))
+
+
+def _check_options(parts: SplitResult, known: set[str], later: set[str]) -> None:
+    for option in _options(parts):
+        if option in later:
+            raise ConfigError(f"?{option}= is not in this version", "take it out of the URL")
+        if option not in known:
+            allowed = ", ".join(f"?{name}=" for name in sorted(known)) or "none"
+            raise ConfigError("has an unknown option", f"options that mean something: {allowed}")
+
+
+def _need(condition: bool, message: str, hint: str) -> None:
+    if not condition:
+        raise ConfigError(message, hint)

@@ -1,0 +1,299 @@
+"""The wiring diagram: a configuration becomes concrete classes and a list of children.
+
+Nothing is decided here but which class stands for which word of the configuration. What a
+child needs of its own (connections to Redis and the store) is made in the child, after fork.
+"""
+
+import gc
+import os
+import random
+import secrets
+import sys
+import time
+
+from appliance import __version__, credentials, process
+from appliance.acceptor import Acceptor
+from appliance.collector import Collector
+from appliance.collector import Stopped as CollectorStopped
+from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
+from appliance.control import ControlServer
+from appliance.counters import Board
+from appliance.errors import ConfigError, Exit, Unavailable
+from appliance.instance import Instance
+from appliance.note import later_run, open_note
+from appliance.queues.redis import RedisAddress, RedisQueue
+from appliance.recovery import Recovery
+from appliance.redis_server import EmbeddedServer, find_server
+from appliance.rows import RowMaker
+from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
+from appliance.sources import file as file_source
+from appliance.sources import held, stdin, tcp
+from appliance.stores import mysql, sqlite
+from appliance.subscriber import Subscriber
+from appliance.watchdog import Birth, ChildSpec, Watchdog
+
+QUEUE_BYTES_MAX = 2 * 1024**3
+REPLY_TIMEOUT_S = 10.0  # for what isn't a push
+SUBSCRIBERS_AUTO_MAX = 4
+ORPHAN_LOOK_S = 0.2
+
+
+class App:
+    """One instance, wired: made in the parent before the first fork."""
+
+    def __init__(
+        self,
+        config: Config,
+        instance: Instance,
+        checkpoint: Checkpoint = no_checkpoint,
+    ) -> None:
+        self._config = config
+        self._instance = instance
+        self._checkpoint = checkpoint
+        self._boot = process.boot_id(os.environ)
+        self._queue_password = _secret(config.queue.password, "queue.password")
+        self._store_password = _secret(config.store.password, "store.password")
+        self._server = self._embedded_server() if config.queue.url == "embedded" else None
+        self._queue_address = self._address()
+        # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
+        wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
+        self._stdin_fd = os.dup(0) if wants_stdin else -1
+
+    def run(self) -> Exit:
+        """Run the instance to its end."""
+        sources = self._config.sources.values()
+        process.raise_descriptor_limit(
+            sum(source.connections_max for source in sources if isinstance(source, TcpSource))
+        )
+        if self._server:
+            self._server.take_over()
+        control = ControlServer(self._instance.control)
+        watchdog = Watchdog(
+            self._config.name,
+            __version__,
+            self._specs(),
+            Board(),
+            control,
+            self._server,
+            self._config.drain_s,
+        )
+        process.set_title(f"stream-daemon {self._config.name}")
+        gc.collect()
+        gc.freeze()  # what is there now stays shared with the children
+        try:
+            code = watchdog.run()
+        finally:
+            control.close()
+        watchdog.answer_stops()
+        return code
+
+    # ── children ────────────────────────────────────────────────────────────────────────
+
+    def _specs(self) -> list[ChildSpec]:
+        name = self._config.name
+        recovery = ChildSpec("recovery", "", f"stream-daemon {name} recovery", self._recover)
+        collectors = [self._collector_spec(*item) for item in self._config.sources.items()]
+        subscribers = [
+            ChildSpec("subscriber", f"{n}", f"stream-daemon {name} subscriber {n}", self._subscribe)
+            for n in range(1, self._subscriber_count() + 1)
+        ]
+        return [recovery, *collectors, *subscribers]
+
+    def _collector_spec(self, name: str, source: AnySource) -> ChildSpec:
+        acceptor = _acceptor(name, source) if isinstance(source, TcpSource) else None
+        return ChildSpec(
+            "collector",
+            name,
+            f"stream-daemon {self._config.name} collector {name}",
+            lambda birth: self._collect(name, source, birth),
+            type=_type_of(source),
+            may_lose=not isinstance(source, FileSource),
+            acceptor=acceptor,
+        )
+
+    def _subscriber_count(self) -> int:
+        wanted = self._config.subscribers
+        if wanted != "auto":
+            return wanted
+        if not self._config.store.url.startswith("mysql:"):
+            return 1  # SQLite has one writer
+        return min(os.cpu_count() or 1, SUBSCRIBERS_AUTO_MAX)
+
+    # ── what runs in a child ────────────────────────────────────────────────────────────
+
+    def _collect(self, name: str, config: AnySource, birth: Birth) -> Exit:
+        notes, before = open_note(self._instance.note(name), self._boot, _new_run)
+        source = self._source(config, birth)
+        collector = Collector(
+            name,
+            source,
+            self._queue(f"collector-{name}", birth, self._config.queue.push_s),
+            notes,
+            birth.slot,
+            birth.wish,
+            new_run=_new_run,
+            boot=self._boot,
+            frame_interval_s=config.frame_interval_ms / 1000,
+            inherited_cursor=before.cursor_after if before else None,
+            checkpoint=self._checkpoint,
+            chance=random.random,
+        )
+        try:
+            collector.run()
+        except CollectorStopped:
+            return Exit.TIMED_OUT if isinstance(config, FileSource) else Exit.MAY_BE_LOST
+        finally:
+            source.close()
+        return Exit.OK
+
+    def _subscribe(self, birth: Birth) -> Exit:
+        config = self._config
+        makers = {name: self._maker(name) for name in config.sources}
+        queue = self._queue("subscriber", birth, REPLY_TIMEOUT_S)
+        store = self._store(birth)
+        subscriber = Subscriber(
+            queue,
+            store,
+            makers,
+            self._maker,
+            birth.slot,
+            birth.wish,
+            lease_bytes_max=config.store.lease_bytes_max,
+            checkpoint=self._checkpoint,
+            chance=random.random,
+        )
+        subscriber.run()
+        store.close()
+        queue.close()
+        return Exit.OK
+
+    def _recover(self, birth: Birth) -> Exit:
+        queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
+        recovery = Recovery(queue, birth.slot, birth.wish, chance=random.random)
+        recovery.run()
+        orphaned = birth.wish.orphaned
+        if orphaned:
+            self._wait_for_siblings(birth)
+        try:
+            recovery.last_sweep()
+        except Unavailable:
+            pass  # the next start sweeps first
+        queue.close()
+        if orphaned and self._server:
+            self._server.shutdown(REPLY_TIMEOUT_S)
+        return Exit.OK
+
+    def _wait_for_siblings(self, birth: Birth) -> None:
+        """The parent is dead: wait until the others, who share its lock, have handed over."""
+        deadline = time.monotonic() + self._config.drain_s
+        while process.holders(self._instance.lock) - {os.getpid()}:
+            if time.monotonic() > deadline:
+                return
+            birth.slot.beat()
+            birth.wish.wait(ORPHAN_LOOK_S)
+
+    # ── concrete classes ────────────────────────────────────────────────────────────────
+
+    def _source(self, config: AnySource, birth: Birth) -> Source:
+        if isinstance(config, TcpSource):
+            assert birth.wire
+            limits = held.Limits(
+                config.record_bytes_max, config.frame_bytes_max, config.close_wait_s
+            )
+            return held.HeldSource(
+                tcp.TcpKernel(), birth.wire, birth.wish, limits, birth.connections
+            )
+        if isinstance(config, FileSource):
+            return file_source.FileSource(
+                config.path,
+                config.start,
+                config.follow,
+                config.record_bytes_max,
+                config.frame_bytes_max,
+                boot=self._boot,
+                wake=birth.wish.fileno(),
+                beat=birth.slot.beat,
+            )
+        return stdin.StdinSource(
+            config.record_bytes_max,
+            config.frame_bytes_max,
+            fd=self._stdin_fd,
+            wake=birth.wish.fileno(),
+            beat=birth.slot.beat,
+        )
+
+    def _queue(self, role: str, birth: Birth, reply_timeout_s: float) -> RedisQueue:
+        return RedisQueue(
+            self._queue_address,
+            self._queue_password,
+            self._config.name,
+            role,
+            self._queue_bytes_max(),
+            reply_timeout_s,
+            token=lambda: secrets.token_hex(8),
+            beat=birth.slot.beat,
+        )
+
+    def _queue_bytes_max(self) -> int:
+        return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
+
+    def _store(self, birth: Birth) -> Store:
+        config, name = self._config.store, self._config.name
+        if config.url.startswith("mysql:"):
+            return mysql.MySQLStore(
+                mysql.parse_url(config.url),
+                self._store_password,
+                name,
+                config.table,
+                config.columns,
+                max(source.record_bytes_max for source in self._config.sources.values()),
+                beat=birth.slot.beat,
+            )
+        path = config.url.removeprefix("sqlite:///")
+        if config.url == "embedded":
+            path = str(self._instance.directory / f"{name}.db")
+        return sqlite.SQLiteStore(path, name, config.table, config.columns, beat=birth.slot.beat)
+
+    def _maker(self, source: str) -> RowMaker:
+        """Row maker of a source; one that is no longer configured is stored as text."""
+        config = self._config.sources.get(source)
+        columns = self._config.store.columns
+        if config is None:
+            return RowMaker(columns, "text", (), source)
+        return RowMaker(columns, config.format, config.include, source)
+
+    def _embedded_server(self) -> EmbeddedServer:
+        binary = find_server(os.environ, sys.prefix, getattr(sys, "_MEIPASS", None))
+        if binary is None:
+            raise ConfigError(
+                "queue.url is embedded, but no valkey-server or redis-server is found",
+                "install one (apt-get install redis-server), or set queue.url",
+            )
+        return EmbeddedServer(
+            self._instance.queue,
+            binary,
+            self._queue_bytes_max(),
+            holders=process.holders,
+            end=process.kill_and_wait,
+        )
+
+    def _address(self) -> RedisAddress:
+        if self._server:
+            return RedisAddress.parse(f"unix://{self._server.socket_path}")
+        return RedisAddress.parse(self._config.queue.url)
+
+
+def _secret(reference: SecretRef | None, key: str) -> str | None:
+    return credentials.resolve(reference, key) if reference else None
+
+
+def _acceptor(name: str, source: TcpSource) -> Acceptor:
+    return Acceptor(name, lambda: tcp.listen(source.listen), tcp.prepare, source.connections_max)
+
+
+def _type_of(source: AnySource) -> str:
+    return str(source.__struct_config__.tag)
+
+
+def _new_run(after: str) -> str:
+    return later_run(after, time.time_ns() // 1_000_000, secrets.randbits(74))

@@ -1,0 +1,133 @@
+"""The command line's grammar: verbs, options, and an example for each.
+
+A verb is a module of appliance/verbs with `run(args) -> int`; it is imported only when it
+is asked for, so that `running` doesn't wait for a database driver.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from appliance import __version__
+from appliance.errors import Exit, StreamDaemonError
+
+Options = tuple[tuple[tuple[str, ...], dict[str, object]], ...]
+
+VERBS: dict[str, tuple[str, str, Options]] = {
+    "collect": (
+        "collect and store until stopped, in the foreground",
+        "stream-daemon -c /etc/stream-daemon/stream-daemon.toml collect",
+        (),
+    ),
+    "stop": (
+        "stop the instance gracefully, wait, and exit with its exit code",
+        "stream-daemon stop --timeout 90",
+        (
+            (("--now",), {"action": "store_true", "help": "give leases back, finish nothing"}),
+            (
+                ("--timeout",),
+                {
+                    "type": float,
+                    "metavar": "S",
+                    "help": "wait at most so many seconds (then exit 75; nothing is killed)",
+                },
+            ),
+        ),
+    ),
+    "running": (
+        "print the instance's pid; exit 3 if it doesn't run",
+        "stream-daemon running && echo yes",
+        ((("-q", "--quiet"), {"action": "store_true", "help": "print nothing"}),),
+    ),
+    "status": (
+        "say what the instance does now; exit 0 healthy, 2 degraded, 3 not running, 4 unknown",
+        "stream-daemon status --json | jq .queue",
+        ((("--json",), {"action": "store_true", "help": "print JSON"}),),
+    ),
+    "check": (
+        "check the configuration; changes nothing",
+        "stream-daemon -c stream-daemon.toml check --offline",
+        ((("--offline",), {"action": "store_true", "help": "connect to nothing"}),),
+    ),
+    "init": (
+        "print a commented configuration to start from",
+        "stream-daemon init > stream-daemon.toml",
+        (),
+    ),
+    "demo": (
+        "show the whole system on a built-in sample stream, in about 20 seconds",
+        "stream-daemon demo --keep /tmp/demo",
+        (
+            (("--keep",), {"metavar": "DIR", "help": "leave the files in DIR to look at"}),
+            (
+                ("--seed",),
+                {"type": int, "default": 1, "help": "which tweets are made (default: 1)"},
+            ),
+        ),
+    ),
+}
+"""Verb → what it does, an example, its options."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the exit code that says "usage" everywhere else (sysexits.h)."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how to see what is right."""
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n  → see: {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar."""
+    top = Parser(
+        prog="stream-daemon",
+        description="Collects a live stream and stores each record once in MySQL, MariaDB "
+        "or SQLite.",
+        epilog=_examples(VERBS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"stream-daemon {__version__}")
+    top.add_argument("-c", dest="config", metavar="FILE", help="the configuration")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for name, (what, _example, options) in VERBS.items():
+        _add_verb(verbs, name, what, options)
+    return top
+
+
+def _add_verb(
+    verbs: "argparse._SubParsersAction[Parser]", name: str, what: str, options: Options
+) -> None:
+    verb = verbs.add_parser(
+        name,
+        help=what,
+        description=what,
+        epilog=_examples([name]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # Without SUPPRESS the verb's default would overwrite a -c given before it.
+    verb.add_argument(
+        "-c", dest="config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration"
+    )
+    for flags, settings in options:
+        verb.add_argument(*flags, **settings)  # type: ignore[arg-type]
+
+
+def _examples(names: Iterable[str]) -> str:
+    return "\n".join(["examples:", *(f"  {VERBS[name][1]}" for name in names)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; errors that we know are one message and their exit code."""
+    args = parser().parse_args(argv)
+    try:
+        verb = importlib.import_module(f"appliance.verbs.{args.verb}")
+        code: int = verb.run(args)
+    except StreamDaemonError as error:
+        print(f"stream-daemon: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    except BrokenPipeError:  # `stream-daemon init | head`
+        sys.stderr.close()
+        return int(Exit.OK)
+    return code

@@ -1,0 +1,111 @@
+"""Numbers that the processes of an instance share: one slot a child, written by it alone.
+
+The parent maps the memory before the first fork; a child adds to its own slot, the parent
+reads all of them for `status`, heartbeats and backoff. A slot belongs to a role, not to a
+process, so counts go on when a killed child is started again. Anonymous shared memory, so
+that nothing is left behind, whatever dies.
+
+Each number is one aligned 64-bit word: stored whole by `memoryview.cast('q')`, where
+`struct.pack_into` would write byte by byte.
+"""
+
+import mmap
+import time
+from collections.abc import Callable
+
+WORDS = (
+    "heartbeat_ns",  # monotonic clock of the last beat
+    "works",  # pieces of work finished
+    "records",  # collector: handed over; subscriber: rows stored
+    "bytes",
+    "connections",
+    "ended",  # collector: 1 when its source has ended by itself
+    "at_risk_records",  # held by nobody but our memory
+    "at_risk_bytes",
+    "stored",
+    "filtered",
+    "dead",
+    "lost",
+    "queue_frames",  # recovery's samples
+    "queue_busy",
+    "queue_bytes",
+    "swept",  # recovery: sweeps finished
+    "looked",  # recovery: the parent's look number that its newest sample answers
+    "look",  # parent → recovery: please look again under this number
+)
+TEXTS = ("waiting_for", "last_error")
+TEXT_BYTES_MAX = 240
+SLOTS_MAX = 512
+
+_WORD = {name: index for index, name in enumerate(WORDS)}
+_TEXT_AT = {name: len(WORDS) * 8 + index * (TEXT_BYTES_MAX + 8) for index, name in enumerate(TEXTS)}
+_SLOT_BYTES = len(WORDS) * 8 + len(TEXTS) * (TEXT_BYTES_MAX + 8)
+
+
+class Slot:
+    """One child's numbers and texts (contract: `contracts.Gauge`)."""
+
+    def __init__(self, memory: memoryview, clock_ns: Callable[[], int]) -> None:
+        self._memory = memory
+        self._words = memory.cast("q")
+        self._clock_ns = clock_ns
+
+    def beat(self) -> None:
+        """Say that the work loop is alive."""
+        self._words[0] = self._clock_ns()
+
+    def worked(self) -> None:
+        """Say that one piece of work is finished."""
+        self.beat()
+        self.add("works", 1)
+
+    def add(self, name: str, amount: int) -> None:
+        """Add to a counter."""
+        self._words[_WORD[name]] += amount
+
+    def set(self, name: str, value: int) -> None:
+        """Set a gauge."""
+        self._words[_WORD[name]] = value
+
+    def get(self, name: str) -> int:
+        """Read a counter or gauge."""
+        return self._words[_WORD[name]]
+
+    def waiting_for(self, text: str) -> None:
+        """Say in words what is awaited; empty when nothing is."""
+        self._write("waiting_for", text)
+
+    def error(self, text: str) -> None:
+        """Say the last error in words."""
+        self._write("last_error", text)
+
+    def text(self, name: str) -> str:
+        """Read a text."""
+        at = _TEXT_AT[name]
+        length = self._words[at // 8]
+        return bytes(self._memory[at + 8 : at + 8 + length]).decode(errors="replace")
+
+    def _write(self, name: str, text: str) -> None:
+        at = _TEXT_AT[name]
+        encoded = text.encode()[:TEXT_BYTES_MAX]
+        self._words[at // 8] = 0
+        self._memory[at + 8 : at + 8 + len(encoded)] = encoded
+        self._words[at // 8] = len(encoded)
+
+
+class Board:
+    """All slots of an instance; made once, by the parent, before the first fork."""
+
+    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._memory = memoryview(mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES))
+        self._clock_ns = clock_ns
+        self._slots: dict[str, Slot] = {}
+
+    def slot(self, owner: str) -> Slot:
+        """The slot of this owner, made when first asked for."""
+        if owner not in self._slots:
+            at = len(self._slots) * _SLOT_BYTES
+            if at >= len(self._memory):
+                raise ValueError(f"more than {SLOTS_MAX} children")
+            self._slots[owner] = Slot(self._memory[at : at + _SLOT_BYTES], self._clock_ns)
+        return self._slots[owner]

@@ -1,0 +1,116 @@
+"""The wire between the parent and a collector: connections go down, their ends come up.
+
+A socketpair of packets (SOCK_SEQPACKET), fresh at each birth of the collector, so that what
+was on its way to a dead one is never mistaken for news. Down: an 8-byte cookie with the
+connection's descriptor. Up: the cookie of a connection that is finished. A cookie is the
+socket's SO_COOKIE: unique per boot, the same through dup, fork and SCM_RIGHTS.
+"""
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+
+SO_COOKIE = 57
+_COOKIE = struct.Struct("=Q")
+
+
+def cookie_of(connection: socket.socket) -> int:
+    """The connection's name (socket(7), SO_COOKIE)."""
+    value: int = _COOKIE.unpack(connection.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+    return value
+
+
+def pair() -> tuple["ParentEnd", "ChildEnd"]:
+    """Both ends of a new wire."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ParentEnd(ours), ChildEnd(theirs)
+
+
+class ParentEnd:
+    """The parent's end: never blocks; what can't be sent now is kept in order."""
+
+    def __init__(self, wire: socket.socket) -> None:
+        self._wire = wire
+        self._unsent: deque[socket.socket] = deque()
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._wire.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `flush` has something to do when the wire is writable."""
+        return bool(self._unsent)
+
+    def send(self, connection: socket.socket) -> None:
+        """Hand a connection down; the caller keeps its own descriptor open."""
+        self._unsent.append(connection)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is waiting, as far as the wire takes it."""
+        while self._unsent:
+            connection = self._unsent[0]
+            message = _COOKIE.pack(cookie_of(connection))
+            try:
+                socket.send_fds(self._wire, [message], [connection.fileno()])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):  # dead: its successor inherits all
+                self._unsent.clear()
+                return
+            self._unsent.popleft()
+
+    def finished(self) -> Iterator[int]:
+        """Cookies of connections that the collector has finished since the last call."""
+        while True:
+            try:
+                message = self._wire.recv(_COOKIE.size)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not message:
+                return
+            yield _COOKIE.unpack(message)[0]
+
+    def close(self) -> None:
+        """Close this end."""
+        self._wire.close()
+
+
+class ChildEnd:
+    """The collector's end (protocol: `sources.held.Link`)."""
+
+    def __init__(self, wire: socket.socket) -> None:
+        self._wire = wire
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._wire.fileno()
+
+    def arrivals(self) -> Iterator[tuple[int, socket.socket]]:
+        """Connections that the parent has handed down since the last call, with cookies."""
+        while True:
+            try:
+                message, fds, _flags, _address = socket.recv_fds(self._wire, _COOKIE.size, 1)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not message:
+                return
+            yield _COOKIE.unpack(message)[0], socket.socket(fileno=fds[0])
+
+    def report_finished(self, cookie: int) -> None:
+        """Tell the parent that it may close its duplicate."""
+        try:
+            self._wire.setblocking(True)
+            self._wire.send(_COOKIE.pack(cookie))
+        except (BrokenPipeError, ConnectionResetError):  # no parent any more
+            pass
+        finally:
+            self._wire.setblocking(False)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._wire.close()

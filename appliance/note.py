@@ -1,0 +1,226 @@
+"""The note of the frame in hand: what makes `kill -9` of a collector harmless.
+
+One small memory-mapped file a source. The kernel keeps a mapped page when its process dies,
+so what was written before the kill is there after it; only a crash of the machine can leave
+the file stale, and then the boot id differs.
+
+    page 0    magic, boot id, run, the run before (JSON), and one state word W
+    slot 0,1  the note of frame n is in slot n mod 2 (length, CRC-32, JSON)
+
+W = 2n - 1 says "frame n is in hand", W = 2n "frame n was handed over". The note is written
+first and becomes valid by one 8-byte store of W, which can't be seen half done. The other
+slot still holds the frame before, so a note is never overwritten while it is needed.
+"""
+
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import InstanceError
+from appliance.frame import RunEnd
+
+MAGIC = b"stream-daemon note 1\n"
+PAGE = 4096
+SLOT_BYTES = 256 * 1024  # a note of 1000 connections takes about 80 KiB
+WORD_AT = PAGE - 8
+FILE_BYTES = PAGE + 2 * SLOT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Everything needed to make frame `number` again from exactly the same bytes.
+
+    records_before, bytes_before are the run's sums before this frame; records, bytes what
+    the frame itself holds. `claim` is the source's own (contracts.Chunk).
+    """
+
+    number: int
+    records_before: int
+    bytes_before: int
+    records: int
+    bytes: int
+    first_received: float
+    last_received: float
+    claim: Any
+    cursor_before: str | None = None
+    cursor_after: str | None = None
+
+    @property
+    def records_after(self) -> int:
+        """The run's sum of records, this frame included."""
+        return self.records_before + self.records
+
+    @property
+    def bytes_after(self) -> int:
+        """The run's sum of body bytes, this frame included."""
+        return self.bytes_before + self.bytes
+
+
+class NoteFile:
+    """The mapped file of one source. Made or adopted by `open_note`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map()
+
+    def _map(self) -> None:
+        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._memory = memoryview(mmap.mmap(fd, FILE_BYTES))
+        finally:
+            os.close(fd)
+        self._word = self._memory[WORD_AT:PAGE].cast("q")
+        identity = _identity(bytes(self._memory[:PAGE]))
+        self.run: str = identity["run"]
+        previous = identity["previous"]
+        self.previous = RunEnd(**previous) if previous else None
+
+    @property
+    def word(self) -> int:
+        """W: 2n - 1 while frame n is in hand, 2n once it was handed over."""
+        return self._word[0]
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a frame was in hand when the last writer stopped."""
+        return self.word % 2 == 1
+
+    def last(self) -> Note | None:
+        """The newest note: of the frame in hand, or of the last one handed over."""
+        number = (self.word + 1) // 2
+        return self._read(number) if number else None
+
+    def begin(self, note: Note) -> None:
+        """Frame `note.number` is in hand: valid at once, and as a whole."""
+        assert self.word == 2 * note.number - 2, (self.word, note.number)
+        encoded = json.dumps(asdict(note), separators=(",", ":")).encode()
+        assert len(encoded) + 8 <= SLOT_BYTES, len(encoded)
+        at = _slot_at(note.number)
+        head = len(encoded).to_bytes(4, "little") + zlib.crc32(encoded).to_bytes(4, "little")
+        self._memory[at : at + 8] = head
+        self._memory[at + 8 : at + 8 + len(encoded)] = encoded
+        self._word[0] = 2 * note.number - 1
+
+    def done(self, number: int) -> None:
+        """Frame `number` was handed over and forgotten by its source."""
+        assert self.word == 2 * number - 1, (self.word, number)
+        self._word[0] = 2 * number
+
+    def start_run(self, run: str, boot: str | None, previous: RunEnd | None) -> None:
+        """Begin a new run: frames count from 1 again."""
+        _create(self._path, run, boot, previous)
+        self._map()
+
+    def _read(self, number: int) -> Note:
+        note = _read_slot(self._memory, number)
+        if note is None:
+            raise InstanceError(
+                f"{self._path}: the note of frame {number} is damaged",
+                "move the file away; a new run starts, and the frame that was in hand is lost",
+            )
+        return note
+
+
+def open_note(
+    path: Path, boot: str | None, new_run: Callable[[str], str]
+) -> tuple[NoteFile, Note | None]:
+    """Open a source's note file; start a new run unless it is known to be of this boot.
+
+    `new_run(after)` makes a run id that is greater than `after`. Returns the file and, where
+    a new run was started, the last note of the run before (its cursor is still good).
+    """
+    page = path.read_bytes() if path.exists() else b""
+    if not _is_whole(page):
+        _create(path, new_run(""), boot, None)
+        return NoteFile(path), None
+    if boot is not None and _identity(page)["boot"] == boot:
+        return NoteFile(path), None
+    return _after_another_boot(path, page, boot, new_run)
+
+
+def _after_another_boot(
+    path: Path, page: bytes, boot: str | None, new_run: Callable[[str], str]
+) -> tuple[NoteFile, Note | None]:
+    """A new run: connections are gone, and what the file says may be older than the crash."""
+    identity = _identity(page)
+    word = int.from_bytes(page[WORD_AT:PAGE], "little", signed=True)
+    last = _read_slot(memoryview(page), (word + 1) // 2)
+    previous = _end_of_run(identity["run"], last, word) if last else None
+    _create(path, new_run(identity["run"]), boot, previous)
+    return NoteFile(path), _handed_over(last, word) if last else None
+
+
+def _end_of_run(run: str, last: Note, word: int) -> RunEnd:
+    if word % 2:  # in hand when the machine died: it may have arrived, so it is not counted
+        return RunEnd(run, last.number - 1, last.records_before, last.bytes_before)
+    return RunEnd(run, last.number, last.records_after, last.bytes_after)
+
+
+def _handed_over(last: Note, word: int) -> Note:
+    """The last note as one whose cursor_after is where the next reading begins."""
+    if word % 2 == 0:
+        return last
+    return Note(**(asdict(last) | {"cursor_after": last.cursor_before}))
+
+
+def later_run(after: str, clock_ms: int, chance: int) -> str:
+    """A run id greater than `after`: a UUIDv7 (RFC 9562) as 32 hex digits.
+
+    `clock_ms` is wall time; a clock that went backwards can't make an older run. `chance`
+    are 74 random bits.
+    """
+    stamp = clock_ms
+    if after:
+        stamp = max(stamp, int(after[:12], 16) + 1)
+    random_a, random_b = chance >> 62 & 0xFFF, chance & (1 << 62) - 1
+    return f"{stamp << 80 | 7 << 76 | random_a << 64 | 2 << 62 | random_b:032x}"
+
+
+def _slot_at(number: int) -> int:
+    return PAGE + (number % 2) * SLOT_BYTES
+
+
+def _read_slot(memory: memoryview, number: int) -> Note | None:
+    at = _slot_at(number)
+    length = int.from_bytes(memory[at : at + 4], "little")
+    encoded = bytes(memory[at + 8 : at + 8 + min(length, SLOT_BYTES - 8)])
+    if not length or zlib.crc32(encoded) != int.from_bytes(memory[at + 4 : at + 8], "little"):
+        return None
+    note = Note(**json.loads(encoded))
+    return note if note.number == number else None
+
+
+def _is_whole(page: bytes) -> bool:
+    return len(page) == FILE_BYTES and page.startswith(MAGIC)
+
+
+def _identity(page: bytes) -> dict[str, Any]:
+    line = page[len(MAGIC) : WORD_AT].split(b"\n", 1)[0]
+    identity: dict[str, Any] = json.loads(line)
+    return identity
+
+
+def _create(path: Path, run: str, boot: str | None, previous: RunEnd | None) -> None:
+    """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
+    identity = {"boot": boot, "run": run, "previous": asdict(previous) if previous else None}
+    page = (MAGIC + json.dumps(identity).encode() + b"\n").ljust(FILE_BYTES, b"\0")
+    beside = path.with_suffix(".new")
+    with beside.open("wb") as file:
+        file.write(page)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,323 @@
+"""What Linux offers a parent and its children: locks, signals by descriptor, death notes.
+
+Everything here speaks to the kernel about processes and nothing else; who is restarted
+when is decided in watchdog.py.
+"""
+
+import ctypes
+import fcntl
+import os
+import resource
+import select
+import signal
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import setproctitle
+
+from appliance import signals
+from appliance.errors import InstanceError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG = 1
+SFD_NONBLOCK, SFD_CLOEXEC = 0o4000, 0o2000000
+SIGINFO_BYTES = 128
+NOFILE_SPARE = 128  # descriptors beside the connections
+
+
+# ── the parent's signals ────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A signal, who sent it, and how (si_code ≤ 0: a process; else the kernel)."""
+
+    signal: signal.Signals
+    code: int
+    pid: int
+
+
+class SignalFd:
+    """Signals as something to poll (signalfd(2)): nothing ever interrupts the parent.
+
+    The signals are blocked from here on; children and the server restore the mask.
+    """
+
+    def __init__(self, wanted: Iterable[signal.Signals]) -> None:
+        wanted = set(wanted)
+        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+        mask = (ctypes.c_uint8 * 128)()
+        for number in wanted:
+            mask[(number - 1) // 8] |= 1 << (number - 1) % 8
+        self._fd = _checked(
+            # The kernel's sigset_t is 8 bytes; glibc's wrapper passes the right size.
+            _libc.signalfd(-1, ctypes.byref(mask), SFD_NONBLOCK | SFD_CLOEXEC)
+        )
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._fd
+
+    def read(self) -> Iterator[Received]:
+        """The signals that have come since the last call."""
+        while True:
+            try:
+                info = os.read(self._fd, SIGINFO_BYTES)
+            except BlockingIOError:
+                return
+            number, _errno, code, pid = struct.unpack_from("IiiI", info)
+            yield Received(signal.Signals(number), code, pid)
+
+    def close(self) -> None:
+        """Close the descriptor; the mask stays."""
+        os.close(self._fd)
+
+
+def restore_signal_mask() -> None:
+    """Unblock everything: for a child, and before the exec of a server."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+# ── a child's life ──────────────────────────────────────────────────────────────────────
+
+
+class Wish:
+    """What the parent has asked of this child: handlers leave a note, the loop reads it.
+
+    `fileno` becomes readable when a signal came, so every wait can include it.
+    """
+
+    def __init__(self, parent: int, drain_s: float) -> None:
+        self.drain = False
+        self.quick = False
+        self.nudged = False
+        self._parent = parent
+        self._drain_s = drain_s
+        self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in signals.CHILD_IGNORES:
+            signal.signal(number, signal.SIG_IGN)
+        for number in signals.CHILD:
+            signal.signal(number, self._note)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        restore_signal_mask()
+
+    @property
+    def stop(self) -> bool:
+        """Whether this child shall end."""
+        return self.drain or self.quick
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the parent is gone."""
+        return os.getppid() != self._parent
+
+    def fileno(self) -> int:
+        """Readable when a signal has come."""
+        return self._read
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until a signal comes or the timeout is over."""
+        poller = select.poll()
+        poller.register(self._read, select.POLLIN)
+        poller.poll(max(0, timeout_s) * 1000)
+        self.clear()
+
+    def clear(self) -> None:
+        """Make `fileno` quiet again; the wishes stay."""
+        try:
+            while os.read(self._read, 512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def take_nudge(self) -> bool:
+        """Whether the parent has nudged since the last call."""
+        nudged, self.nudged = self.nudged, False
+        return nudged
+
+    def _note(self, number: int, _frame: object) -> None:
+        match signals.CHILD[signal.Signals(number)]:
+            case "nudge":
+                self.nudged = True
+            case "quick":
+                self.quick = True
+            case _:
+                self.drain = True
+        if self.stop and self.orphaned:
+            # Nobody is left who could kill us when we hang: SIGALRM's default does.
+            signal.setitimer(signal.ITIMER_REAL, self._drain_s)
+
+
+def born(title: str, parent: int, drain_s: float) -> Wish:
+    """The first thing a child does: its own handlers, its title, and dying with the parent."""
+    wish = Wish(parent, drain_s)
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, signals.DRAIN, 0, 0, 0))
+    setproctitle.setproctitle(title)
+    if wish.orphaned:  # it died before prctl: no signal will come
+        os.kill(os.getpid(), signals.DRAIN)
+    return wish
+
+
+def set_title(title: str) -> None:
+    """What ps shows."""
+    setproctitle.setproctitle(title)
+
+
+# ── who is alive, who holds what ────────────────────────────────────────────────────────
+
+
+def holders(path: Path) -> set[int]:
+    """Pids of all processes that have this file open (by its inode under /proc/PID/fd)."""
+    try:
+        wanted = path.stat()
+    except FileNotFoundError:
+        return set()
+    return {pid for pid in _pids() if _has_open(pid, (wanted.st_dev, wanted.st_ino))}
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
+
+
+def _has_open(pid: int, wanted: tuple[int, int]) -> bool:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # gone, or not ours to look at
+        return False
+    return any(_inode(f"/proc/{pid}/fd/{name}") == wanted for name in names)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def kill_and_wait(pid: int, number: signal.Signals, timeout_s: float) -> bool:
+    """Send a signal to exactly this process and wait for its end; whether it ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(pidfd)
+
+
+# ── the instance's lock ─────────────────────────────────────────────────────────────────
+
+
+class Lock:
+    """A file that one process holds (flock(2)); children inherit it on purpose.
+
+    While a child of a dead parent still hands over, the lock stays held.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free, and write our pid into the file."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock (as far as this process holds it)."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether some process holds this lock. Changes nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def lock_owner(path: Path) -> int | None:
+    """The pid of the living process that took the lock; None if only its children are left."""
+    try:
+        pid = int(path.read_text() or 0)
+    except (FileNotFoundError, ValueError):
+        return None
+    wanted = _inode(str(path))
+    return pid if wanted and pid and _has_open(pid, wanted) else None
+
+
+# ── the machine ─────────────────────────────────────────────────────────────────────────
+
+
+def boot_id(environ: "os._Environ[str] | dict[str, str]") -> str | None:
+    """This boot's id as 32 hex digits, or None where it can't be had.
+
+    $STREAM_DAEMON_BOOT_ID goes first: systemd's ProcSubset=pid hides the one under /proc.
+    """
+    given = environ.get("STREAM_DAEMON_BOOT_ID", "")
+    if not given:
+        try:
+            given = Path("/proc/sys/kernel/random/boot_id").read_text()
+        except OSError:
+            return None
+    return given.strip().replace("-", "").lower() or None
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Make room for so many connections (RLIMIT_NOFILE).
+
+    Raises:
+        InstanceError: the hard limit is too low.
+    """
+    needed = wanted + NOFILE_SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise InstanceError(
+                f"{needed} descriptors are needed, the limit is {hard}",
+                "raise it (ulimit -n, LimitNOFILE=) or lower connections_max",
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def memory_bytes() -> int:
+    """RAM that this process may use: the machine's, or its cgroup's limit if that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

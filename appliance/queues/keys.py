@@ -1,0 +1,53 @@
+"""The names of everything that an instance keeps in Redis, all made here.
+
+Every key begins with the instance's name in braces, which are part of it: `{nfl}:working`.
+They are Redis Cluster's hash tag, so that all keys of an instance live in one slot and one
+script may touch several.
+
+    {nfl}:working          list    frames that wait, oldest left
+    {nfl}:busy:OWNER       list    frames in the hands of one connection of one subscriber
+    {nfl}:bad              list    items that could not be read as frames
+    {nfl}:bytes            number  bytes in working and busy lists together
+    {nfl}:source:SOURCE    hash    run, number, cursor, records, bytes of the last frame
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one instance."""
+
+    name: str
+
+    @property
+    def working(self) -> str:
+        """Frames that wait, oldest left."""
+        return f"{{{self.name}}}:working"
+
+    @property
+    def bad(self) -> str:
+        """Items that could not be read as frames."""
+        return f"{{{self.name}}}:bad"
+
+    @property
+    def bytes(self) -> str:
+        """Bytes in working and busy lists together."""
+        return f"{{{self.name}}}:bytes"
+
+    @property
+    def every_busy(self) -> str:
+        """The pattern (of SCAN) that finds all busy lists; no character of a name is special."""
+        return self.busy("*")
+
+    def busy(self, owner: str) -> str:
+        """Frames in the hands of one owner."""
+        return f"{{{self.name}}}:busy:{owner}"
+
+    def owner(self, busy: str) -> str:
+        """Whose busy list this is."""
+        return busy.removeprefix(self.busy(""))
+
+    def source(self, source: str) -> str:
+        """What was last pushed for a source."""
+        return f"{{{self.name}}}:source:{source}"

@@ -1,0 +1,510 @@
+"""The queue in Redis (or Valkey): one named connection, a few scripts, no retries.
+
+Frames wait in the list `working`. A subscriber moves them into the busy list that bears the
+name of its connection, and deletes that list once the store has committed: a frame is in one
+of the two at every instant. What keeps that true:
+
+* OWNER names one connection. It is the connection's client name, random, set before its
+  first command, and never used again. An owner lives exactly as long as CLIENT LIST shows
+  it; a client that is gone from there can run no command any more.
+* After any error the connection, its name and its lease are dropped. A reply that was lost
+  may still have been a frame: it lies in the old busy list, and a confirm under the old name
+  would delete it unread. The sweep brings it back, since its owner is gone.
+* One redis-py Connection, connected once, by us. Neither pool nor retries nor health checks:
+  each of them sends a command twice or connects anew in silence, under the same name.
+* Whatever moves frames or counts their bytes is one script, so it happens whole or not. Its
+  first line has to be `#!lua`: only then is a script that meets `maxmemory` refused before
+  its first write, not in its middle. What makes a full Redis emptier, or moves frames only,
+  is marked allow-oom: a full one refuses even LMOVE, for ever.
+
+Who adds a script names it in SCRIPTS; all are loaded on each new connection.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from appliance.addresses import check_queue_url
+from appliance.contracts import Depth, Lease, Push, Pushed, SourceState
+from appliance.errors import ConfigError, Unavailable
+from appliance.queues.keys import Keys
+
+PORT = 6379
+SOCKET_PATH_BYTES_MAX = 107
+REDIS_OLDEST = (7, 0)
+FULL_WAIT_S = 0.2  # a Redis at maxmemory refuses to block: how long to wait instead
+BLOCK_S_MIN = 0.001  # Redis counts milliseconds, and 0 means for ever
+SCAN_COUNT = 1000  # keys that one SCAN step looks at
+RIGHTS = "+@read +@write +@scripting +@connection +client|list +info"  # what an ACL has to allow
+
+
+# ── scripts ─────────────────────────────────────────────────────────────────────────────
+
+PUSH = """#!lua
+local run, number, compare, before, item = ARGV[1], ARGV[2], ARGV[5], ARGV[6], ARGV[10]
+local known = redis.call('HMGET', KEYS[3], 'run', 'number', 'cursor')
+
+-- Byte by byte: the < of Lua asks the server's locale, and some sort "aa" behind "z".
+local function newer(a, b)
+  for i = 1, #a do
+    local left, right = a:byte(i), b:byte(i) or -1
+    if left ~= right then return left > right end
+  end
+  return false
+end
+
+if known[1] == run and known[2] == number then return 'have it' end
+if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
+if compare == '1' and known[3] and known[3] ~= before then return 'elsewhere' end
+
+redis.call('RPUSH', KEYS[1], item)
+redis.call('INCRBY', KEYS[2], #item)
+if not known[1] or newer(run, known[1])
+   or (run == known[1] and tonumber(number) > tonumber(known[2])) then
+  redis.call('HSET', KEYS[3], 'run', run, 'number', number, 'records', ARGV[3], 'bytes', ARGV[4])
+  if ARGV[7] == '1' then redis.call('HSET', KEYS[3], 'cursor', ARGV[8]) end
+end
+return 'taken'
+"""
+
+TAKE = """#!lua flags=allow-oom
+local items, size, enough = {}, 0, tonumber(ARGV[1])
+repeat
+  local item = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+  if not item then break end
+  items[#items + 1] = item
+  size = size + #item
+until size >= enough
+return items
+"""
+
+CONFIRM = """#!lua flags=allow-oom
+if redis.call('DEL', KEYS[1]) == 1 and redis.call('DECRBY', KEYS[2], ARGV[1]) < 0 then
+  redis.call('SET', KEYS[2], 0)
+end
+"""
+
+GIVE_BACK = """#!lua flags=allow-oom
+local frames = 0
+while redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT') do frames = frames + 1 end
+return frames
+"""
+
+SET_ASIDE = """#!lua flags=allow-oom
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('RPUSH', KEYS[3], ARGV[1])
+if redis.call('DECRBY', KEYS[2], #ARGV[1]) < 0 then redis.call('SET', KEYS[2], 0) end
+return 1
+"""
+
+# After a FLUSHALL leases are confirmed that nobody counts any more, and the sum drifts.
+ZERO_BYTES = """#!lua flags=allow-oom
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then return end
+end
+if redis.call('GET', KEYS[1]) ~= '0' then redis.call('SET', KEYS[1], 0) end
+"""
+
+DEPTH = """#!lua flags=no-writes,allow-oom
+local busy = 0
+for i = 3, #KEYS do busy = busy + redis.call('LLEN', KEYS[i]) end
+return {redis.call('LLEN', KEYS[1]), busy, tonumber(redis.call('GET', KEYS[2]) or 0)}
+"""
+
+SCRIPTS = (PUSH, TAKE, CONFIRM, GIVE_BACK, SET_ASIDE, ZERO_BYTES, DEPTH)
+
+
+# ── address ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """Where a Redis is: host and port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = PORT
+    path: str = ""
+    db: int = 0
+    user: str | None = None
+    tls: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> "RedisAddress":
+        """Read redis://[user@]host:port/db, rediss://… or unix:///path?db=N.
+
+        Raises:
+            ConfigError: not such a URL, or a password stands in it.
+        """
+        check_queue_url(url)
+        parts = urlsplit(url)
+        user = unquote(parts.username) if parts.username else None
+        if parts.scheme == "unix":
+            path = _fitting(unquote(parts.path))
+            return cls(path=path, db=int(parse_qs(parts.query).get("db", ["0"])[0]), user=user)
+        return cls(
+            host=parts.hostname or "",
+            port=parts.port or PORT,
+            db=int(parts.path.strip("/") or 0),
+            user=user,
+            tls=parts.scheme == "rediss",
+        )
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
+
+    def connection(self, password: str | None, client_name: str, timeout_s: float) -> Any:
+        """A redis-py connection that connects when told to, and once."""
+        where: dict[str, Any] = (
+            {"path": self.path} if self.path else {"host": self.host, "port": self.port}
+        )
+        tcp = SSLConnection if self.tls else Connection
+        return (UnixDomainSocketConnection if self.path else tcp)(
+            **where,
+            db=self.db,
+            username=self.user,
+            password=password,
+            client_name=client_name,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            health_check_interval=0,
+            protocol=2,  # in RESP3 a server may push what nobody asked for
+            driver_info=None,  # no CLIENT SETINFO
+            maint_notifications_config=None,
+        )
+
+
+def _fitting(path: str) -> str:
+    if len(path.encode()) > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(
+            f"a Unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes",
+            "move the socket to a shorter path",
+        )
+    return path
+
+
+# ── errors ──────────────────────────────────────────────────────────────────────────────
+
+HINTS: tuple[tuple[type[Exception], str, bool], ...] = (
+    (
+        AuthenticationError,
+        'write password = { file = "/path/to/it" } under [queue], and a user as redis://user@host',
+        True,
+    ),
+    (NoPermissionError, f'give its user "~{{NAME}}:*" {RIGHTS} (ACL SETUSER)', True),
+    (ReadOnlyError, "this is a replica: queue.url has to name the primary", True),
+    (OutOfMemoryError, "lower queue.bytes_max, or raise the server's maxmemory", True),
+    (BusyLoadingError, "it reads its data back from disk; this ends by itself", False),
+)
+"""What to do about an error, by redis-py's class, and whether an operator has to do it."""
+
+
+def unavailable(error: Exception, address: RedisAddress) -> Unavailable:
+    """What went wrong with Redis, in our words."""
+    message = f"Redis at {address}: {_reason(error)}"
+    for kind, hint, loud in HINTS:
+        if isinstance(error, kind):
+            return Unavailable(message, hint, loud)
+    if str(error).startswith("MISCONF"):
+        return Unavailable(message, "free space on the disk of the server", loud=True)
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
+        return Unavailable(message, "is a Redis running there, and reachable from here?")
+    return Unavailable(message)
+
+
+def _reason(error: Exception) -> str:
+    """The kernel's own words where there are some: redis-py wraps them twice."""
+    cause = error.__context__
+    if isinstance(cause, OSError) and cause.strerror and cause.strerror in str(error):
+        return cause.strerror
+    return str(error)  # never repr: that of a RedisError hides its text
+
+
+def check_version(info: str) -> None:
+    """See in the answer to INFO that this server has what the scripts need.
+
+    Raises:
+        Unavailable: it is older than Redis 7.0 (any Valkey will do).
+    """
+    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    version = facts.get("redis_version", "0")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if "valkey_version" not in facts and numbers < REDIS_OLDEST:
+        raise Unavailable(
+            f"Redis {version} is too old", "use Redis 7.0 or later, or any Valkey", loud=True
+        )
+
+
+# ── queue ───────────────────────────────────────────────────────────────────────────────
+
+
+class RedisQueue:
+    """The contract `Queue` on a Redis; see the top of this file for what it relies on.
+
+    `role` names the process in the connection's name, `bytes_max` is where push says full,
+    `beat` is called before and after each command. No lock: one thread only.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        password: str | None,
+        name: str,
+        role: str,
+        bytes_max: int,
+        reply_timeout_s: float,
+        *,
+        token: Callable[[], str] = lambda: secrets.token_hex(8),
+        beat: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        assert re.fullmatch(r"[!-~]+", role), "a client name has no spaces"
+        self._address = address
+        self._password = password
+        self._name, self._role = name, role
+        self._keys = Keys(name)
+        self._bytes_max = bytes_max
+        self._reply_timeout_s = reply_timeout_s
+        self._token, self._beat, self._sleep = token, beat, sleep
+        self._connection: Any = None
+        self._owner = ""  # empty: not connected, nothing is ours
+        self._held_bytes = 0  # in our busy list
+        self._shas: dict[str, bytes] = {}
+
+    @property
+    def owner(self) -> str:
+        """The name of the connection that is open now; empty if there is none."""
+        return self._owner
+
+    # collector
+
+    def push(self, push: Push) -> Pushed:
+        """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
+        keys = (self._keys.working, self._keys.bytes, self._keys.source(push.source))
+        compare = push.cursor_before is not None and not push.force
+        with self._talking():
+            answer = self._run_with_item(
+                PUSH,
+                keys,
+                (
+                    push.run,
+                    push.number,
+                    push.records,
+                    push.bytes,
+                    int(compare),
+                    push.cursor_before or "",
+                    int(push.cursor_after is not None),
+                    push.cursor_after or "",
+                    self._bytes_max,
+                ),
+                push,
+            )
+            return Pushed(answer.decode())
+
+    def source_state(self, source: str) -> SourceState | None:
+        """What was last pushed for a source; None if nothing ever was."""
+        fields = ("run", "number", "cursor", "records", "bytes")
+        with self._talking():
+            answer = self._command("HMGET", self._keys.source(source), *fields)
+        run, number, cursor, records, size = answer
+        if run is None:
+            return None
+        ended_at = None if cursor is None else cursor.decode()
+        return SourceState(run.decode(), int(number), ended_at, int(records), int(size))
+
+    # subscriber
+
+    def take(self, bytes_max: int, wait_s: float) -> Lease | None:
+        """Move frames into this owner's hands until bytes_max is reached (at least one).
+
+        Waits up to wait_s when there is none; then None.
+        """
+        assert not self._held_bytes, "one lease at a time: the busy list holds exactly it"
+        with self._talking():
+            keys = (self._keys.working, self._keys.busy(self._owner))
+            items = self._run(TAKE, keys, bytes_max) or self._wait_for_one(keys, wait_s)
+        if not items:
+            return None
+        self._held_bytes = sum(map(len, items))
+        return Lease(self._owner, tuple(items))
+
+    def _wait_for_one(self, keys: tuple[str, str], wait_s: float) -> list[bytes]:
+        if wait_s < BLOCK_S_MIN:
+            return []
+        command = ("BLMOVE", *keys, "LEFT", "RIGHT", f"{wait_s:.3f}")
+        try:
+            item = self._command(*command, timeout_s=wait_s + self._reply_timeout_s)
+        except OutOfMemoryError:  # refused before it did anything, so the connection is sound
+            self._sleep(min(FULL_WAIT_S, wait_s))
+            return []
+        return [] if item is None else [item]
+
+    def confirm(self, lease: Lease) -> None:
+        """Forget the lease: the store has committed it.
+
+        Raises Unavailable if the owner's connection is gone (somebody else may have it).
+        """
+        with self._holding(lease):
+            keys = (self._keys.busy(lease.owner), self._keys.bytes)
+            self._run(CONFIRM, keys, self._held_bytes)
+            self._held_bytes = 0
+
+    def give_back(self, lease: Lease) -> None:
+        """Put the lease back in front, oldest first. Raises like confirm."""
+        with self._holding(lease):
+            self._run(GIVE_BACK, (self._keys.busy(lease.owner), self._keys.working))
+            self._held_bytes = 0
+
+    def set_aside(self, lease: Lease, item: bytes) -> None:
+        """Move one item of the lease that can't be read to the list of bad items."""
+        with self._holding(lease):
+            keys = (self._keys.busy(lease.owner), self._keys.bytes, self._keys.bad)
+            self._held_bytes -= self._run(SET_ASIDE, keys, item) * len(item)
+
+    # recovery
+
+    def sweep(self) -> int:
+        """Give back what belongs to owners that no longer exist; how many frames."""
+        with self._talking():
+            # In this order: a busy list that was seen has an owner who was there before.
+            busy, alive = self._scan_busy(), self._owners_alive()
+            orphans = [key for key in busy if self._keys.owner(key) not in alive]
+            frames = sum(self._run(GIVE_BACK, (key, self._keys.working)) for key in orphans)
+            self._run(ZERO_BYTES, (self._keys.bytes, self._keys.working, *self._every(busy, alive)))
+        return int(frames)
+
+    def depth(self) -> Depth:
+        """How much is queued now, all three numbers at one instant.
+
+        A frame that a newborn owner took a moment ago may be missing in `busy`, never in
+        `bytes`: nothing is queued when all three are 0.
+        """
+        with self._talking():
+            every = self._every(self._scan_busy(), self._owners_alive())
+            return Depth(*self._run(DEPTH, (self._keys.working, self._keys.bytes, *every)))
+
+    def _scan_busy(self) -> list[str]:
+        found: set[str] = set()  # SCAN may show a key twice
+        cursor = b"0"
+        while True:
+            cursor, keys = self._command(
+                "SCAN", cursor, "MATCH", self._keys.every_busy, "COUNT", SCAN_COUNT
+            )
+            found.update(key.decode() for key in keys)
+            if cursor == b"0":
+                return sorted(found)
+
+    def _owners_alive(self) -> set[str]:
+        clients = self._command("CLIENT", "LIST").decode(errors="replace")
+        return set(re.findall(rf" name=({re.escape(self._name)}-\S+)", clients))
+
+    def _every(self, busy: list[str], alive: set[str]) -> list[str]:
+        """All busy lists that there may be: those seen, and those that came since the scan."""
+        return sorted({*busy, *map(self._keys.busy, alive)})
+
+    # connection
+
+    def close(self) -> None:
+        """Drop connection, name and lease; what is in the busy list becomes an orphan."""
+        connection, self._connection = self._connection, None
+        self._owner, self._held_bytes = "", 0
+        if connection is not None:
+            connection.disconnect()
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Commands to Redis, on a new connection if there is none; any failure drops it.
+
+        Any: also an exception that isn't Redis's. A reply may be on its way, and redis-py
+        would connect again, in silence and under the old name, at the next command.
+        """
+        finished = False
+        try:
+            if self._connection is None:
+                self._connect()
+            yield
+            finished = True
+        except (RedisError, OSError) as error:
+            raise unavailable(error, self._address) from error
+        finally:
+            if not finished:
+                self.close()
+
+    @contextmanager
+    def _holding(self, lease: Lease) -> Iterator[None]:
+        """Commands about a lease: under the connection that took it, or not at all."""
+        if lease.owner != self._owner:
+            raise Unavailable(
+                f"the connection that held {len(lease.items)} frames is gone; they are given back"
+            )
+        with self._talking():
+            yield
+
+    def _connect(self) -> None:
+        owner = f"{self._name}-{self._role}-{self._token()}"
+        self._beat()
+        self._connection = self._address.connection(self._password, owner, self._reply_timeout_s)
+        self._connection.connect()
+        loads = [("SCRIPT", "LOAD", script) for script in SCRIPTS]
+        self._send(self._connection.pack_commands([("INFO", "server"), *loads]))
+        check_version(self._reply().decode(errors="replace"))
+        self._shas = {script: self._reply() for script in SCRIPTS}
+        self._owner = owner
+
+    def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        return self._command("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
+
+    def _run_with_item(
+        self, script: str, keys: Sequence[str], arguments: Sequence[Any], push: Push
+    ) -> Any:
+        """Run a script whose last argument is header and body, which are never joined."""
+        words = ("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
+        encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+        start = b"".join(
+            (
+                b"*%d\r\n" % (len(encoded) + 1),
+                *(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded),
+                b"$%d\r\n" % (len(push.header) + len(push.body)),
+                push.header,
+            )
+        )
+        self._send([start, push.body, b"\r\n"])
+        return self._reply()
+
+    def _command(self, *words: Any, timeout_s: float | None = None) -> Any:
+        self._send(self._connection.pack_command(*words))
+        return self._reply(timeout_s)
+
+    def _send(self, packed: Sequence[Any]) -> None:
+        self._beat()
+        self._connection.send_packed_command(packed, check_health=False)
+
+    def _reply(self, timeout_s: float | None = None) -> Any:
+        limit = {} if timeout_s is None else {"timeout": timeout_s}
+        try:
+            return self._connection.read_response(**limit)
+        finally:
+            self._beat()

@@ -1,0 +1,103 @@
+"""Recovery: gives frames of dead owners back, and watches the queue's depth.
+
+It sweeps once before the first subscriber starts, when the parent nudges it (a child died),
+and every 60 s. A sweep right after a death may still see the dead client listed, so it is
+repeated after 0.1 and 1 s. When the parent dies, it waits until the other children have
+handed over and then ends the embedded server.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from appliance import backoff
+from appliance.contracts import Gauge, Queue, Wish
+from appliance.errors import Unavailable
+from appliance.logs import Outage
+
+SWEEP_INTERVAL_S = 60.0
+SWEEP_AGAIN_S = (0.1, 1.0)
+SAMPLE_INTERVAL_S = 1.0
+
+
+class Recovery:
+    """Sweeps and samples until it is told to end."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        gauge: Gauge,
+        wish: Wish,
+        *,
+        chance: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = queue
+        self._gauge = gauge
+        self._wish = wish
+        self._chance = chance
+        self._monotonic = monotonic
+        self._sweeps = [monotonic()]  # when to sweep, soonest first
+        self._failures = 0
+        self._log = logging.getLogger("recovery")
+        self._outage = Outage(self._log, gauge)
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        while not self._wish.stop:
+            self._gauge.beat()
+            try:
+                self._round()
+            except Unavailable as error:
+                self._wait_out(error)
+                continue
+            self._succeeded()
+            self._wish.wait(self._next_wait_s())
+            self._gauge.beat()
+            if self._wish.take_nudge():
+                self._sweep_soon()
+
+    def last_sweep(self) -> None:
+        """Give back what the subscribers left when they ended. Raises Unavailable."""
+        self._sweep()
+
+    def _round(self) -> None:
+        now = self._monotonic()
+        if self._sweeps[0] <= now:
+            self._sweep()
+            self._sweeps = [at for at in self._sweeps if at > now] or [now + SWEEP_INTERVAL_S]
+        self._sample()
+
+    def _sweep(self) -> None:
+        given_back = self._queue.sweep()
+        if given_back:
+            self._log.info("gave %d frames of dead subscribers back", given_back)
+        self._gauge.add("swept", 1)
+        self._gauge.worked()
+
+    def _sample(self) -> None:
+        look = self._gauge.get("look")
+        depth = self._queue.depth()
+        self._gauge.set("queue_frames", depth.frames)
+        self._gauge.set("queue_busy", depth.busy)
+        self._gauge.set("queue_bytes", depth.bytes)
+        self._gauge.set("looked", look)  # last: the sample answers this look
+
+    def _sweep_soon(self) -> None:
+        now = self._monotonic()
+        later = [now + delay_s for delay_s in SWEEP_AGAIN_S]
+        self._sweeps = sorted([now, *later, *self._sweeps])[: len(SWEEP_AGAIN_S) + 2]
+
+    def _next_wait_s(self) -> float:
+        return max(0.0, min(SAMPLE_INTERVAL_S, self._sweeps[0] - self._monotonic()))
+
+    def _wait_out(self, error: Unavailable) -> None:
+        self._outage.goes_on("the queue", error)
+        self._wish.wait(backoff.full_jitter(self._failures, self._chance()))
+        self._failures += 1
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            self._outage.is_over()
+            self._failures = 0
+            self._sweep_soon()

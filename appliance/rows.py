@@ -1,0 +1,290 @@
+"""Rows: what the records of a frame become in the database.
+
+A `RowMaker` is built once per source and turns each frame into a `Batch`:
+
+    line ─┬─ empty ───────────────────────────────→ blank, counted
+          ├─ refused by the collector ────────────→ dead letter, its code
+          ├─ not UTF-8 ───────────────────────────→ dead letter "utf8"
+          ├─ not JSON (format "json") ────────────→ dead letter "json"
+          ├─ none of the words of a filter ───────→ filtered, counted
+          └─ a row: one value per column
+
+Each line goes exactly one way, so records = rows + dead + filtered + blank. Lines are sorted
+one by one; values are made column by column, because a list comprehension per column is
+much cheaper than a call per cell. Pure: the database decides later which rows it refuses.
+
+Values by path: a missing one or null is NULL, true and false are 1 and 0, an object or a list
+is its JSON text. An ISO 8601 text for a DATETIME or TIMESTAMP column is rewritten to UTC
+without its zone, which strict databases refuse. JSON integers of more than 64 bit are floats
+here (orjson's reading); the column with path "" is the record exactly as it came.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from itertools import repeat
+from typing import Any
+
+import orjson
+
+from appliance.batch import Batch, DeadLetter, Value
+from appliance.config import Column, Filter
+from appliance.frame import Frame, Header
+
+REASONS = {  # by the collector's codes
+    "too long": "longer than record_bytes_max: only its first bytes were kept",
+    "cut": "the connection broke in the middle of this record",
+}
+PLAIN = (str, int, float, type(None))  # what a database takes as it is (bool is none of them)
+
+Pick = Callable[[Any], Any]
+Match = Callable[[Any, str], bool]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The lines of one frame, sorted; the first four lists run in step, one entry a row."""
+
+    positions: list[int] = field(default_factory=list)
+    raws: list[bytes] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    documents: list[Any] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    filtered: int = 0
+    blank: int = 0
+
+
+MakeColumn = Callable[[_Sorted, Header], Iterable[Value]]
+
+
+class RowMaker:
+    """Turns the frames of one source into batches for the store."""
+
+    def __init__(
+        self, columns: Mapping[str, Column], format: str, include: Sequence[Filter], source: str
+    ) -> None:
+        self._columns = [_column_maker(column) for column in columns.values()]
+        self._is_json = format == "json"
+        self._matches = [_matcher(filter) for filter in include]
+        self._source = source
+
+    def batch(self, frame: Frame) -> Batch:
+        """Everything that the store has to write for a frame."""
+        header = frame.header
+        lines = split(frame.body)
+        records = self._sort(lines, header.rejected)
+        return Batch(
+            run=bytes.fromhex(header.run),
+            number=header.number,
+            source=self._source,
+            records=len(lines),
+            bytes=len(frame.body),
+            first_received=header.first_received,
+            last_received=header.last_received,
+            rows=self._rows(records, header),
+            positions=records.positions,
+            raws=records.raws,
+            dead=records.dead,
+            filtered=records.filtered,
+            blank=records.blank,
+            gaps=header.gaps,
+        )
+
+    def _sort(self, lines: Sequence[bytes], rejected: Mapping[int, str]) -> _Sorted:
+        records = _Sorted()
+        for position, line in enumerate(lines):
+            if position in rejected:
+                code = rejected[position]
+                records.dead.append(
+                    DeadLetter(position, line, code, REASONS.get(code, "refused by the collector"))
+                )
+            elif not line:
+                records.blank += 1
+            else:
+                self._sort_record(records, position, line)
+        return records
+
+    def _sort_record(self, records: _Sorted, position: int, line: bytes) -> None:
+        document = None
+        try:
+            text = line.decode()
+            if self._is_json:
+                document = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            records.dead.append(DeadLetter(position, line, "json", str(error)))
+            return
+        except UnicodeDecodeError as error:
+            records.dead.append(DeadLetter(position, line, "utf8", f"not UTF-8: {error}"))
+            return
+        for match in self._matches:
+            if not match(document, text):
+                records.filtered += 1
+                return
+        records.positions.append(position)
+        records.raws.append(line)
+        records.texts.append(text)
+        records.documents.append(document)
+
+    def _rows(self, records: _Sorted, header: Header) -> list[tuple[Value, ...]]:
+        try:
+            return list(zip(*[make(records, header) for make in self._columns], strict=True))
+        except _TooDeepError:
+            self._bury_deep(records, header)
+            return list(zip(*[make(records, header) for make in self._columns], strict=True))
+
+    def _bury_deep(self, records: _Sorted, header: Header) -> None:
+        """Make dead letters of the records whose values are nested too deeply."""
+        for index in reversed(range(len(records.positions))):
+            one = _Sorted(documents=[records.documents[index]])
+            try:
+                for make in self._columns:
+                    list(make(one, header))
+            except _TooDeepError as error:
+                position, raw = records.positions[index], records.raws[index]
+                records.dead.append(DeadLetter(position, raw, "json", str(error)))
+                for kept in (records.positions, records.raws, records.texts, records.documents):
+                    del kept[index]
+
+
+def split(body: bytes) -> list[bytes]:
+    """The records of a body, without their line ends (a CR before the LF belongs to it)."""
+    lines = body.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if b"\r" in body:
+        lines = [line.removesuffix(b"\r") for line in lines]
+    return lines
+
+
+def utc_text(epoch_s: float) -> str:
+    """Seconds since the epoch as databases read them: YYYY-MM-DD HH:MM:SS.ffffff, UTC."""
+    return _written(datetime.fromtimestamp(epoch_s, UTC))
+
+
+def utc_from_iso(text: str) -> str:
+    """An ISO 8601 text (without zone: UTC) as databases read it; any other text as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return _written(moment.astimezone(UTC) if moment.tzinfo else moment)
+    except (ValueError, OverflowError):
+        return text
+
+
+def _written(moment: datetime) -> str:
+    return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+# ── columns ─────────────────────────────────────────────────────────────────────────────
+
+
+def _column_maker(column: Column) -> MakeColumn:
+    """How to make all values of a column for one frame."""
+    if column.meta is not None:
+        return _meta_maker(column.meta, column.type.upper())
+    if not column.path:
+        return lambda records, _: records.texts
+    value = _value_picker(column.path, column.type.upper())
+    return lambda records, _: [value(document) for document in records.documents]
+
+
+def _meta_maker(meta: str, type_name: str) -> MakeColumn:
+    """Values that the frame's header gives; all but `position` are the same in every row."""
+    if meta == "position":
+        return lambda records, _: records.positions
+    as_bytes = type_name.startswith("BINARY")
+    values: dict[str, Callable[[Header], Value]] = {
+        "source": lambda header: header.source,
+        "received_at": lambda header: utc_text(header.first_received),
+        "run": lambda header: bytes.fromhex(header.run) if as_bytes else header.run,
+        "frame": lambda header: header.number,
+    }
+    value = values[meta]
+    return lambda records, header: repeat(value(header), len(records.documents))
+
+
+def _value_picker(path: str, type_name: str) -> Pick:
+    """A function from a parsed record to the value of its column."""
+    pick = _picker(path)
+    is_time = type_name.startswith(("DATETIME", "TIMESTAMP"))
+
+    def value(document: Any) -> Value:
+        found = pick(document)
+        if is_time and type(found) is str:
+            return utc_from_iso(found)
+        if type(found) in PLAIN:
+            return found  # type: ignore[no-any-return]
+        return int(found) if type(found) is bool else _json_text(found)
+
+    return value
+
+
+class _TooDeepError(Exception):
+    """A value can be read but not be written again: its lists or objects nest too deeply."""
+
+
+def _json_text(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:
+        raise _TooDeepError(f"a column's value can't be written as JSON text: {error}") from error
+
+
+def _picker(path: str) -> Pick:
+    """A function from a parsed record to what a dotted path finds in it, None if nothing."""
+    first, *rest = path.split(".")
+    steps = [(name, int(name) if name.isascii() and name.isdigit() else -1) for name in rest]
+
+    def pick(document: Any) -> Any:
+        if type(document) is not dict:
+            return None
+        found = document.get(first)
+        for name, index in steps:
+            if type(found) is dict:
+                found = found.get(name)
+            elif type(found) is list and 0 <= index < len(found):
+                found = found[index]
+            else:
+                return None
+        return found
+
+    return pick
+
+
+# ── filters ─────────────────────────────────────────────────────────────────────────────
+
+
+def _matcher(filter: Filter) -> Match:
+    """Whether a record has, at the filter's path, a text with one of the filter's words."""
+    search = _words(filter.any).search
+    if not filter.path:
+        return lambda _, text: search(text.casefold()) is not None
+    pick = _picker(filter.path)
+
+    def match(document: Any, _: str) -> bool:
+        found = pick(document)
+        return type(found) is str and search(found.casefold()) is not None
+
+    return match
+
+
+def _words(words: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of the words, whole, in a case folded text."""
+    letter = rf"[\w{_marks()}]"
+    any_word = "|".join(re.escape(word.casefold()) for word in words)
+    return re.compile(rf"(?<!{letter})(?:{any_word})(?!{letter})")
+
+
+@cache
+def _marks() -> str:
+    r"""All combining marks, as part of a character class: to `\w` they are no letters.
+
+    But vowel signs of Indic scripts and accents typed apart belong to their word.
+    """
+    planes = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
+    marks = [code for code in planes if unicodedata.category(chr(code))[0] == "M"]
+    starts = [code for code, before in zip(marks, [-1, *marks], strict=False) if code != before + 1]
+    ends = [code for code, after in zip(marks, [*marks[1:], -1], strict=True) if code + 1 != after]
+    return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in zip(starts, ends, strict=True))

@@ -1,0 +1,190 @@
+"""Settings: the shape of a configuration, one struct a section, one field a key.
+
+Names, types and defaults here are what users write: `Meta` holds the limits, the words and
+the examples for messages, docs/configuration.md lists all of it and a test compares. Whoever
+adds a key adds a field here and a row there, and a rule to config.py if types can't say it.
+
+`config.parse` is what fills these; import them from config.py.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+DEFAULT_NAME = "stream"
+FRAME_BYTES_LIMIT = 256 * MIB  # Redis takes items up to 512 MiB
+QUEUE_BYTES_LIMIT = 2**53  # Lua counts in doubles: exact up to here
+PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
+WAIT_S_LIMIT = 86_400
+
+_A_SIZE = 'a size such as "64KiB", "1MiB" or a number of bytes'
+_SECONDS = "a number of seconds"
+
+Text = Annotated[str, Meta(pattern=r"\A[^\x00]+\Z", description="a text in quotes")]
+FrameSize = Annotated[int, Meta(ge=1, le=FRAME_BYTES_LIMIT, description=_A_SIZE)]
+QueueSize = Annotated[int, Meta(ge=1, le=QUEUE_BYTES_LIMIT, description=_A_SIZE, examples=["2GiB"])]
+
+
+class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a secret is found: exactly one of a file, an environment variable, a credential."""
+
+    file: Text | None = None
+    env: Text | None = None
+    cred: Text | None = None
+
+
+class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Records whose text at `path` has any of these words (whole, case folded)."""
+
+    path: Annotated[str, Meta(description="a text in quotes", examples=["text"])]
+    any: Annotated[
+        tuple[Text, ...],
+        Meta(
+            min_length=1,
+            description="a list of one or more words",
+            examples=[["Patriots", "Packers"]],
+        ),
+    ]
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One column of the data table: a value by path, or a meta value.
+
+    path "" is the record exactly as it came. Exactly one of path and meta is set.
+    """
+
+    type: Annotated[Text, Meta(examples=["VARCHAR(64)"])]
+    path: Annotated[str, Meta(examples=["user.name"])] | None = None
+    meta: (
+        Annotated[
+            Literal["source", "received_at", "run", "frame", "position"],
+            Meta(examples=["received_at"]),
+        ]
+        | None
+    ) = None
+
+
+class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all kinds of sources have in common. Sizes in bytes.
+
+    frame_bytes_max is at least record_bytes_max; where it isn't written, it grows with it.
+    """
+
+    framing: Literal["newline"] = "newline"
+    format: Literal["text", "json"] = "text"
+    record_bytes_max: FrameSize = MIB
+    frame_bytes_max: FrameSize = MIB
+    frame_interval_ms: Annotated[
+        int, Meta(ge=0, le=10_000, description="a whole number of milliseconds")
+    ] = 5
+    include: tuple[Filter, ...] = ()
+
+
+class TcpSource(SourceConfig, frozen=True, tag_field="type", tag="tcp", kw_only=True):
+    """Connections that senders make to us; `listen` is host:port."""
+
+    listen: Annotated[Text, Meta(examples=["127.0.0.1:5170"])]
+    connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    close_wait_s: Annotated[float, Meta(ge=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 5.0
+
+
+class FileSource(SourceConfig, frozen=True, tag_field="type", tag="file", kw_only=True):
+    """A file that grows (follow) or is read once to its end."""
+
+    path: Annotated[Text, Meta(examples=["/var/log/app.log"])]
+    start: Literal["beginning", "end"] = "beginning"
+    follow: bool = True
+
+
+class StdinSource(SourceConfig, frozen=True, tag_field="type", tag="stdin", kw_only=True):
+    """Standard input, until its end."""
+
+
+AnySource = TcpSource | FileSource | StdinSource
+
+
+class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Redis. url "embedded" is our own server; bytes_max None is min(2 GiB, RAM / 4)."""
+
+    url: Text = "embedded"
+    password: SecretRef | None = None
+    bytes_max: QueueSize | None = None
+    push_s: Annotated[float, Meta(gt=0, le=PUSH_S_LIMIT, description=_SECONDS)] = 2.0
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The database. url "embedded" is SQLite in the instance's state directory.
+
+    columns is never empty once parsed: without [store.columns] it holds source,
+    received_at and raw.
+    """
+
+    url: Text = "embedded"
+    password: SecretRef | None = None
+    table: Text = "records"
+    on_duplicate: Literal["dead"] = "dead"
+    lease_bytes_max: FrameSize = 4 * MIB
+    columns: dict[str, Column] = {}
+
+
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where and how much is logged."""
+
+    to: Literal["stderr"] = "stderr"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text"] = "text"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole instance. state_dir None: the caller decides by environment."""
+
+    name: Text = DEFAULT_NAME
+    state_dir: Annotated[Text, Meta(examples=["/var/lib/stream-daemon"])] | None = None
+    subscribers: Annotated[int, Meta(ge=0, le=64)] | Literal["auto"] = "auto"
+    drain_s: Annotated[float, Meta(gt=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 60.0
+    sources: dict[str, AnySource] = msgspec.field(name="source")
+    queue: QueueConfig = QueueConfig()
+    store: StoreConfig = StoreConfig()
+    log: LogConfig = LogConfig()
+
+
+SOURCE_TYPES: dict[str, type[AnySource]] = {
+    "tcp": TcpSource,
+    "file": FileSource,
+    "stdin": StdinSource,
+}
+DEFAULT_COLUMNS = {
+    "source": Column(type="VARCHAR(32)", meta="source"),
+    "received_at": Column(type="DATETIME(6)", meta="received_at"),
+    "raw": Column(type="LONGTEXT", path=""),
+}
+
+LATER_KEYS = frozenset(
+    {
+        "disk_free_min",
+        "require_healthy",
+        "ready_s",
+        "http",
+        "spool",
+        "source.SOURCE.connect",
+        "source.SOURCE.url",
+        "source.SOURCE.mode",
+        "source.SOURCE.owner",
+        "source.SOURCE.exclude",
+        "source.SOURCE.include.equals",
+        "source.SOURCE.include.regex",
+    }
+)
+"""Keys that are settled and that this version refuses."""
+
+LATER_VALUES = {
+    "source.SOURCE.type": "unix|udp|http|sse|websocket|jetstream",
+    "source.SOURCE.framing": "nul|octet-count|length32|length-line",
+    "source.SOURCE.format": "syslog",
+    "store.on_duplicate": "ignore|update",
+    "log.to": r"(?!stderr\Z).+",  # a path
+    "log.format": "json",
+}
+"""Values that are settled and that this version refuses, a regular expression by key."""

@@ -1,0 +1,36 @@
+"""What each signal means, as tables that can be printed.
+
+`signal` is imported for the names of signals only: handlers and masks are process.py's.
+"""
+
+from signal import Signals
+
+PARENT: dict[Signals, str] = {
+    Signals.SIGTERM: "drain",
+    Signals.SIGINT: "drain",
+    Signals.SIGQUIT: "quick",
+    Signals.SIGCHLD: "reap",
+}
+"""Signal to the parent → what it does. A second TERM or INT is `quick`."""
+
+CHILD: dict[Signals, str] = {
+    Signals.SIGTERM: "drain",
+    Signals.SIGUSR2: "quick",
+    Signals.SIGUSR1: "nudge",
+}
+"""Signal from the parent to a child → what it does. PR_SET_PDEATHSIG sends SIGTERM."""
+
+CHILD_IGNORES = (
+    Signals.SIGINT,
+    Signals.SIGQUIT,
+    Signals.SIGTSTP,
+    Signals.SIGTTIN,
+    Signals.SIGTTOU,
+    Signals.SIGHUP,
+    Signals.SIGPIPE,
+)
+"""The terminal's signals reach the whole group; only the parent listens to them."""
+
+DRAIN = Signals.SIGTERM
+QUICK = Signals.SIGUSR2
+NUDGE = Signals.SIGUSR1

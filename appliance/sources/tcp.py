@@ -1,0 +1,121 @@
+"""TCP: how the kernel says what of a connection was discarded, and how listening begins.
+
+`tcpi_bytes_received` (TCP_INFO) minus FIONREAD is the position: bytes that were read for
+good. Facts behind the code, each tried on Linux:
+
+- The two are read by separate calls; under a flood they disagree, in the losing direction.
+  So TCP_INFO is read before and after until both agree.
+- A FIN counts as one received byte from CLOSE_WAIT, LAST_ACK and CLOSING on, not in
+  ESTABLISHED or FIN_WAIT; in CLOSE nobody knows. See `held.Part`.
+- SO_OOBINLINE from the start, or an urgent byte stops FIONREAD.
+- SO_RCVLOWAT set once to 3 MiB grows the receive buffer for good. Without that a byte of an
+  unfinished record pins a coalesced buffer of its whole size, the window stays shut and the
+  stream stalls.
+- A receive with MSG_TRUNC discards without copying (tcp(7)).
+"""
+
+import fcntl
+import select
+import socket
+import struct
+import termios
+
+from appliance.errors import AddressError
+from appliance.sources.held import Seen
+
+RECEIVE_BUFFER_BYTES = 3 * 1024**2
+BACKLOG = 1024
+
+_TCP_INFO_BYTES = 136
+_BYTES_RECEIVED = struct.Struct("=Q")
+_BYTES_RECEIVED_AT = 128  # offsetof(struct tcp_info, tcpi_bytes_received)
+
+# Numbers of include/net/tcp_states.h.
+_TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 6, 7, 8, 9, 11
+_ENDING = frozenset({_TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
+
+
+class TcpKernel:
+    """A TCP connection as `held.HeldSource` needs it (contract: `held.Kernel`)."""
+
+    def observe(self, connection: socket.socket) -> Seen:
+        """The connection's state, read until the kernel agrees with itself."""
+        state, received = _info(connection)
+        while True:
+            available = _readable(connection)
+            again = _info(connection)
+            if again == (state, received):
+                break
+            state, received = again
+        ending = state in _ENDING
+        return Seen(received - available, available, ending, ending and _has_error(connection))
+
+    def discard(self, connection: socket.socket, length: int, scratch: memoryview) -> None:
+        """Forget `length` available bytes without copying them."""
+        left = length
+        while left:
+            left -= connection.recv_into(scratch[: min(left, len(scratch))], left, socket.MSG_TRUNC)
+
+    def wake_at(self, connection: socket.socket, available: int) -> None:
+        """Low-water mark of poll (SO_RCVLOWAT); the kernel caps it at half its buffer."""
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, available)
+
+
+def prepare(connection: socket.socket) -> None:
+    """What the parent does to each connection before anybody reads it."""
+    connection.setblocking(False)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER_BYTES)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def listen(address: str) -> list[socket.socket]:
+    """Listening sockets for "host:port": all addresses of the host.
+
+    Raises:
+        AddressError: the host is unknown, or the address can't be bound.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        infos = socket.getaddrinfo(
+            host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return [_bound(family, name) for family, *_, name in dict.fromkeys(infos)]
+    except OSError as error:
+        raise AddressError(
+            f"can't listen on {address}: {error.strerror or error}",
+            "another program may hold the port (ss -ltnp), or the host is not this machine's",
+        ) from error
+
+
+def _bound(family: int, name: object) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(name)  # type: ignore[arg-type]
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _info(connection: socket.socket) -> tuple[int, int]:
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return info[0], _BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0]
+
+
+def _readable(connection: socket.socket) -> int:
+    answer = fcntl.ioctl(connection.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int.from_bytes(answer, "little", signed=True)
+
+
+def _has_error(connection: socket.socket) -> bool:
+    """Whether an error is pending; SO_ERROR would clear it, and a successor not see it."""
+    poller = select.poll()
+    poller.register(connection, 0)
+    return any(events & select.POLLERR for _fd, events in poller.poll(0))

@@ -1,0 +1,137 @@
+"""`status` in words and as JSON: pure, from what the parent knows of its children.
+
+Keys of the JSON are a contract: more may come, none goes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.contracts import Gauge
+from appliance.errors import Exit
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """One wanted process: `pid` None while it is dead; `kind` as in the process table."""
+
+    kind: str
+    name: str
+    type: str
+    pid: int | None
+    restarts: int
+    gauge: Gauge
+    waiting_for: str
+    last_error: str
+
+
+def report(identity: dict[str, Any], children: list[ChildState], stopping: bool) -> dict[str, Any]:
+    """The whole of `status --json`; `identity` is name, version, pid and since."""
+    sources = [child for child in children if child.kind == "collector"]
+    subscribers = [child for child in children if child.kind == "subscriber"]
+    recovery = next(child for child in children if child.kind == "recovery")
+    return {
+        **identity,
+        "state": _state(children, stopping),
+        "sources": {child.name: _source(child) for child in sources},
+        "subscribers": [_subscriber(child) for child in subscribers],
+        "recovery": {"pid": recovery.pid, "restarts": recovery.restarts},
+        "queue": {
+            "frames": recovery.gauge.get("queue_frames"),
+            "bytes": recovery.gauge.get("queue_bytes"),
+            "busy": recovery.gauge.get("queue_busy"),
+            "waiting_for": recovery.waiting_for,
+        },
+        "store": {
+            **{
+                name: sum(child.gauge.get(name) for child in subscribers)
+                for name in ("stored", "filtered", "dead", "lost")
+            },
+            "waiting_for": next((c.waiting_for for c in subscribers if c.waiting_for), ""),
+        },
+        "last_error": next((child.last_error for child in children if child.last_error), ""),
+    }
+
+
+def exit_code(report: dict[str, Any]) -> Exit:
+    """What `status` exits with."""
+    return Exit.OK if report["state"] == "healthy" else Exit.DEGRADED
+
+
+def screen(report: dict[str, Any]) -> str:
+    """`status` for people: its first line is a sentence."""
+    lines = [_sentence(report), ""]
+    for name, source in report["sources"].items():
+        lines.append(
+            f"source {name} ({source['type']}): {source['records']} records, "
+            f"{source['connections']} connections, {_process(source)}"
+        )
+        lines += _waits(source["waiting_for"])
+    queue, store = report["queue"], report["store"]
+    lines.append(
+        f"queue: {queue['frames']} frames wait, {queue['busy']} in hand, {queue['bytes']} bytes"
+    )
+    lines += _waits(queue["waiting_for"])
+    lines.append(
+        f"store: {store['stored']} stored, {store['filtered']} filtered, "
+        f"{store['dead']} dead letters, {store['lost']} lost"
+    )
+    lines += _waits(store["waiting_for"])
+    lines += [
+        f"subscriber {one['n']}: {one['records']} rows, {_process(one)}"
+        for one in report["subscribers"]
+    ]
+    lines.append(f"recovery: {_process(report['recovery'])}")
+    if report["last_error"]:
+        lines.append(f"last error: {report['last_error']}")
+    return "\n".join(lines)
+
+
+def _state(children: list[ChildState], stopping: bool) -> str:
+    if stopping:
+        return "stopping"
+    unwell = any(child.waiting_for or child.pid is None for child in children)
+    return "degraded" if unwell else "healthy"
+
+
+def _sentence(report: dict[str, Any]) -> str:
+    what = {
+        "healthy": "collects and stores",
+        "degraded": "runs, but something is awaited",
+        "stopping": "is stopping",
+    }[report["state"]]
+    return f"{report['name']} {what} (pid {report['pid']}, since {report['since']})."
+
+
+def _source(child: ChildState) -> dict[str, Any]:
+    gauge = child.gauge
+    return {
+        "type": child.type,
+        "pid": child.pid,
+        "restarts": child.restarts,
+        "connections": gauge.get("connections"),
+        "records": gauge.get("records"),
+        "bytes": gauge.get("bytes"),
+        "at_risk": {
+            "records": gauge.get("at_risk_records"),
+            "bytes": gauge.get("at_risk_bytes"),
+        },
+        "waiting_for": child.waiting_for,
+    }
+
+
+def _subscriber(child: ChildState) -> dict[str, Any]:
+    return {
+        "n": int(child.name),
+        "pid": child.pid,
+        "restarts": child.restarts,
+        "records": child.gauge.get("records"),
+    }
+
+
+def _process(row: dict[str, Any]) -> str:
+    alive = f"pid {row['pid']}" if row["pid"] else "not running now"
+    return f"{alive}, {row['restarts']} restarts"
+
+
+def _waits(text: str) -> list[str]:
+    return [f"  waiting for {text}"] if text else []

@@ -1,0 +1,630 @@
+"""The ledger: how a store writes each frame once, whoever brings it how often.
+
+The order of a storing transaction, the tables beside the user's own and the fold are the same
+for every database and live here; mysql.py and sqlite.py say how their database does the rest.
+
+    PREFIX_runs     one row per run: everything up to number `up_to` is accounted for
+    PREFIX_frames   one row per frame above `up_to` (or in a gap): stored out of order
+    PREFIX_dead     records that no row could be made of, with the reason
+    PREFIX_gaps     what is known to be missing; with numbers where whole frames are missing
+    PREFIX_meta     the store's id, the version of these tables
+
+**A frame is stored iff it has a `frames` row, or its number ≤ `up_to` and no gap row covers it.**
+
+`store` is one transaction: lock the runs' rows shared, look, insert the ledger rows of the new
+frames *first* and in the order (run, number), then the data, the dead letters, the gaps;
+commit. Each part is there for a reason:
+
+- The shared lock keeps `fold` away: else a frame that was looked up before a fold and written
+  after it would be stored twice.
+- The ledger rows go first and sorted: two holders of the same frames wait for each other at the
+  first common row instead of deadlocking. The second one meets a duplicate key, rolls back
+  and looks again; a duplicate key *there* is never about a record.
+- A run's row is made in a transaction of its own, since a row just made can't be locked shared
+  by others before it is committed.
+- A savepoint goes before each statement of data. After a refusal the transaction is set back to
+  it, which proves that the transaction still exists: a database that had silently rolled back
+  all of it would commit rows without their ledger rows.
+
+`fold` holds the run's row exclusively. It raises `up_to` over the frames rows that have no hole
+before them, adds their sums to the run's row and deletes them. A frame that came after all,
+inside a gap, is cut out of the gap's row; SUM(records) - SUM(recovered) over all gap rows is
+what is still missing.
+
+Whoever changes TABLES raises SCHEMA, and the fold, docs/formats.md and both databases with it.
+"""
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from appliance.batch import Batch, DeadLetter, Stored
+from appliance.config import Column
+from appliance.errors import Rejected, Unavailable
+from appliance.isolate import isolate
+from appliance.rows import utc_text
+
+SCHEMA = 1  # version of the tables below
+LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
+FOLD_FRAMES_MAX = 10_000  # frames folded by one call: what bounds its time
+DEAD_RAW_BYTES_MAX = 64 * 1024  # of an over-long record, only its beginning is kept
+REASON_CHARS_MAX = 1000
+WORD_CHARS_MAX = 32
+
+DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
+
+COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
+SPAN = ("first_received", "last_received")
+_COUNTED = dict.fromkeys(COUNTS, "count") | dict.fromkeys(SPAN, "time")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the ledger: {column: kind}, its key, and one more index if it needs one."""
+
+    columns: Mapping[str, str]
+    key: tuple[str, ...] = ()  # empty: the column of kind "serial"
+    index: tuple[str, ...] = ()
+
+
+TABLES = {
+    "runs": Table({"run": "run", "source": "word", "up_to": "count"} | _COUNTED, ("run",)),
+    "frames": Table({"run": "run", "frame": "number"} | _COUNTED, ("run", "frame")),
+    "dead": Table(
+        {
+            "run": "run",
+            "frame": "number",
+            "position": "position",
+            "source": "word",
+            "raw": "raw",
+            "code": "word",
+            "reason": "text",
+            "dead_at": "time",
+            "retried_at": "time",
+        },
+        ("run", "frame", "position"),
+    ),
+    "gaps": Table(
+        {
+            "gap": "serial",
+            "run": "run",
+            "first": "number or null",
+            "last": "number or null",
+            "source": "word",
+            "began_at": "time",
+            "ended_at": "time",
+            "cause": "word",
+            "records": "number or null",
+            "bytes": "number or null",
+            "recovered": "count",
+        },
+        index=("run", "first"),
+    ),
+    "meta": Table({"name": "word", "value": "value"}, ("name",)),
+}
+
+Row = tuple[Any, ...]
+Span = tuple[int, int]
+NOTHING_LEFT = [(None, None)]  # numbers of a gap that was filled; the row stays, as history
+
+
+class Unrecognised(Rejected):
+    """An error that the database's table of errors doesn't know.
+
+    It is about the data if other rows pass, else about the database.
+    """
+
+
+class Writer(ABC):
+    """Rows on their way into one table: `parts` says how to cut them into statements."""
+
+    parts: Sequence[Span]
+
+    @abstractmethod
+    def insert(self, lo: int, hi: int) -> None:
+        """Insert rows lo to hi - 1; Rejected if the database refuses one of them."""
+
+
+class LedgerStore(ABC):
+    """A store that keeps the ledger's promises on some SQL database.
+
+    SQL of the ledger is written once, with "quoted" identifiers and ? marks. The prefix is made
+    of letters, digits and underscores, so neither sign is in it otherwise.
+    """
+
+    BEGIN: ClassVar[str]
+    SHARED: ClassVar[str]  # ends a SELECT that locks its rows against writers
+    EXCLUSIVE: ClassVar[str]  # ends a SELECT that locks its rows against everybody
+    INSERT_NEW: ClassVar[str]  # begins an INSERT that passes over rows that are there
+    SERIAL: ClassVar[str]  # type of a key that numbers itself
+    KINDS: ClassVar[Mapping[str, str]]  # the types of the ledger's columns
+
+    def __init__(
+        self,
+        prefix: str,
+        table: str,
+        columns: Mapping[str, Column],
+        beat: Callable[[], None] = lambda: None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._prefix = prefix
+        self._table = table
+        self._columns = columns
+        self._beat = beat
+        self._wall_clock = wall_clock
+
+    # ── the contract ────────────────────────────────────────────────────────────────────
+
+    def prepare(self) -> None:
+        """Make the tables that are missing; check those that exist."""
+        with self._session():
+            for name, table in TABLES.items():
+                if not self._columns_of(self._name(name)):
+                    self._make_ledger_table(self._name(name), table)
+            present = self._columns_of(self._table)
+            if not present:
+                self._make_data_table()
+            elif missing := [name for name in self._columns if name.lower() not in present]:
+                raise self._missing_columns(missing)
+            self._check_tables()
+            self._check_schema()
+
+    def store(self, batches: Sequence[Batch]) -> Stored:
+        """Commit all batches in one transaction with their ledger rows."""
+        by_name = {(batch.run, batch.number): batch for batch in batches}
+        ordered = [by_name[name] for name in sorted(by_name)]
+        if not ordered:
+            return Stored()
+        with self._session():
+            for _ in range(LOOKS_MAX):
+                stored = self._try_to_store(ordered)
+                if stored is not None:
+                    return stored
+            raise Unavailable(f"others stored the same frames at each of {LOOKS_MAX} looks")
+
+    def fold(self) -> None:
+        """Fold ledger rows without a hole before them into their run's row."""
+        with self._session():
+            budget = FOLD_FRAMES_MAX
+            for (run,) in self._query(f'SELECT DISTINCT "run" FROM {self._frames}'):
+                if budget > 0:
+                    budget -= self._fold_run(run, budget)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop the connection. Safe to call twice."""
+
+    # ── what each database does its own way ─────────────────────────────────────────────
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make sure that a session is there and answers."""
+
+    @abstractmethod
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        """Run one statement of the ledger."""
+
+    @abstractmethod
+    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
+        """Prepare rows for a table."""
+
+    @abstractmethod
+    def _columns_of(self, table: str) -> set[str]:
+        """Names of a table's columns in lower case; empty if there is no such table."""
+
+    @abstractmethod
+    def _make_ledger_table(self, name: str, table: Table) -> None:
+        """Make a table of the ledger, unless somebody else has just done so."""
+
+    @abstractmethod
+    def _make_data_table(self) -> None:
+        """Make the user's table, unless somebody else has just done so."""
+
+    @abstractmethod
+    def _check_tables(self) -> None:
+        """Refuse tables that can't keep a transaction."""
+
+    @staticmethod
+    @abstractmethod
+    def _quoted(identifier: str) -> str:
+        """An identifier of the user's in this database's quotes."""
+
+    # ── sessions and statements ─────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """A session that is dropped, with its open transaction, if anything goes wrong."""
+        done = False
+        try:
+            self._open()
+            yield
+            done = True
+        finally:
+            if not done:
+                self.close()
+
+    def _query(self, sql: str, *parameters: Any) -> list[Row]:
+        """Run a statement of the ledger: a refusal there is never about a record."""
+        try:
+            return self._execute(sql, parameters)
+        except Rejected as error:
+            raise self._refused_ledger(error) from error
+
+    def _insert(self, table: str, rows: Sequence[Row]) -> None:
+        """Insert rows into a table of the ledger, all of its columns but a serial one."""
+        names = [name for name, kind in TABLES[table].columns.items() if kind != "serial"]
+        writer = self._writer(self._name(table), names, rows)
+        for lo, hi in writer.parts:
+            try:
+                writer.insert(lo, hi)
+            except Rejected as error:
+                if table == "frames" and error.code == DUPLICATE:
+                    raise
+                raise self._refused_ledger(error) from error
+
+    def _refused_ledger(self, error: Rejected) -> Unavailable:
+        return Unavailable(
+            f"the database refuses a statement of the ledger: {error.message}",
+            f"compare the tables {self._prefix}_… with docs/formats.md",
+            loud=True,
+        )
+
+    def _name(self, table: str) -> str:
+        return f"{self._prefix}_{table}"
+
+    @property
+    def _runs(self) -> str:
+        return f'"{self._prefix}_runs"'
+
+    @property
+    def _frames(self) -> str:
+        return f'"{self._prefix}_frames"'
+
+    @property
+    def _gaps(self) -> str:
+        return f'"{self._prefix}_gaps"'
+
+    # ── tables ──────────────────────────────────────────────────────────────────────────
+
+    def _definition(self, table: Table) -> str:
+        """Columns and key of a ledger table, as CREATE TABLE has them between its brackets."""
+        kinds = {**self.KINDS, "serial": self.SERIAL}
+        parts = [f'"{name}" {kinds[kind]}' for name, kind in table.columns.items()]
+        if table.key:
+            parts.append(f"PRIMARY KEY ({quoted_names(table.key)})")
+        return ", ".join(parts)
+
+    def _data_definition(self) -> str:
+        """The same for the user's table, in this database's quotes."""
+        parts = [f"{self._quoted('seq')} {self.SERIAL}"]
+        parts += [f"{self._quoted(name)} {column.type}" for name, column in self._columns.items()]
+        return ", ".join(parts)
+
+    def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
+        table = self._quoted(self._table)
+        alters = [
+            f"ALTER TABLE {table} ADD COLUMN {self._quoted(name)} {self._columns[name].type};"
+            for name in missing
+        ]
+        return Unavailable(
+            f"table {self._table} has no column {', '.join(missing)}",
+            f"run: {' '.join(alters)}",
+            loud=True,
+        )
+
+    def _check_schema(self) -> None:
+        meta = f'"{self._prefix}_meta"'
+        new = [("schema", str(SCHEMA).encode()), ("store", uuid.uuid4().hex.encode())]
+        for name, value in new:
+            self._query(f'{self.INSERT_NEW} {meta} ("name", "value") VALUES (?, ?)', name, value)
+        [(found,)] = self._query(f'SELECT "value" FROM {meta} WHERE "name" = ?', "schema")
+        if bytes(found) != str(SCHEMA).encode():
+            raise Unavailable(
+                f"the tables {self._prefix}_… have version {bytes(found).decode()},"
+                f" this program writes version {SCHEMA}",
+                "use the version of stream-daemon that made them, or a newer one",
+                loud=True,
+            )
+
+    # ── storing ─────────────────────────────────────────────────────────────────────────
+
+    def _try_to_store(self, batches: Sequence[Batch]) -> Stored | None:
+        """One round of the transaction; None: somebody was faster, look again."""
+        self._query(self.BEGIN)
+        up_to = self._lock_runs(sorted({batch.run for batch in batches}))
+        unknown = {batch.run: batch.source for batch in batches if batch.run not in up_to}
+        if unknown:
+            self._query("ROLLBACK")
+            self._make_runs(unknown)
+            return None
+        new = self._not_yet_stored(batches, up_to)
+        if not self._claim(new):
+            self._query("ROLLBACK")
+            return None
+        stored = self._write(new)
+        self._query("COMMIT")
+        return stored
+
+    def _lock_runs(self, runs: Sequence[bytes]) -> dict[bytes, int]:
+        """Lock the runs' rows against fold until the transaction ends; {run: up_to}."""
+        marks = ", ".join("?" * len(runs))
+        rows = self._query(
+            f'SELECT "run", "up_to" FROM {self._runs} WHERE "run" IN ({marks})'
+            f' ORDER BY "run"{self.SHARED}',
+            *runs,
+        )
+        return {bytes(run): int(up_to) for run, up_to in rows}
+
+    def _make_runs(self, sources: Mapping[bytes, str]) -> None:
+        """Make the rows of runs seen for the first time, each in its own transaction."""
+        for run, source in sources.items():
+            self._query(
+                f'{self.INSERT_NEW} {self._runs} ("run", "source") VALUES (?, ?)', run, source
+            )
+
+    def _not_yet_stored(
+        self, batches: Sequence[Batch], up_to: Mapping[bytes, int]
+    ) -> Sequence[Batch]:
+        numbers: dict[bytes, list[int]] = {}
+        for batch in batches:
+            numbers.setdefault(batch.run, []).append(batch.number)
+        stored = {run: self._stored(run, numbers[run], up_to[run]) for run in numbers}
+        return [batch for batch in batches if batch.number not in stored[batch.run]]
+
+    def _stored(self, run: bytes, numbers: Sequence[int], up_to: int) -> set[int]:
+        """Which of these frames are stored: the rule at the top of this file."""
+        listed = ", ".join(map(str, numbers))
+        rows = self._query(
+            f'SELECT "frame" FROM {self._frames} WHERE "run" = ? AND "frame" IN ({listed})', run
+        )
+        below = [number for number in numbers if number <= up_to]
+        holes = self._holes(run) if below else []
+        return {int(number) for (number,) in rows} | {
+            number
+            for number in below
+            if not any(first <= number <= last for _, first, last in holes)
+        }
+
+    def _holes(self, run: bytes) -> list[tuple[int, int, int]]:
+        """The run's gaps that have numbers: (gap, first, last), in their order."""
+        rows = self._query(
+            f'SELECT "gap", "first", "last" FROM {self._gaps}'
+            ' WHERE "run" = ? AND "first" IS NOT NULL ORDER BY "first"',
+            run,
+        )
+        return [(int(gap), int(first), int(last)) for gap, first, last in rows]
+
+    def _claim(self, new: Sequence[Batch]) -> bool:
+        """Insert the ledger rows; False if somebody else has one of the frames already."""
+        try:
+            self._insert("frames", [(b.run, b.number, *counts_of(b), *span_of(b)) for b in new])
+        except Rejected:
+            return False
+        return True
+
+    def _write(self, new: Sequence[Batch]) -> Stored:
+        """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
+        refused = self._insert_data([row for batch in new for row in batch.rows])
+        late = late_letters(new, refused)
+        for index, letters in late.items():
+            self._correct(new[index], len(letters))
+        self._insert(
+            "dead",
+            [
+                self._dead_row(batch, letter)
+                for index, batch in enumerate(new)
+                for letter in (*batch.dead, *late.get(index, ()))
+            ],
+        )
+        self._insert("gaps", [row for batch in new for row in gap_rows(batch)])
+        total = sum_of(new)
+        return replace(total, stored=total.stored - len(refused), dead=total.dead + len(refused))
+
+    def _insert_data(self, rows: Sequence[Row]) -> dict[int, Rejected]:
+        """Insert into the user's table; returns the rows that are refused, by their index."""
+        writer = self._writer(self._table, list(self._columns), rows)
+        refused: dict[int, Rejected] = {}
+        for lo, hi in writer.parts:
+            refused |= isolate(lo, hi, lambda lo, hi: self._insert_part(writer, lo, hi))
+        if len(refused) == len(rows):
+            for reason in refused.values():
+                if isinstance(reason, Unrecognised):
+                    raise Unavailable(
+                        f"the database takes no row: {reason.message}",
+                        f"see whether table {self._table} still takes an INSERT",
+                        loud=True,
+                    ) from reason
+        return refused
+
+    def _insert_part(self, writer: Writer, lo: int, hi: int) -> None:
+        self._query("SAVEPOINT part")
+        try:
+            writer.insert(lo, hi)
+        except Rejected:
+            self._query("ROLLBACK TO SAVEPOINT part")
+            self._query("RELEASE SAVEPOINT part")
+            raise
+        self._query("RELEASE SAVEPOINT part")
+
+    def _correct(self, batch: Batch, refused: int) -> None:
+        """Say in the ledger row how many rows the database has refused."""
+        self._query(
+            f'UPDATE {self._frames} SET "stored" = ?, "dead" = ? WHERE "run" = ? AND "frame" = ?',
+            len(batch.rows) - refused,
+            len(batch.dead) + refused,
+            batch.run,
+            batch.number,
+        )
+
+    def _dead_row(self, batch: Batch, letter: DeadLetter) -> Row:
+        return (
+            batch.run,
+            batch.number,
+            letter.position,
+            batch.source,
+            letter.raw[:DEAD_RAW_BYTES_MAX],
+            letter.code[:WORD_CHARS_MAX],
+            letter.reason[:REASON_CHARS_MAX],
+            utc_text(self._wall_clock()),
+            None,
+        )
+
+    # ── folding ─────────────────────────────────────────────────────────────────────────
+
+    def _fold_run(self, run: bytes, frames_max: int) -> int:
+        """Fold one run in a transaction of its own; how many frames were folded."""
+        self._query(self.BEGIN)
+        [(before,)] = self._query(
+            f'SELECT "up_to" FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}', run
+        )
+        frames = self._query(
+            f'SELECT "frame", "records" FROM {self._frames} WHERE "run" = ?'
+            f' ORDER BY "frame" LIMIT {frames_max}',
+            run,
+        )
+        records = {int(frame): int(count) for frame, count in frames}
+        holes = self._holes(run)
+        up_to, folded = reach(int(before), list(records), [hole[1:] for hole in holes])
+        if not folded and up_to == before:
+            self._query("ROLLBACK")
+            return 0
+        if folded:
+            self._add_sums(run, folded[-1])
+            self._cut_holes(run, holes, {frame: records[frame] for frame in folded})
+            self._query(
+                f'DELETE FROM {self._frames} WHERE "run" = ? AND "frame" <= ?', run, folded[-1]
+            )
+        self._query(f'UPDATE {self._runs} SET "up_to" = ? WHERE "run" = ?', up_to, run)
+        self._query("COMMIT")
+        return len(folded)
+
+    def _add_sums(self, run: bytes, last: int) -> None:
+        """Add the frames up to `last` to the run's row."""
+        sums = ", ".join(f'SUM("{name}")' for name in COUNTS)
+        [row] = self._query(
+            f'SELECT {sums}, MIN("first_received"), MAX("last_received") FROM {self._frames}'
+            ' WHERE "run" = ? AND "frame" <= ?',
+            run,
+            last,
+        )
+        counts, (begin, end) = [int(count) for count in row[: len(COUNTS)]], row[len(COUNTS) :]
+        added = ", ".join(f'"{name}" = "{name}" + ?' for name in COUNTS)
+        self._query(
+            f"UPDATE {self._runs} SET {added},"
+            ' "first_received" = CASE WHEN "first_received" <= ? THEN "first_received" ELSE ? END,'
+            ' "last_received" = CASE WHEN "last_received" >= ? THEN "last_received" ELSE ? END'
+            ' WHERE "run" = ?',
+            *counts,
+            *(begin, begin, end, end, run),
+        )
+
+    def _cut_holes(
+        self, run: bytes, holes: Sequence[tuple[int, int, int]], records: Mapping[int, int]
+    ) -> None:
+        """Cut frames that came after all out of their gaps; the size stays in the first piece."""
+        for gap, first, last in holes:
+            filled = [number for number in records if first <= number <= last]
+            if not filled:
+                continue
+            left, *others = [*pieces(first, last, filled)] or NOTHING_LEFT
+            self._query(
+                f'UPDATE {self._gaps} SET "first" = ?, "last" = ?, "recovered" = "recovered" + ?'
+                ' WHERE "gap" = ?',
+                *left,
+                sum(records[number] for number in filled),
+                gap,
+            )
+            for piece in others:
+                self._query(
+                    f"INSERT INTO {self._gaps}"
+                    ' ("run", "first", "last", "source", "began_at", "ended_at", "cause")'
+                    ' SELECT "run", ?, ?, "source", "began_at", "ended_at", "cause"'
+                    f' FROM {self._gaps} WHERE "gap" = ?',
+                    *piece,
+                    gap,
+                )
+
+
+# ── pure parts ──────────────────────────────────────────────────────────────────────────
+
+
+def quoted_names(names: Sequence[str]) -> str:
+    """Names of the ledger's own columns, as its SQL has them."""
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def reach(up_to: int, frames: Sequence[int], holes: Sequence[Span]) -> tuple[int, list[int]]:
+    """How far a run is accounted for: the new up_to, and which of the frames are below it.
+
+    `frames` and `holes` (first, last) are sorted. Frames below up_to, and those inside a hole,
+    came after all; the run goes on behind a hole that begins where it has ended.
+    """
+    folded: list[int] = []
+    waiting = list(reversed(holes))
+    for frame in (*frames, None):
+        while waiting and waiting[-1][0] <= up_to + 1:
+            up_to = max(up_to, waiting.pop()[1])
+        if frame is None or frame > up_to + 1:
+            break
+        up_to = max(up_to, frame)
+        folded.append(frame)
+    return up_to, folded
+
+
+def pieces(first: int, last: int, filled: Sequence[int]) -> Iterator[Span]:
+    """What is left of first to last without the filled numbers (sorted, all inside)."""
+    for number in (*filled, last + 1):
+        if first < number:
+            yield first, number - 1
+        first = number + 1
+
+
+def counts_of(batch: Batch) -> tuple[int, ...]:
+    """A batch's counts in the order of COUNTS, before the database has refused anything."""
+    lost = sum(gap.records or 0 for gap in batch.gaps)
+    stored, dead = len(batch.rows), len(batch.dead)
+    return (batch.records, stored, batch.filtered, dead, batch.blank, lost, batch.bytes)
+
+
+def span_of(batch: Batch) -> tuple[str, str]:
+    """When a batch's records were received, in the order of SPAN."""
+    return utc_text(batch.first_received), utc_text(batch.last_received)
+
+
+def gap_rows(batch: Batch) -> list[Row]:
+    """A batch's gaps as rows. They have no numbers: the frame itself is stored."""
+    return [
+        (batch.run, None, None, batch.source, *span_of(batch), gap.cause, gap.records, gap.bytes, 0)
+        for gap in batch.gaps
+    ]
+
+
+def late_letters(
+    batches: Sequence[Batch], refused: Mapping[int, Rejected]
+) -> dict[int, list[DeadLetter]]:
+    """Dead letters for refused rows (counted through all batches), by the batch's index."""
+    letters: dict[int, list[DeadLetter]] = {}
+    if not refused:
+        return letters
+    places = [(at, row) for at, batch in enumerate(batches) for row in range(len(batch.rows))]
+    for index, reason in sorted(refused.items()):
+        at, row = places[index]
+        batch = batches[at]
+        letters.setdefault(at, []).append(
+            DeadLetter(batch.positions[row], batch.raws[row], reason.code, reason.message)
+        )
+    return letters
+
+
+def sum_of(batches: Sequence[Batch]) -> Stored:
+    """What storing these batches adds up to, before the database has refused anything."""
+    sums = [sum(column) for column in zip(*map(counts_of, batches), strict=True)]
+    counts = dict(zip(COUNTS, sums or [0] * len(COUNTS), strict=True))
+    return Stored(
+        frames=len(batches),
+        **{name: counts[name] for name in ("stored", "filtered", "dead", "blank", "lost")},
+    )

@@ -1,0 +1,196 @@
+"""SQLite: the store that needs no server.
+
+One file, in WAL mode with synchronous=FULL: what is committed survives a power cut, and readers
+don't wait for the writer. There is one writer at a time. Transactions begin IMMEDIATE, since
+one that reads first and writes later fails at once when another has written between; who
+finds the file locked waits BUSY_MS.
+
+SQLite enforces no column types and no lengths: what a strict MySQL would refuse is stored as
+it comes. NOT NULL, UNIQUE, CHECK and triggers do refuse. Column types of the configuration
+are passed through; what SQLite can't read (ENUM, COLLATE utf8mb4_…) is a ConfigError. A
+store on ":memory:" whose `prepare` passes proves that a configuration's columns are fine.
+
+Rows go through executemany: there is no server to be saved a round trip, and a statement
+prepared once and stepped for each row is what SQLite does fastest.
+"""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from appliance.config import Column
+from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
+from appliance.stores.ledger import (
+    DUPLICATE,
+    LedgerStore,
+    Row,
+    Span,
+    Table,
+    Unrecognised,
+    Writer,
+    quoted_names,
+)
+
+BUSY_MS = 20_000
+PART_ROWS_MAX = 10_000  # rows between two signs of life
+
+CODES = {  # by extended, then by primary result code: the record is to blame
+    sqlite3.SQLITE_CONSTRAINT: "constraint",
+    sqlite3.SQLITE_CONSTRAINT_CHECK: "check",
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: "foreign key",
+    sqlite3.SQLITE_CONSTRAINT_NOTNULL: "null",
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: DUPLICATE,
+    sqlite3.SQLITE_CONSTRAINT_ROWID: DUPLICATE,
+    sqlite3.SQLITE_CONSTRAINT_TRIGGER: "signal",
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: DUPLICATE,
+    sqlite3.SQLITE_MISMATCH: "value",
+    sqlite3.SQLITE_TOOBIG: "too long",
+}
+HINTS = {  # by primary result code: nothing is wrong with the data; "" is waited for quietly
+    sqlite3.SQLITE_BUSY: "",
+    sqlite3.SQLITE_LOCKED: "",
+    sqlite3.SQLITE_NOMEM: "",
+    sqlite3.SQLITE_INTERRUPT: "",
+    sqlite3.SQLITE_PROTOCOL: "",
+    sqlite3.SQLITE_SCHEMA: "",
+    sqlite3.SQLITE_FULL: "make room on the disk",
+    sqlite3.SQLITE_IOERR: "see the kernel's log for errors of the disk",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable for this user",
+    sqlite3.SQLITE_PERM: "make the file and its folder writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "make the file and its folder accessible for this user",
+    sqlite3.SQLITE_CORRUPT: "restore the file, or rescue it with: sqlite3 FILE .recover",
+    sqlite3.SQLITE_NOTADB: "this file is no SQLite database: move it away, or use another path",
+}
+
+T = TypeVar("T")
+
+
+class SQLiteStore(LedgerStore):
+    """Stores batches in an SQLite file."""
+
+    BEGIN = "BEGIN IMMEDIATE"
+    SHARED = EXCLUSIVE = ""  # BEGIN IMMEDIATE has locked everything
+    INSERT_NEW = "INSERT OR IGNORE INTO"
+    SERIAL = "INTEGER PRIMARY KEY AUTOINCREMENT"
+    KINDS = {
+        "run": "BLOB NOT NULL",
+        "number": "INTEGER NOT NULL",
+        "number or null": "INTEGER",
+        "count": "INTEGER NOT NULL DEFAULT 0",
+        "position": "INTEGER NOT NULL",
+        "word": "TEXT NOT NULL",
+        "text": "TEXT NOT NULL",
+        "raw": "BLOB NOT NULL",
+        "time": "TEXT",
+        "value": "BLOB NOT NULL",
+    }
+
+    def __init__(
+        self,
+        path: str,
+        prefix: str,
+        table: str,
+        columns: Mapping[str, Column],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(prefix, table, columns, beat)
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Drop the connection. Safe to call twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _open(self) -> None:
+        if self._connection is not None:
+            return
+        try:
+            self._connection = sqlite3.connect(
+                self._path, timeout=BUSY_MS / 1000, isolation_level=None
+            )
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        self._query("PRAGMA journal_mode = WAL")
+        self._query("PRAGMA synchronous = FULL")
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        return self._foreign(lambda connection: connection.execute(sql, parameters).fetchall())
+
+    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
+        names = ", ".join(map(self._quoted, columns))
+        marks = ", ".join("?" * len(columns))
+        sql = f"INSERT INTO {self._quoted(table)} ({names}) VALUES ({marks})"
+        return _PreparedRows(self, sql, rows)
+
+    def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run a statement once for each row (for the writer below)."""
+        self._foreign(lambda connection: connection.executemany(sql, rows))
+
+    def _foreign(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """A call into SQLite: signs of life around it, its errors translated."""
+        assert self._connection is not None, "outside of a session"
+        self._beat()
+        try:
+            return call(self._connection)
+        except (sqlite3.Error, OverflowError) as error:
+            raise self._translated(error) from error
+        finally:
+            self._beat()
+
+    def _translated(self, error: sqlite3.Error | OverflowError) -> StreamDaemonError:
+        if isinstance(error, OverflowError):
+            return Rejected(f"SQLite integers have 64 bit with a sign: {error}", "range")
+        code = getattr(error, "sqlite_errorcode", 0)
+        primary = code & 0xFF
+        if refused := CODES.get(code, CODES.get(primary)):
+            return Rejected(str(error), refused)
+        if primary in HINTS:
+            hint = HINTS[primary]
+            return Unavailable(f"SQLite {self._path}: {error}", hint, loud=bool(hint))
+        return Unrecognised(f"SQLite {self._path}: {error}", f"error {code}")
+
+    # ── tables ──────────────────────────────────────────────────────────────────────────
+
+    def _columns_of(self, table: str) -> set[str]:
+        rows = self._query(f"PRAGMA table_info({self._quoted(table)})")
+        return {str(row[1]).lower() for row in rows}
+
+    def _make_ledger_table(self, name: str, table: Table) -> None:
+        self._query(f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)})')
+        if table.index:
+            columns = quoted_names(table.index)
+            self._query(f'CREATE INDEX IF NOT EXISTS "{name}_index" ON "{name}" ({columns})')
+
+    def _make_data_table(self) -> None:
+        table = self._quoted(self._table)
+        try:
+            self._execute(f"CREATE TABLE IF NOT EXISTS {table} ({self._data_definition()})", ())
+        except Rejected as error:
+            raise ConfigError(
+                f"SQLite can't make table {self._table}: {error.message}",
+                "in [store.columns] use types that SQLite knows (MySQL's ENUM, CHARACTER SET and"
+                " COLLATE utf8mb4_… it doesn't)",
+            ) from error
+
+    def _check_tables(self) -> None:
+        """All of SQLite is transactional."""
+
+    @staticmethod
+    def _quoted(identifier: str) -> str:
+        return '"' + identifier.replace('"', '""') + '"'
+
+
+class _PreparedRows(Writer):
+    """Rows for one statement that SQLite runs once for each."""
+
+    def __init__(self, store: SQLiteStore, sql: str, rows: Sequence[Row]) -> None:
+        self._store = store
+        self._sql = sql
+        self._rows = rows
+        cuts = range(0, len(rows), PART_ROWS_MAX)
+        self.parts: Sequence[Span] = [(cut, min(cut + PART_ROWS_MAX, len(rows))) for cut in cuts]
+
+    def insert(self, lo: int, hi: int) -> None:
+        self._store.insert_many(self._sql, self._rows[lo:hi])

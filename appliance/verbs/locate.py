@@ -1,0 +1,66 @@
+"""Which configuration and which instance a verb is about."""
+
+import argparse
+import os
+from pathlib import Path
+
+from appliance import config
+from appliance.errors import ConfigError, InstanceError
+from appliance.instance import Instance, state_directory
+from appliance.settings import Config
+
+
+def load(args: argparse.Namespace) -> tuple[Config, Instance, str]:
+    """The whole configuration, its instance, and the file it came from.
+
+    Raises:
+        ConfigError: there is none, or it isn't valid.
+    """
+    file = configuration_file(args)
+    if file is None:
+        searched = ", ".join(config.search_paths(os.environ))
+        raise config.no_source(f"no configuration found (searched {searched})")
+    parsed = config.parse(_read(file), file)
+    return parsed, _instance(parsed.name, parsed.state_dir), file
+
+
+def instance(args: argparse.Namespace) -> Instance:
+    """The instance that is meant, also where the configuration is broken or missing."""
+    file = configuration_file(args)
+    if file is None:
+        return _instance(*config.name_and_state_dir(""))
+    return _instance(*config.name_and_state_dir(_read(file), file))
+
+
+def configuration_file(args: argparse.Namespace) -> str | None:
+    """The file named by -c, or the first that exists of the places searched."""
+    if args.config:
+        return str(args.config)
+    return next((path for path in config.search_paths(os.environ) if Path(path).exists()), None)
+
+
+def not_ours(instance: Instance) -> InstanceError:
+    """The error for an instance that belongs to another user."""
+    owner = instance.owner() or "its owner"
+    return InstanceError(
+        f"{instance.directory} belongs to user {owner}",
+        f"run it as that user: sudo -u {owner} stream-daemon …",
+    )
+
+
+def _instance(name: str, state_dir: str | None) -> Instance:
+    return Instance(state_directory(state_dir, os.environ, os.geteuid() == 0) / name)
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: {error.strerror}",
+            "name another file with -c, or make one: stream-daemon init > stream-daemon.toml",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8"
+        ) from error

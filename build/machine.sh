@@ -1,0 +1,123 @@
+#!/bin/bash
+# Brings this machine to what a make target needs.
+#
+#   machine.sh venv DIR          a virtual environment with pip, Python 3.11 or newer
+#   machine.sh services          real servers for the tests to start privately
+#   machine.sh freezer PYTHON    what PyInstaller needs around that Python
+#
+# As root on Debian and its kin, missing packages are installed; anyone else is told which
+# they are and what goes without them. No service of the machine is started or enabled: the
+# tests start servers of their own, on private sockets.
+set -euo pipefail
+export PATH="$PATH:/usr/sbin:/usr/local/sbin"
+
+say() { echo "→ $*"; }
+die() { printf '%s\n' "$@" >&2; exit 1; }
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+apt_updated=false
+install() {
+    say "installing with apt: $*"
+    if ! $apt_updated; then
+        apt-get update -qq
+        apt_updated=true
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+}
+
+# ── venv ────────────────────────────────────────────────────────────────────────────────
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+    local python
+    for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if new_enough "$python"; then command -v "$python" && return; fi
+    done
+    return 1
+}
+
+no_python() {
+    die "stream-daemon needs Python 3.11 or newer; found: $("${PYTHON:-python3}" --version 2>&1 || true)" \
+        "  → install one (Debian 12 and Ubuntu 24.04 have it: apt-get install python3-venv)," \
+        "    or name one: PYTHON=/path/to/python3.12 make …"
+}
+
+venv() {
+    local dir=$1 python
+    if new_enough "$dir/bin/python" && "$dir/bin/python" -m pip --version >/dev/null 2>&1; then
+        return
+    fi
+    if ! python=$(find_python) && can_install && [ -z "${PYTHON:-}" ]; then
+        install python3-venv
+    fi
+    python=$(find_python) || no_python
+    # Debian ships venv without what it needs; the package's name has the version in it.
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        local package
+        package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+        can_install || die "$python can't make a virtual environment" "  → apt-get install $package (as root)"
+        install "$package"
+    fi
+    say "making $dir with $("$python" --version)"
+    "$python" -m venv --clear "$dir"
+}
+
+# ── services ────────────────────────────────────────────────────────────────────────────
+
+# Until this shell ends, no package starts its service. A policy that is there already is
+# the administrator's, and stays.
+hold_services() {
+    local policy=/usr/sbin/policy-rc.d
+    [ -e "$policy" ] && return
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+}
+
+services() {
+    local missing=()
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v mariadbd >/dev/null || missing+=(mariadb-server)
+    command -v nc >/dev/null || missing+=(netcat-openbsd)
+    [ ${#missing[@]} = 0 ] && return
+    if ! can_install; then
+        say "not installed: ${missing[*]}; tests that need them are skipped"
+        say "to run them too: apt-get install ${missing[*]} (as root)"
+        return
+    fi
+    hold_services
+    install "${missing[@]}"
+    local package
+    for package in "${missing[@]}"; do # nor at the next boot
+        if [ -e "/etc/init.d/${package/mariadb-server/mariadb}" ]; then
+            update-rc.d "${package/mariadb-server/mariadb}" disable
+        fi
+    done
+}
+
+# ── freezer ─────────────────────────────────────────────────────────────────────────────
+
+freezer() {
+    local python=$1 missing=() library
+    if ! command -v objdump >/dev/null || ! command -v objcopy >/dev/null; then
+        missing+=(binutils)
+    fi
+    # PyInstaller carries Python as a shared library; Debian keeps it in a package of its own.
+    library=$("$python" -c '
+import ctypes, sysconfig
+try:
+    ctypes.CDLL(sysconfig.get_config_var("INSTSONAME"))
+except OSError:
+    print("libpython" + sysconfig.get_python_version())')
+    [ -z "$library" ] || missing+=("$library")
+    [ ${#missing[@]} = 0 ] && return
+    can_install || die "to freeze the program, this is missing: ${missing[*]}" \
+        "  → apt-get install ${missing[*]} (as root)"
+    install "${missing[@]}"
+}
+
+case ${1:-} in
+venv | services | freezer) "$@" ;;
+*) die "usage: machine.sh venv DIR | services | freezer PYTHON" ;;
+esac

@@ -1,0 +1,30 @@
+"""What all tests share: where services come from and what a missing one means."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.redis_servers", "tests.mariadb_server"]
+
+
+def find_service(*programs: str) -> str:
+    """The first of these programs that is installed.
+
+    A missing service is a skip at a user's desk and a failure in CI.
+    """
+    for program in programs:
+        found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+        if found:
+            return found
+    message = f"needs one of: {', '.join(programs)} (apt-get install redis-server mariadb-server)"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture
+def short_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose path is short enough for Unix sockets (107 bytes)."""
+    return tmp_path_factory.mktemp("d", numbered=True)

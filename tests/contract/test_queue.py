@@ -1,0 +1,894 @@
+"""The contract of a queue, run over the one in memory, Redis 7.0 and the embedded Valkey.
+
+The last part asks things that only a real server can do: restart, run full, hang, refuse.
+"""
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.contracts import Depth, Lease, Push, Pushed, Queue, SourceState
+from appliance.errors import ConfigError, Unavailable
+from appliance.queues.keys import Keys
+from appliance.queues.redis import RIGHTS, RedisAddress, RedisQueue, check_version
+from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
+from tests.redis_servers import PrivateRedis, find_redis, free_port
+
+GIB = 2**30
+RUN = "0190c0de" + "0" * 24
+OLDER_RUN = "0190c0dd" + "f" * 24
+NEWER_RUN = "0190c0df" + "0" * 24
+NAMES = itertools.count(1)
+
+
+def a_push(number: int, body: bytes = b"record\n", run: str = RUN, **more: Any) -> Push:
+    """Frame `number` of a source, with a header that tells frames apart."""
+    more = {"source": "tweets", "records": number, "bytes": number * len(body)} | more
+    header = b'{"number":%d,"run":"%s"}\n' % (number, run.encode())
+    return Push(run=run, number=number, header=header, body=body, **more)
+
+
+def item_of(push: Push) -> bytes:
+    return push.header + bytes(push.body)
+
+
+@dataclass
+class Contents:
+    """What lies where, seen from outside."""
+
+    working: list[bytes]
+    busy: dict[str, list[bytes]]
+    bad: list[bytes]
+    bytes: int
+
+    @property
+    def items(self) -> Counter[bytes]:
+        """Every frame that is queued, wherever it is."""
+        return Counter(itertools.chain(self.working, *self.busy.values()))
+
+
+class Bench:
+    """A queue server with as many connections as a test wants."""
+
+    def queue(self, role: str = "subscriber", bytes_max: int = GIB) -> Any:
+        raise NotImplementedError
+
+    def cut(self, queue: Any) -> None:
+        """End the queue's connection from the server's side."""
+        raise NotImplementedError
+
+    def look(self) -> Contents:
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class MemoryBench(Bench):
+    server: MemoryRedis = field(default_factory=MemoryRedis)
+
+    def queue(self, role: str = "subscriber", bytes_max: int = GIB) -> MemoryQueue:
+        return MemoryQueue(self.server, role, bytes_max)
+
+    def cut(self, queue: MemoryQueue) -> None:
+        self.server.cut(queue.owner)
+
+    def look(self) -> Contents:
+        server = self.server
+        return Contents(list(server.working), dict(server.busy), list(server.bad), server.bytes)
+
+    def flush(self) -> None:
+        self.server.flush()
+
+
+@dataclass
+class RedisBench(Bench):
+    server: PrivateRedis
+    address: RedisAddress
+    keys: Keys = field(default_factory=lambda: Keys(f"queue_{next(NAMES)}"))
+    made: list[RedisQueue] = field(default_factory=list)
+    tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def queue(self, role: str = "subscriber", bytes_max: int = GIB, **more: Any) -> RedisQueue:
+        options = {"reply_timeout_s": 5.0, "token": lambda: str(next(self.tokens))} | more
+        queue = RedisQueue(self.address, None, self.keys.name, role, bytes_max, **options)
+        self.made.append(queue)
+        return queue
+
+    def cut(self, queue: RedisQueue) -> None:
+        with self.server.client() as client:
+            for known in client.client_list():
+                if known["name"] == queue.owner != "":
+                    client.client_kill_filter(_id=known["id"])
+
+    def look(self) -> Contents:
+        with self.server.client() as client:
+            busy = [key.decode() for key in client.keys(self.keys.every_busy)]
+            return Contents(
+                client.lrange(self.keys.working, 0, -1),
+                {self.keys.owner(key): client.lrange(key, 0, -1) for key in busy},
+                client.lrange(self.keys.bad, 0, -1),
+                int(client.get(self.keys.bytes) or 0),
+            )
+
+    def flush(self) -> None:
+        with self.server.client() as client:
+            client.flushall()
+
+    def close(self) -> None:
+        for queue in self.made:
+            queue.close()
+        self.flush()
+
+
+@pytest.fixture(params=["memory", "redis", "redis-tcp", "valkey"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    if request.param == "memory":
+        yield MemoryBench()
+        return
+    kind, _, transport = request.param.partition("-")
+    server: PrivateRedis = request.getfixturevalue(f"{kind}_server")
+    bench = RedisBench(server, server.tcp_address if transport else server.address)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def real(request: pytest.FixtureRequest) -> Iterator[RedisBench]:
+    server: PrivateRedis = request.getfixturevalue(f"{request.param}_server")
+    bench = RedisBench(server, server.address)
+    yield bench
+    bench.close()
+
+
+def taken(queue: Queue, bytes_max: int = GIB) -> Lease:
+    lease = queue.take(bytes_max, 0.0)
+    assert lease is not None
+    return lease
+
+
+# ── push ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_frames_come_out_as_they_went_in(bench: Bench) -> None:
+    queue = bench.queue()
+    pushes = [a_push(n, bytes(range(256)) * n) for n in range(1, 6)]
+    pushes.append(a_push(6, body=memoryview(b"a view of a buffer\n")[2:]))  # type: ignore[arg-type]
+    pushes.append(a_push(7, body=bytearray(b"")))  # type: ignore[arg-type]
+    assert [queue.push(push) for push in pushes] == [Pushed.TAKEN] * 7
+    assert taken(queue).items == tuple(map(item_of, pushes))
+
+
+def test_a_push_sent_again_is_recognised(bench: Bench) -> None:
+    queue = bench.queue()
+    assert queue.push(a_push(1)) is Pushed.TAKEN
+    bench.cut(queue)
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+    assert queue.push(a_push(2)) is Pushed.HAVE_IT
+    assert bench.queue().push(a_push(2)) is Pushed.HAVE_IT
+    assert bench.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def test_what_was_last_pushed_is_remembered_for_each_source(bench: Bench) -> None:
+    queue = bench.queue()
+    assert queue.source_state("tweets") is None
+    queue.push(a_push(1, cursor_after="c1"))
+    queue.push(a_push(2, records=20, bytes=2000))
+    queue.push(a_push(1, source="other"))
+    assert queue.source_state("tweets") == SourceState(RUN, 2, "c1", 20, 2000)
+    assert queue.source_state("other") == SourceState(RUN, 1, None, 1, 7)
+
+
+@pytest.mark.parametrize("late", [a_push(2), a_push(9, run=OLDER_RUN)], ids=["number", "run"])
+def test_a_late_push_is_taken_and_moves_nothing_back(bench: Bench, late: Push) -> None:
+    queue = bench.queue()
+    queue.push(a_push(5))
+    assert queue.push(late) is Pushed.TAKEN
+    assert queue.source_state("tweets") == SourceState(RUN, 5, None, 5, 35)
+    assert queue.push(a_push(5)) is Pushed.HAVE_IT
+    assert bench.look().working == [item_of(a_push(5)), item_of(late)]
+    assert bench.look().bytes == len(item_of(a_push(5))) + len(item_of(late))
+
+
+def test_a_new_run_begins_at_its_own_number(bench: Bench) -> None:
+    queue = bench.queue()
+    queue.push(a_push(5))
+    assert queue.push(a_push(1, run=NEWER_RUN)) is Pushed.TAKEN
+    assert queue.source_state("tweets") == SourceState(NEWER_RUN, 1, None, 1, 7)
+    assert queue.push(a_push(5)) is Pushed.TAKEN  # no longer the last: the ledger knows it
+
+
+def test_number_ten_follows_nine(bench: Bench) -> None:
+    queue = bench.queue()
+    queue.push(a_push(9))
+    queue.push(a_push(10))
+    state = queue.source_state("tweets")
+    assert state is not None
+    assert state.number == 10
+
+
+def test_a_full_queue_takes_nothing_more_until_something_is_confirmed(bench: Bench) -> None:
+    size = len(item_of(a_push(1)))
+    collector, subscriber = bench.queue("collector", bytes_max=2 * size), bench.queue()
+    assert collector.push(a_push(1)) is Pushed.TAKEN
+    assert collector.push(a_push(2)) is Pushed.TAKEN
+    assert collector.push(a_push(3)) is Pushed.FULL
+    assert collector.push(a_push(2)) is Pushed.HAVE_IT
+    lease = taken(subscriber, bytes_max=1)
+    assert collector.push(a_push(3)) is Pushed.FULL  # in somebody's hands is still queued
+    subscriber.confirm(lease)
+    assert collector.push(a_push(3)) is Pushed.TAKEN
+    assert bench.look().working == [item_of(a_push(2)), item_of(a_push(3))]
+
+
+def test_a_frame_that_starts_elsewhere_is_refused_unless_forced(bench: Bench) -> None:
+    queue = bench.queue()
+    first = a_push(1, cursor_before="0", cursor_after="100")
+    stale = a_push(1, run=NEWER_RUN, cursor_before="50", cursor_after="150")
+    assert queue.push(first) is Pushed.TAKEN  # no cursor there yet, so nothing to compare
+    assert queue.push(stale) is Pushed.ELSEWHERE
+    assert queue.push(replace(stale, run=OLDER_RUN)) is Pushed.ELSEWHERE
+    assert bench.look().working == [item_of(first)]
+    assert queue.source_state("tweets") == SourceState(RUN, 1, "100", 1, 7)
+    assert queue.push(replace(stale, force=True)) is Pushed.TAKEN
+    assert queue.source_state("tweets") == SourceState(NEWER_RUN, 1, "150", 1, 7)
+    assert queue.push(a_push(2, run=NEWER_RUN, cursor_before="150")) is Pushed.TAKEN
+
+
+def test_a_source_without_cursor_is_never_elsewhere(bench: Bench) -> None:
+    queue = bench.queue()
+    queue.push(a_push(1, cursor_before="", cursor_after=""))
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+    assert queue.push(a_push(3, cursor_before="x", cursor_after="y")) is Pushed.ELSEWHERE
+    assert queue.push(a_push(3, cursor_before="", cursor_after="y")) is Pushed.TAKEN
+
+
+# ── take, confirm, give back ────────────────────────────────────────────────────────────
+
+
+def test_a_lease_ends_with_the_frame_that_reaches_the_limit(bench: Bench) -> None:
+    queue = bench.queue()
+    pushes = [a_push(n, b"x" * 100) for n in range(1, 8)]
+    size = len(item_of(pushes[0]))
+    for push in pushes:
+        queue.push(push)
+    for limit, expected in ((1, 1), (size, 1), (size + 1, 2), (GIB, 3)):
+        lease = taken(queue, limit)
+        assert len(lease.items) == expected
+        queue.confirm(lease)
+    assert queue.take(GIB, 0.0) is None
+
+
+def test_a_frame_in_somebodys_hands_is_nobody_elses(bench: Bench) -> None:
+    one, other = bench.queue(), bench.queue()
+    one.push(a_push(1))
+    one.push(a_push(2))
+    first, second = taken(one, 1), taken(other, 1)
+    assert (first.items, second.items) == ((item_of(a_push(1)),), (item_of(a_push(2)),))
+    assert one.depth() == Depth(0, 2, 2 * len(item_of(a_push(1))))
+    one.confirm(first)
+    assert bench.look().busy == {second.owner: [item_of(a_push(2))]}
+
+
+def test_what_is_given_back_stands_in_front_in_its_old_order(bench: Bench) -> None:
+    queue = bench.queue()
+    items = [item_of(a_push(n)) for n in range(1, 5)]
+    for n in range(1, 5):
+        queue.push(a_push(n))
+    queue.give_back(taken(queue, 3 * len(items[0])))
+    assert bench.look().working == items
+    assert bench.look().busy == {}
+    assert bench.look().bytes == sum(map(len, items))
+    assert taken(queue).items == tuple(items)
+
+
+def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
+    queue = bench.queue()
+    sizes = []
+    for n in range(1, 30):
+        push = a_push(n, b"x" * (n * 37 % 101))
+        sizes.append(len(item_of(push)))
+        queue.push(push)
+        assert queue.depth().bytes == sum(sizes)
+    while lease := queue.take(300, 0.0):
+        queue.confirm(lease)
+        del sizes[: len(lease.items)]
+        assert queue.depth().bytes == sum(sizes)
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_a_lease_needs_the_connection_that_took_it(bench: Bench) -> None:
+    queue, other = bench.queue(), bench.queue()
+    queue.push(a_push(1))
+    lease = taken(queue)
+    for misuse in (other.confirm, other.give_back, lambda lease: other.set_aside(lease, b"")):
+        with pytest.raises(Unavailable):
+            misuse(lease)
+    queue.close()
+    queue.depth()  # connected again, under another name
+    with pytest.raises(Unavailable):
+        queue.confirm(lease)
+    assert bench.look().busy == {lease.owner: [item_of(a_push(1))]}
+
+
+def test_a_confirm_of_what_a_flush_forgot_is_no_error(bench: Bench) -> None:
+    queue = bench.queue()
+    queue.push(a_push(1, b"x" * 1000))
+    lease = taken(queue)
+    bench.flush()
+    queue.push(a_push(2))
+    queue.confirm(lease)
+    assert queue.depth().bytes == len(item_of(a_push(2)))  # not counted, so not subtracted
+
+
+def test_bytes_never_fall_below_0(bench: Bench) -> None:
+    queue, other = bench.queue(), bench.queue()
+    queue.push(a_push(1, b"x" * 1000))
+    lease = taken(queue)
+    other.push(a_push(2))
+    _set_bytes(bench, 10)
+    queue.confirm(lease)
+    assert bench.look().bytes == 0
+    queue.confirm(taken(queue))
+    assert bench.look().bytes == 0
+
+
+def _set_bytes(bench: Bench, amount: int) -> None:
+    if isinstance(bench, MemoryBench):
+        bench.server.bytes = amount
+    elif isinstance(bench, RedisBench):
+        with bench.server.client() as client:
+            client.set(bench.keys.bytes, amount)
+
+
+def test_an_item_set_aside_leaves_the_lease_and_the_sum(bench: Bench) -> None:
+    queue = bench.queue()
+    pushes = [a_push(n, b"x" * n) for n in range(1, 4)]
+    for push in pushes:
+        queue.push(push)
+    lease = taken(queue)
+    queue.set_aside(lease, lease.items[1])
+    queue.set_aside(lease, b"never there")
+    seen = bench.look()
+    assert seen.bad == [item_of(pushes[1])]
+    assert seen.busy == {lease.owner: [item_of(pushes[0]), item_of(pushes[2])]}
+    assert seen.bytes == len(lease.items[0]) + len(lease.items[2])
+    queue.push(a_push(4))
+    queue.confirm(lease)
+    assert bench.look().busy == {}
+    assert bench.look().bytes == len(item_of(a_push(4)))
+
+
+def test_a_lease_may_be_set_aside_whole(bench: Bench) -> None:
+    queue = bench.queue()
+    queue.push(a_push(1))
+    lease = taken(queue)
+    queue.set_aside(lease, lease.items[0])
+    assert queue.depth() == Depth(0, 0, 0)
+    queue.confirm(lease)
+    queue.push(a_push(2))
+    assert taken(queue).items == (item_of(a_push(2)),)
+
+
+# ── sweep ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_sweep_gives_back_what_the_dead_held_and_only_that(bench: Bench) -> None:
+    living, dead, recovery = bench.queue(), bench.queue(), bench.queue("recovery")
+    items = [item_of(a_push(n)) for n in range(1, 6)]
+    for n in range(1, 6):
+        recovery.push(a_push(n))
+    lease = taken(living, 1)
+    taken(dead, 2 * len(items[0]))
+    assert recovery.sweep() == 0
+    bench.cut(dead)
+    assert recovery.sweep() == 2
+    assert recovery.sweep() == 0
+    assert bench.look().working == items[1:]
+    assert bench.look().busy == {lease.owner: items[:1]}
+    living.confirm(lease)
+    assert bench.look().bytes == sum(map(len, items[1:]))
+
+
+def test_a_closed_owner_is_a_dead_one(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    queue.push(a_push(1))
+    taken(queue)
+    queue.close()
+    queue.close()
+    assert _eventually(lambda: recovery.sweep() == 1)
+    assert taken(queue).items == (item_of(a_push(1)),)
+
+
+def test_the_sweep_mends_a_sum_that_has_drifted(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    queue.push(a_push(1))
+    _set_bytes(bench, 5000)
+    recovery.sweep()
+    assert bench.look().bytes == 5000  # something waits: whose bytes they are can't be known
+    lease = taken(queue)
+    recovery.sweep()
+    assert bench.look().bytes == 5000
+    queue.confirm(lease)
+    recovery.sweep()
+    assert bench.look().bytes == 0
+
+
+def _eventually(true: Callable[[], bool]) -> bool:
+    """A server notices a closed connection a moment later."""
+    return any(true() or threading.Event().wait(0.01) for _ in range(500))
+
+
+# ── death between every pair of steps ───────────────────────────────────────────────────
+
+Step = Callable[[Any, dict[str, Lease]], None]
+
+
+def _steps() -> dict[str, Step]:
+    def take(queue: Any, held: dict[str, Lease]) -> None:
+        held["lease"] = taken(queue, 1)
+
+    def settle(verb: str) -> Step:
+        return lambda queue, held: getattr(queue, verb)(held["lease"])
+
+    return {
+        "connect": lambda queue, _held: queue.depth(),
+        "push 1": lambda queue, _held: queue.push(a_push(1)),
+        "push 2": lambda queue, _held: queue.push(a_push(2)),
+        "take": take,
+        "give back": settle("give_back"),
+        "take again": take,
+        "confirm": settle("confirm"),
+        "take the rest": take,
+        "confirm the rest": settle("confirm"),
+    }
+
+
+@pytest.mark.parametrize("cut_before", range(1, len(_steps())))
+def test_a_connection_cut_between_two_steps_loses_nothing(bench: Bench, cut_before: int) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    held: dict[str, Lease] = {}
+    pushed: Counter[bytes] = Counter()
+    names: set[str] = set()
+    for number, (name, step) in enumerate(_steps().items()):
+        if number == cut_before:
+            bench.cut(queue)
+            with pytest.raises(Unavailable):  # noticed, not healed in silence
+                step(queue, held)
+            assert queue.owner == ""
+            recovery.sweep()
+            break
+        step(queue, held)
+        names.add(queue.owner)
+        if name.startswith("push"):
+            pushed[item_of(a_push(int(name[-1])))] += 1
+        if name.startswith("confirm"):
+            pushed -= Counter(held["lease"].items)
+    assert len(names) == 1
+    assert bench.look().items == pushed
+    assert bench.look().busy == {}
+    for n in (1, 2):  # the collector sends again what it doesn't know to be there
+        queue.push(a_push(n))
+    assert queue.owner not in names
+    assert bench.look().items.keys() >= pushed.keys()
+    while lease := queue.take(1, 0.0):
+        queue.confirm(lease)
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["fail", "die"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", range(1, len(_steps()) + 1))
+def test_faults_strike_where_they_are_told_to(call: int, when: Any, how: Any) -> None:
+    """The fake itself: other tests rely on its N-th call."""
+    server = MemoryRedis()
+    queue = MemoryQueue(server, faults=(Fault(call, when, how),))
+    held: dict[str, Lease] = {}
+    names = list(_steps())
+    for number, step in enumerate(_steps().values(), start=1):
+        if number == call:
+            before = MemoryBench(server).look()
+            with pytest.raises(Killed if how == "die" else Unavailable):
+                step(queue, held)
+            changed = MemoryBench(server).look() != before
+            assert changed == (when == "after" and names[call - 1] != "connect")
+            assert not server.clients
+            return
+        step(queue, held)
+
+
+# ── the fake and the real one, step by step the same ────────────────────────────────────
+
+PUSHES = st.builds(
+    a_push,
+    st.integers(1, 4),
+    body=st.binary(max_size=30),
+    run=st.sampled_from([OLDER_RUN, RUN, NEWER_RUN]),
+    source=st.sampled_from(["a", "b"]),
+    cursor_before=st.sampled_from([None, "", "x"]),
+    cursor_after=st.sampled_from([None, "", "x"]),
+    force=st.booleans(),
+)
+WHO = st.integers(0, 1)
+ACTIONS = st.one_of(
+    st.tuples(st.just("push"), WHO, PUSHES),
+    st.tuples(st.just("take"), WHO, st.integers(0, 250)),
+    st.tuples(st.sampled_from(["confirm", "give_back", "set_aside"]), WHO, st.none()),
+    st.tuples(st.sampled_from(["cut", "sweep", "depth", "source_state"]), WHO, st.none()),
+)
+
+
+class Performer:
+    """Does the same actions on two queues of a bench and writes down what came of each."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.queues = [bench.queue(role, bytes_max=400) for role in ("one", "two")]
+        self.leases: list[Lease | None] = [None, None]
+
+    def perform(self, verb: str, who: int, what: Any) -> object:
+        try:
+            answer = self._perform(verb, who, self.queues[who], what)
+        except Unavailable:
+            self.leases[who] = None
+            answer = "unavailable"
+        busy = Counter(map(tuple, self.bench.look().busy.values()))
+        return answer, replace(self.bench.look(), busy={}), busy
+
+    def _perform(self, verb: str, who: int, queue: Any, what: Any) -> object:
+        lease = self.leases[who]
+        match verb:
+            case "take" if lease is None:
+                lease = self.leases[who] = queue.take(what, 0.0)
+                return lease and lease.items
+            case "confirm" | "give_back" if lease:
+                self.leases[who] = None
+                return getattr(queue, verb)(lease)
+            case "set_aside" if lease:
+                return queue.set_aside(lease, lease.items[0])
+            case "cut" if queue.owner:
+                return self.bench.cut(queue)
+            case "push":
+                return queue.push(what)
+            case "sweep" | "depth":
+                return getattr(queue, verb)()
+            case "source_state":
+                return queue.source_state("a")
+        return None
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(actions=st.lists(ACTIONS, max_size=25))
+def test_the_fake_does_what_redis_does(real: RedisBench, actions: list[Any]) -> None:
+    real.flush()
+    real.tokens = itertools.count(1)  # owners are called alike, so sweeps go in the same order
+    memory, redis = Performer(MemoryBench()), Performer(real)
+    for action in actions:
+        assert memory.perform(*action) == redis.perform(*action), action
+    for queue in real.made:
+        queue.close()
+    real.made.clear()
+
+
+# ── only on real servers ────────────────────────────────────────────────────────────────
+
+
+def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> None:
+    queue, collector = real.queue(reply_timeout_s=0.3), real.queue("collector")
+    assert queue.take(GIB, 0.5) is None  # longer than the reply timeout, and no error
+    collector.depth()
+    threading.Timer(0.1, collector.push, [a_push(1)]).start()
+    lease = queue.take(GIB, 20.0)
+    assert lease is not None
+    assert lease.items == (item_of(a_push(1)),)
+    queue.confirm(lease)
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:
+    """A BLMOVE may be served after its client has given up: under the name it had then."""
+    queue, recovery = real.queue(), real.queue("recovery")
+    queue.push(a_push(1))
+    lease = taken(queue)
+    real.cut(queue)
+    recovery.push(a_push(2))
+    with real.server.client() as client:  # the late effect of the old connection's command
+        client.lmove(real.keys.working, real.keys.busy(lease.owner), "LEFT", "RIGHT")
+    with pytest.raises(Unavailable):
+        queue.confirm(lease)
+    assert queue.take(GIB, 0.0) is None
+    assert queue.owner != lease.owner
+    assert recovery.sweep() == 2
+    assert taken(queue).items == (item_of(a_push(1)), item_of(a_push(2)))
+
+
+def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -> None:
+    with PrivateRedis(find_redis()) as server:
+        bench = RedisBench(server, server.address)
+        queue, collector = bench.queue(reply_timeout_s=0.1), bench.queue("collector")
+        collector.push(a_push(1))
+        queue.confirm(taken(queue))
+        server.pause()
+        with pytest.raises(Unavailable, match="imeout"):
+            queue.take(GIB, 0.0)
+        with pytest.raises(Unavailable):  # connects (the kernel accepts), and gets no answer
+            queue.take(GIB, 0.1)
+        sender = threading.Thread(target=collector.push, args=[a_push(2)])
+        sender.start()
+        server.resume()
+        sender.join()
+        recovery = bench.queue("recovery")
+        assert _eventually(lambda: bool(recovery.sweep() or bench.look().working))
+        assert taken(queue).items == (item_of(a_push(2)),)
+        bench.close()
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_nothing_is_lost_when_the_server_starts_again(real: RedisBench, end: str) -> None:
+    queue, holder = real.queue(), real.queue()
+    items = [item_of(a_push(n)) for n in range(1, 4)]
+    for n in range(1, 4):
+        queue.push(a_push(n))
+    lease = taken(holder, 1)
+    getattr(real.server, end)()
+    try:
+        with pytest.raises(Unavailable):
+            queue.push(a_push(4))
+        with pytest.raises(Unavailable, match=r"No such file|refused") as error:
+            queue.push(a_push(4))
+        assert "running" in error.value.hint
+        assert not error.value.loud
+    finally:
+        real.server.start()
+    assert queue.push(a_push(3)) is Pushed.HAVE_IT  # with scripts loaded anew
+    with pytest.raises(Unavailable):
+        holder.confirm(lease)
+    assert queue.sweep() == 1
+    assert queue.depth() == Depth(3, 0, sum(map(len, items)))
+    assert taken(queue).items == tuple(items)
+
+
+def test_scripts_that_somebody_flushed_are_loaded_again(real: RedisBench) -> None:
+    queue = real.queue()
+    queue.push(a_push(1))
+    with real.server.client() as client:
+        client.script_flush()
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+
+
+def test_a_queue_keeps_to_one_connection(real: RedisBench) -> None:
+    with real.server.client() as client:
+        queue = real.queue()
+        before = client.info("stats")["total_connections_received"]
+        for n in range(1, 20):
+            queue.push(a_push(n))
+            queue.confirm(taken(queue))
+            queue.sweep()
+        real.cut(queue)
+        with pytest.raises(Unavailable):
+            queue.depth()
+        queue.depth()
+        after = client.info("stats")["total_connections_received"]
+        assert after - before == 2 + 1  # ours, ours anew, and the one that cut it
+
+
+def test_an_exception_of_the_caller_drops_the_connection_too(real: RedisBench) -> None:
+    """A signal handler may raise anywhere: a half-read reply must not meet the next call."""
+    beats = itertools.count()
+    fatal: list[int] = []
+
+    def beat() -> None:
+        if next(beats) in fatal:
+            raise KeyboardInterrupt
+
+    queue = real.queue(beat=beat)
+    queue.push(a_push(1))
+    first = queue.owner
+    fatal.append(next(beats) + 2)  # after the next command was sent and answered
+    with pytest.raises(KeyboardInterrupt):
+        queue.take(GIB, 0.0)
+    assert queue.owner == ""
+    assert _eventually(lambda: real.queue("recovery").sweep() == 1)
+    assert taken(queue).items == (item_of(a_push(1)),)
+    assert queue.owner != first
+
+
+def test_a_take_between_scan_and_client_list_is_left_alone(real: RedisBench) -> None:
+    """The sweep's order: lists first, then the living; and bytes are not forgotten."""
+    subscriber = real.queue()
+    meddle: list[Callable[[], object]] = []
+    leases: list[Lease] = []
+
+    def beat() -> None:
+        if meddle:
+            meddle.pop()()
+
+    recovery = real.queue("recovery", beat=beat)
+    recovery.push(a_push(1))
+    for beats in range(1, 9):
+        meddle.extend([lambda: leases.append(taken(subscriber))] + [lambda: None] * beats)
+        assert recovery.sweep() == 0
+        for step in meddle:
+            step()
+        meddle.clear()
+        assert real.look().busy == {leases[-1].owner: [item_of(a_push(1))]}
+        assert real.look().bytes == len(item_of(a_push(1)))
+        subscriber.give_back(leases[-1])
+
+
+def test_a_server_out_of_memory_can_be_drained() -> None:
+    """LMOVE and BLMOVE are refused at maxmemory, for ever; the scripts are not."""
+    slept: list[float] = []
+    with PrivateRedis(find_redis()) as server, server.client() as client:
+        bench = RedisBench(server, server.address)
+        queue = bench.queue(sleep=slept.append)
+        for n in range(1, 200):
+            queue.push(a_push(n, b"x" * 5000))
+        client.config_set("maxmemory", "1mb")
+        with pytest.raises(Unavailable) as error:
+            queue.push(a_push(200))
+        assert error.value.loud
+        assert "bytes_max" in error.value.hint
+        queue.give_back(taken(queue, 10_000))
+        lease = taken(queue, 1)
+        queue.set_aside(lease, lease.items[0])
+        queue.confirm(lease)
+        numbers = []
+        while lease := queue.take(20_000, 5.0):  # type: ignore[assignment]
+            owner = queue.owner
+            numbers += [int(item.split(b":", 2)[1].split(b",")[0]) for item in lease.items]
+            queue.confirm(lease)
+        assert numbers == list(range(2, 200))
+        assert slept == [0.2]  # the last take: nothing there, and no way to wait for it
+        assert queue.owner == owner  # which is not an error
+        assert queue.sweep() == 0
+        assert queue.depth() == Depth(0, 0, 0)
+        bench.close()
+
+
+def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBench) -> None:
+    queue, other = real.queue(bytes_max=10), real.queue()
+    queue.push(a_push(1))
+    lease = taken(queue)
+    assert other.take(1, 0.01) is None
+    other.push(a_push(2))
+    assert taken(other).items == (item_of(a_push(2)),)
+    queue.confirm(lease)
+
+
+def test_the_rights_named_in_the_hint_are_enough_and_needed(real: RedisBench) -> None:
+    with real.server.client() as client:
+        rights = RIGHTS.split()
+        client.execute_command(
+            "ACL", "SETUSER", "feed", "reset", "on", ">secret", f"~{{{real.keys.name}}}:*", *rights
+        )
+        client.execute_command("ACL", "SETUSER", "poor", "reset", "on", ">secret", "+@connection")
+    rich = RedisQueue(
+        replace(real.address, user="feed"), "secret", real.keys.name, "test", GIB, 5.0
+    )
+    rich.push(a_push(1))
+    rich.sweep()
+    rich.set_aside(lease := taken(rich), lease.items[0])
+    rich.confirm(lease)
+    rich.give_back(Lease(rich.owner, ()))
+    rich.take(1, 0.01)
+    rich.source_state("tweets")
+    assert rich.depth() == Depth(0, 0, 0)
+    rich.close()
+    for user, password, hint in (
+        ("poor", "secret", RIGHTS),
+        ("feed", "wrong", "password"),
+        ("feed", None, "password"),
+    ):
+        queue = RedisQueue(
+            replace(real.address, user=user), password, real.keys.name, "test", GIB, 5.0
+        )
+        with pytest.raises(Unavailable) as error:
+            queue.depth()
+        assert error.value.loud
+        assert hint in error.value.hint
+        assert "secret" not in str(error.value)
+
+
+def test_an_address_where_nothing_listens_is_unavailable() -> None:
+    for address in (
+        RedisAddress(host="127.0.0.1", port=free_port()),
+        RedisAddress(host="no-such-host.invalid"),
+    ):
+        with pytest.raises(Unavailable) as error:
+            RedisQueue(address, None, "x", "test", GIB, 1.0).depth()
+        assert str(address) in error.value.message
+        assert error.value.hint
+
+
+def test_a_server_on_its_way_up_says_so() -> None:
+    with PrivateRedis(find_redis()) as server:
+        bench = RedisBench(server, server.address)
+        queue = bench.queue()
+        for n in range(1, 300):
+            queue.push(a_push(n, source=f"s{n}"))
+        server.stop()
+        server.options["key-load-delay"] = "1000"  # microseconds
+        server.options["loading-process-events-interval-bytes"] = "1024"
+        server.spawn()
+        said: set[str] = set()
+        while not _answers(queue, said):
+            pass
+        assert any("loading" in text and "by itself" in text for text in said), said
+        assert queue.depth().frames == 299
+        bench.close()
+
+
+def _answers(queue: RedisQueue, said: set[str]) -> bool:
+    try:
+        queue.depth()
+    except Unavailable as error:
+        said.add(str(error))
+        return False
+    return True
+
+
+# ── words ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://localhost", RedisAddress(host="localhost")),
+        ("redis://feed@db:7000/3", RedisAddress(host="db", port=7000, db=3, user="feed")),
+        ("rediss://[::1]:6380/", RedisAddress(host="::1", port=6380, tls=True)),
+        ("unix:///run/redis.sock", RedisAddress(path="/run/redis.sock")),
+        ("unix:///a%20b.sock?db=2", RedisAddress(path="/a b.sock", db=2)),
+    ],
+)
+def test_urls_become_addresses(url: str, address: RedisAddress) -> None:
+    assert RedisAddress.parse(url) == address
+    if "@" not in url and "%" not in url:
+        assert RedisAddress.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:secret@host", "http://host", "redis://", "redis://h:99999", f"unix:///{'x' * 108}"],
+)
+def test_urls_that_name_no_redis_are_configuration_errors(url: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        RedisAddress.parse(url)
+    assert error.value.hint
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("info", "accepted"),
+    [
+        ("redis_version:7.0.0", True),
+        ("redis_version:10.1.2\r\n", True),
+        ("# Server\r\nredis_version:6.2.14\r\nredis_mode:standalone", False),
+        ("redis_version:6.2.4\r\nvalkey_version:7.2.5", True),
+        ("", False),
+    ],
+)
+def test_servers_before_redis_7_are_refused(info: str, accepted: bool) -> None:
+    if accepted:
+        check_version(info)
+        return
+    with pytest.raises(Unavailable, match="too old") as error:
+        check_version(info)
+    assert error.value.loud

@@ -1,0 +1,696 @@
+"""The store's contract, over every store: each frame once, whoever brings it how often.
+
+Contents are compared, not counts. Crashes are tried at every call that a store makes, by a
+`beat` that raises, cuts the connection or waits there.
+"""
+
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.batch import Batch, DeadLetter, Stored
+from appliance.config import Column
+from appliance.contracts import Store
+from appliance.errors import Rejected, Unavailable
+from appliance.frame import Gap
+from appliance.stores.mysql import MySQLStore, parse_url
+from appliance.stores.sqlite import SQLiteStore
+from tests.fake_store import MemoryDatabase, MemoryStore
+from tests.mariadb_server import PASSWORD, MariaDBDatabase
+
+RUN, LATER_RUN = bytes(range(16)), bytes(range(1, 17))
+BAD = 13  # the value that the table refuses
+COLUMNS = {
+    "n": Column(type=f"BIGINT NOT NULL CHECK (n <> {BAD})", path="n"),
+    "raw": Column(type="LONGTEXT", path=""),
+}
+RECEIVED_AT, UNTIL = 1_700_000_000.25, 1_700_000_003.5
+CALLS_MAX = 200  # no store makes more calls for what is stored here
+BLOCKED_S = 0.15  # who isn't done by then waits for the other one
+
+Beat = Callable[[], None]
+
+
+def no_beat() -> None:
+    """Nothing to do."""
+
+
+def batch(
+    number: int, *values: int, run: bytes = RUN, texts: Sequence[str] = (), **more: Any
+) -> Batch:
+    """A frame of these values; the text of value 7 in frame 3 is "3:7" unless given."""
+    rows = list(zip(values, texts or [f"{number}:{n}" for n in values], strict=True))
+    raws = [text.encode() for _, text in rows]
+    dead, blank, filtered = more.get("dead", []), more.get("blank", 0), more.get("filtered", 0)
+    return Batch(
+        run=run,
+        number=number,
+        source="tweets",
+        records=len(rows) + len(dead) + blank + filtered,
+        bytes=sum(map(len, raws)) + len(raws),
+        first_received=RECEIVED_AT,
+        last_received=UNTIL,
+        rows=rows,
+        positions=list(range(len(rows))),
+        raws=raws,
+        **more,
+    )
+
+
+def rows_of(*batches: Batch) -> list[tuple[Any, ...]]:
+    """The rows that the table must hold, sorted."""
+    return sorted(row for one in batches for row in one.rows if row[0] != BAD)
+
+
+class Bench:
+    """One kind of database under test, and how to look into it."""
+
+    def open(self, beat: Beat = no_beat) -> Store: ...
+    def rows(self) -> list[tuple[Any, ...]]: ...
+    def dead(self) -> list[tuple[int, DeadLetter]]: ...
+    def gaps(self) -> list[tuple[Any, ...]]: ...
+    def up_to(self, run: bytes = RUN) -> int: ...
+    def waiting(self) -> list[int]: ...
+    def outage(self) -> None: ...
+    def end_outage(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class MemoryBench(Bench):
+    def __init__(self) -> None:
+        self.database = MemoryDatabase(refuse_bad)
+
+    def open(self, beat: Beat = no_beat) -> Store:
+        return MemoryStore(self.database, beat)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return list(self.database.tables.rows)
+
+    def dead(self) -> list[tuple[int, DeadLetter]]:
+        items = self.database.tables.dead.items()
+        return [(number, letter) for (_, number, _), letter in sorted(items, key=lambda x: x[0])]
+
+    def gaps(self) -> list[tuple[Any, ...]]:
+        return [gap[1:] for gap in self.database.tables.gaps]
+
+    def up_to(self, run: bytes = RUN) -> int:
+        return self.database.tables.runs[run].up_to
+
+    def waiting(self) -> list[int]:
+        return sorted(number for _, number in self.database.tables.frames)
+
+    def outage(self) -> None:
+        self.database.away = Unavailable("switched off")
+
+    def end_outage(self) -> None:
+        self.database.away = None
+
+
+def refuse_bad(row: tuple[Any, ...]) -> Rejected | None:
+    return Rejected("CHECK constraint failed", "check") if row[0] == BAD else None
+
+
+class SQLBench(Bench):
+    """What SQLite and MariaDB have in common: SQL."""
+
+    def __init__(self) -> None:
+        self.stores: list[Store] = []
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]: ...
+    def make(self, beat: Beat) -> Store: ...
+
+    def open(self, beat: Beat = no_beat) -> Store:
+        self.stores.append(self.make(beat))
+        return self.stores[-1]
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return self.query("SELECT n, raw FROM records ORDER BY seq")
+
+    def dead(self) -> list[tuple[int, DeadLetter]]:
+        rows = self.query(
+            "SELECT frame, position, raw, code, reason FROM nfl_dead ORDER BY run, frame, position"
+        )
+        return [(frame, DeadLetter(*letter)) for frame, *letter in rows]
+
+    def gaps(self) -> list[tuple[Any, ...]]:
+        return self.query("SELECT cause, records, bytes FROM nfl_gaps ORDER BY gap")
+
+    def up_to(self, run: bytes = RUN) -> int:
+        return int(self.query(f"SELECT up_to FROM nfl_runs WHERE run = X'{run.hex()}'")[0][0])
+
+    def waiting(self) -> list[int]:
+        return [row[0] for row in self.query("SELECT frame FROM nfl_frames ORDER BY run, frame")]
+
+
+class SQLiteBench(SQLBench):
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder / "here"
+        self.folder.mkdir()
+
+    def make(self, beat: Beat) -> Store:
+        return SQLiteStore(str(self.folder / "nfl.db"), "nfl", "records", COLUMNS, beat)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.folder / "nfl.db", isolation_level=None)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    def outage(self) -> None:
+        self.close()
+        self.folder.rename(self.folder.with_name("gone"))
+
+    def end_outage(self) -> None:
+        self.folder.with_name("gone").rename(self.folder)
+
+
+class MariaDBBench(SQLBench):
+    def __init__(self, database: MariaDBDatabase) -> None:
+        super().__init__()
+        self.database = database
+
+    def make(self, beat: Beat) -> Store:
+        address = parse_url(self.database.url())
+        return MySQLStore(address, PASSWORD, "nfl", "records", COLUMNS, 1024, beat)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.database.run(sql)
+
+    def outage(self) -> None:
+        self.database.server.stop()
+
+    def end_outage(self) -> None:
+        self.database.server.start()
+
+
+@pytest.fixture(params=["memory", "sqlite", "mariadb"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """A fresh database of each kind, its tables made."""
+    made: Bench
+    if request.param == "memory":
+        made = MemoryBench()
+    elif request.param == "sqlite":
+        made = SQLiteBench(tmp_path)
+    else:
+        made = MariaDBBench(request.getfixturevalue("mariadb_database"))
+    made.open().prepare()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sql_bench(bench: Bench) -> SQLBench:
+    """The same without the one in memory, which has no gaps with numbers."""
+    if not isinstance(bench, SQLBench):
+        pytest.skip("only for databases with SQL")
+    return bench
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class At:
+    """A beat that does something at one of its calls."""
+
+    def __init__(self, call: int, action: Callable[[], None]) -> None:
+        self.calls_left = call
+        self.action = action
+
+    def __call__(self) -> None:
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            self.action()
+
+
+def crash() -> None:
+    raise Crash
+
+
+def insist(call: Callable[..., Any], *arguments: Any) -> Any:
+    """As the subscriber does: try the same again until the database does its work."""
+    while True:
+        try:
+            return call(*arguments)
+        except Unavailable as error:
+            if error.loud:
+                raise
+
+
+# ── storing once ────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_arrive_whole_and_in_order(bench: Bench) -> None:
+    stored = bench.open().store([batch(1, 5, 3, 4), batch(2, 1, 2, blank=2, filtered=3)])
+    assert bench.rows() == [(5, "1:5"), (3, "1:3"), (4, "1:4"), (1, "2:1"), (2, "2:2")]
+    assert stored == Stored(frames=2, stored=5, filtered=3, blank=2)
+
+
+def test_nothing_to_store(bench: Bench) -> None:
+    assert bench.open().store([]) == Stored()
+    assert bench.open().store([batch(1, blank=1)]) == Stored(frames=1, blank=1)
+    assert bench.rows() == []
+
+
+def test_the_same_again_is_skipped(bench: Bench) -> None:
+    one, two, three, other = batch(1, 1), batch(2, 2, 3), batch(3, 4), batch(1, 9, run=LATER_RUN)
+    store = bench.open()
+    assert store.store([one, two]) == Stored(frames=2, stored=3)
+    assert store.store([one, two]) == Stored()
+    assert bench.open().store([three, two, one, two, three]) == Stored(frames=1, stored=1)
+    store.fold()
+    assert bench.open().store([two, other, one]) == Stored(frames=1, stored=1)
+    store.fold()
+    assert store.store([other, three]) == Stored()
+    assert sorted(bench.rows()) == rows_of(one, two, three, other)
+
+
+def test_fold_stops_at_a_hole_and_goes_on_when_it_is_filled(bench: Bench) -> None:
+    store = bench.open()
+    store.store([batch(1, 1), batch(2, 2), batch(4, 4), batch(5, 5)])
+    store.fold()
+    assert (bench.up_to(), bench.waiting()) == (2, [4, 5])
+    store.fold()
+    assert (bench.up_to(), bench.waiting()) == (2, [4, 5])
+    assert store.store([batch(3, 3), batch(4, 4)]) == Stored(frames=1, stored=1)
+    store.fold()
+    assert (bench.up_to(), bench.waiting()) == (5, [])
+    assert store.store([batch(n, n) for n in (1, 2, 3, 4, 5)]) == Stored()
+    assert sorted(bench.rows()) == [(n, f"{n}:{n}") for n in (1, 2, 3, 4, 5)]
+
+
+def test_an_older_frame_of_a_late_collector_is_new(bench: Bench) -> None:
+    store = bench.open()
+    store.store([batch(7, 7)])
+    store.fold()
+    assert store.store([batch(6, 6)]) == Stored(frames=1, stored=1)
+
+
+@pytest.mark.parametrize("folding", [False, True])
+def test_many_holders_of_the_same_frames(bench: Bench, folding: bool) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    batches = [batch(n, n * 10, n * 10 + 1, run=run) for run in (RUN, LATER_RUN) for n in range(20)]
+    totals: list[int] = []
+
+    def hold(dice: random.Random) -> None:
+        store = bench.open()
+        for _ in range(12):
+            lease = dice.sample(batches, 12)
+            totals.append(insist(store.store, lease).frames)
+            if folding:
+                insist(store.fold)
+        totals.append(insist(store.store, batches).frames)
+
+    threads = [threading.Thread(target=hold, args=(random.Random(seed + n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(bench.rows()) == rows_of(*batches)
+    assert sum(totals) == len(batches)
+
+
+def test_two_holders_and_a_fold_that_meet_at_every_point(bench: Bench) -> None:
+    """One store stands still at its n-th call while another stores the same and folds."""
+    expected: list[Batch] = []
+    for call in range(1, CALLS_MAX):
+        reached, go_on = threading.Event(), threading.Event()
+
+        def stand_still(reached: threading.Event = reached, go_on: threading.Event = go_on) -> None:
+            reached.set()
+            go_on.wait()
+
+        lease = [batch(call, call + 1000)]
+        expected += lease
+        beat, other = At(call, stand_still), bench.open()
+
+        def store_and_fold(store: Store = other, lease: Sequence[Batch] = lease) -> None:
+            insist(store.store, lease)
+            insist(store.fold)
+
+        slow = threading.Thread(target=insist, args=(bench.open(beat).store, lease))
+        fast = threading.Thread(target=store_and_fold)
+        slow.start()
+        while not reached.wait(0.01) and slow.is_alive():
+            pass
+        fast.start()
+        fast.join(BLOCKED_S)
+        go_on.set()
+        slow.join()
+        fast.join()
+        assert sorted(bench.rows()) == rows_of(*expected), f"at call {call}"
+        if beat.calls_left > 0:
+            return
+    pytest.fail("a store makes more calls than expected")
+
+
+# ── rejected rows ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_rejected_row_costs_one_record(bench: Bench) -> None:
+    own = DeadLetter(5, b"\xff\x00 broken", "utf8", "not UTF-8")
+    lease = [batch(1, 1, 2), batch(2, 3, BAD, 4, dead=[own]), batch(3, BAD), batch(4, 5)]
+    assert bench.open().store(lease) == Stored(frames=4, stored=5, dead=3)
+    assert bench.rows() == [(1, "1:1"), (2, "1:2"), (3, "2:3"), (4, "2:4"), (5, "4:5")]
+    letters = bench.dead()
+    assert [(n, x.position, x.raw, x.code) for n, x in letters] == [
+        (2, 1, f"2:{BAD}".encode(), "check"),
+        (2, 5, own.raw, "utf8"),
+        (3, 0, f"3:{BAD}".encode(), "check"),
+    ]
+    assert "CONSTRAINT" in letters[0][1].reason.upper()
+    assert letters[1][1] == own
+    assert bench.open().store(lease) == Stored()
+    assert bench.dead() == letters
+
+
+def test_all_rows_rejected(bench: Bench) -> None:
+    values = [BAD] * 9
+    lease = [batch(1, *values), batch(2, *values)]
+    assert bench.open().store(lease) == Stored(frames=2, dead=18)
+    assert bench.rows() == []
+    assert [(number, x.position) for number, x in bench.dead()] == [
+        (number, position) for number in (1, 2) for position in range(9)
+    ]
+    assert bench.open().store(lease) == Stored()
+
+
+@given(st.lists(st.lists(st.sampled_from([1, 2, BAD]), max_size=8), max_size=6), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_store_in_memory_and_sqlite_do_the_same(
+    values: list[list[int]], data: st.DataObject
+) -> None:
+    """Any history of stores and folds; so that tests over the fake mean something."""
+    memory = MemoryBench()
+    twins = [memory.open(), SQLiteStore(":memory:", "nfl", "records", COLUMNS)]
+    batches = [batch(number, *row) for number, row in enumerate(values, start=1)]
+    for twin in twins:
+        twin.prepare()
+    for _ in range(data.draw(st.integers(1, 6))):
+        lease = data.draw(st.lists(st.sampled_from(batches), max_size=5)) if batches else []
+        one, other = (twin.store(lease) for twin in twins)
+        assert one == other
+        if data.draw(st.booleans()):
+            for twin in twins:
+                twin.fold()
+    sqlite = twins[1]
+    assert isinstance(sqlite, SQLiteStore)
+    assert sqlite._connection is not None
+    rows = sqlite._connection.execute("SELECT n, raw FROM records ORDER BY seq").fetchall()
+    assert rows == memory.rows()
+    sqlite.close()
+
+
+# ── content ─────────────────────────────────────────────────────────────────────────────
+
+NASTY = [
+    "",
+    " ",
+    "it's",
+    'say "hi"',
+    "back\\slash\\",
+    "\\'",
+    "\\0\\n\\Z%s%%?",
+    "nul \x00 inside",
+    "\x1a\b\t\r\v\x7f",
+    "line\nbreak",
+    "‘’“”«»",
+    "🏈🏈 touchdown 👩‍👩‍👧",
+    "𝕌𝕟𝕚𝕔𝕠𝕕𝕖 \U0010ffff \ufffe",
+    "नमस्ते שלום 你好 e\u0301",
+    "'); DROP TABLE records; --",
+    "x" * 70_000,
+]
+
+
+def test_texts_come_back_as_they_went(bench: Bench) -> None:
+    texts = [*NASTY, *(f"{one}{other}" for one in NASTY[:-1] for other in NASTY[:-1])]
+    values = range(100, 100 + len(texts))
+    bench.open().store([batch(1, *values, texts=texts)])
+    assert bench.rows() == list(zip(values, texts, strict=True))
+
+
+@given(st.lists(st.text(), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_any_text_through_the_escaping(mariadb_text: Callable[..., Any], texts: list[str]) -> None:
+    assert mariadb_text(texts) == texts
+
+
+@pytest.fixture(scope="module")
+def mariadb_text(mariadb: Any) -> Iterator[Callable[[list[str]], list[str]]]:
+    """Texts sent as rows into MariaDB and read again."""
+    mariadb.run("CREATE DATABASE texts CHARACTER SET utf8mb4")
+    bench = MariaDBBench(MariaDBDatabase(mariadb, "texts"))
+    store = bench.open()
+    store.prepare()
+    numbers = iter(range(1, 10**6))
+
+    def through(texts: list[str]) -> list[str]:
+        bench.query("DELETE FROM records")
+        store.store([batch(next(numbers), *[1] * len(texts), texts=texts)])
+        return [text for _, text in bench.rows()]
+
+    yield through
+    bench.close()
+    mariadb.run("DROP DATABASE texts")
+
+
+def test_a_dead_letter_keeps_its_bytes_up_to_the_limit(bench: Bench) -> None:
+    every_byte = bytes(range(256))
+    letters = [
+        DeadLetter(0, every_byte, "json", "it's \\ \x00 „bad“"),
+        DeadLetter(1, b"", "cut", ""),
+    ]
+    bench.open().store([batch(1, dead=letters)])
+    assert [letter for _, letter in bench.dead()] == letters
+
+
+def test_an_over_long_dead_letter_is_cut(sql_bench: SQLBench) -> None:
+    raw = bytes(range(256)) * 300
+    sql_bench.open().store([batch(1, dead=[DeadLetter(0, raw, "c" * 40, "r" * 5000)])])
+    [(_, letter)] = sql_bench.dead()
+    assert letter == DeadLetter(0, raw[: 64 * 1024], "c" * 32, "r" * 1000)
+
+
+# ── gaps ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_gaps_are_written_and_counted(bench: Bench) -> None:
+    gaps = (Gap("connection", 3, 900), Gap("unknown"))
+    assert bench.open().store([batch(1, 1, gaps=gaps)]) == Stored(frames=1, stored=1, lost=3)
+    assert bench.gaps() == [("connection", 3, 900), ("unknown", None, None)]
+    bench.open().fold()
+    assert bench.open().store([batch(1, 1, gaps=gaps)]) == Stored()
+    assert len(bench.gaps()) == 2
+
+
+def declare(bench: SQLBench, first: int, last: int, records: int) -> None:
+    """Say that frames are missing, as it is done once nobody has them any more."""
+    bench.query(
+        "INSERT INTO nfl_gaps (run, first, last, source, cause, records)"
+        f" VALUES (X'{RUN.hex()}', {first}, {last}, 'tweets', 'gone', {records})"
+    )
+
+
+def holes(bench: SQLBench) -> list[tuple[Any, ...]]:
+    return bench.query(
+        "SELECT first, last, records, recovered FROM nfl_gaps ORDER BY first IS NULL, first"
+    )
+
+
+def test_a_declared_gap_lets_the_fold_pass_and_fills_itself(sql_bench: SQLBench) -> None:
+    store = sql_bench.open()
+    store.store([batch(1, 1), batch(7, 7)])
+    declare(sql_bench, 2, 6, 50)
+    store.fold()
+    assert (sql_bench.up_to(), sql_bench.waiting()) == (7, [])
+    assert store.store([batch(1, 1), batch(4, 4, 40), batch(7, 7)]) == Stored(frames=1, stored=2)
+    assert store.store([batch(4, 4, 40)]) == Stored()
+    store.fold()
+    assert (sql_bench.up_to(), sql_bench.waiting()) == (7, [])
+    assert holes(sql_bench) == [(2, 3, 50, 2), (5, 6, None, 0)]
+    assert store.store([batch(4, 4, 40)]) == Stored()
+    late = [batch(n, n) for n in (2, 3, 5)]
+    assert store.store(late) == Stored(frames=3, stored=3)
+    store.fold()
+    assert holes(sql_bench) == [(6, 6, None, 1), (None, None, 50, 4)]
+    assert store.store([*late, batch(1, 1), batch(4, 4)]) == Stored()
+    assert sorted(row[0] for row in sql_bench.rows()) == [1, 2, 3, 4, 5, 7, 40]
+
+
+# ── the ledger's sums ───────────────────────────────────────────────────────────────────
+
+
+def test_the_run_adds_up(sql_bench: SQLBench) -> None:
+    store = sql_bench.open()
+    letter = DeadLetter(3, b"{", "json", "")
+    store.store([batch(1, 1, BAD, 2, dead=[letter], blank=1, filtered=4, gaps=(Gap("cut", 5, 6),))])
+    store.fold()
+    store.store([batch(2, 3)])
+    store.fold()
+    names = "source, up_to, records, stored, filtered, dead, blank, lost, bytes"
+    [row] = sql_bench.query(f"SELECT {names}, first_received, last_received FROM nfl_runs")
+    assert row[:9] == ("tweets", 2, 10, 3, 4, 2, 1, 5, 17)
+    assert [str(moment)[:22] for moment in row[9:]] == [
+        "2023-11-14 22:13:20.25",
+        "2023-11-14 22:13:23.50",
+    ]
+
+
+def test_the_stores_identity_stays(sql_bench: SQLBench) -> None:
+    [before] = sql_bench.query("SELECT value FROM nfl_meta WHERE name = 'store'")
+    sql_bench.open().prepare()
+    assert sql_bench.query("SELECT value FROM nfl_meta WHERE name = 'store'") == [before]
+    assert len(before[0]) == 32
+
+
+def test_tables_of_another_version_are_refused(sql_bench: SQLBench) -> None:
+    sql_bench.query("UPDATE nfl_meta SET value = '2' WHERE name = 'schema'")
+    with pytest.raises(Unavailable, match="version 2") as caught:
+        sql_bench.open().prepare()
+    assert caught.value.loud
+
+
+def test_a_missing_column_is_named_with_the_alter_that_adds_it(sql_bench: SQLBench) -> None:
+    sql_bench.query("DROP TABLE records")
+    sql_bench.query("CREATE TABLE records (seq INTEGER PRIMARY KEY, N BIGINT, other INTEGER)")
+    store = sql_bench.open()
+    with pytest.raises(Unavailable, match="no column raw") as caught:
+        store.prepare()
+    assert caught.value.loud
+    sql_bench.query(caught.value.hint.removeprefix("run: ").removesuffix(";"))
+    store.prepare()
+
+
+def test_a_table_that_vanished_is_said_loudly_and_costs_nothing(sql_bench: SQLBench) -> None:
+    store = sql_bench.open()
+    sql_bench.query("ALTER TABLE records RENAME TO elsewhere")
+    with pytest.raises(Unavailable) as caught:
+        store.store([batch(1, 1, 2)])
+    assert caught.value.loud
+    sql_bench.query("ALTER TABLE elsewhere RENAME TO records")
+    assert store.store([batch(1, 1, 2)]) == Stored(frames=1, stored=2)
+    assert sql_bench.dead() == []
+
+
+# ── outages and crashes ─────────────────────────────────────────────────────────────────
+
+
+def test_an_outage_is_waited_out_with_the_same_object(bench: Bench) -> None:
+    store = bench.open()
+    store.store([batch(1, 1)])
+    bench.outage()
+    for verb in (lambda: store.store([batch(2, 2)]), store.fold, store.prepare):
+        with pytest.raises(Unavailable):
+            verb()
+    bench.end_outage()
+    assert store.store([batch(1, 1), batch(2, 2)]) == Stored(frames=1, stored=1)
+    store.fold()
+    assert bench.rows() == [(1, "1:1"), (2, "2:2")]
+    assert bench.up_to() == 2
+
+
+def test_a_crash_at_any_call_stores_all_or_nothing(bench: Bench) -> None:
+    expected: list[tuple[Any, ...]] = []
+    for call in range(1, CALLS_MAX):
+        lease = [batch(call * 2, call, BAD, call), batch(call * 2 + 1, call)]
+        beat = At(call, crash)
+        try:
+            bench.open(beat).store(lease)
+        except Crash:
+            pass
+        assert len(bench.rows()) - len(expected) in (0, 3), f"half of it at call {call}"
+        bench.open().store(lease)
+        expected += [(call, f"{call * 2}:{call}")] * 2 + [(call, f"{call * 2 + 1}:{call}")]
+        assert bench.rows() == expected, f"at call {call}"
+        assert len(bench.dead()) == call
+        if beat.calls_left > 0:
+            return
+    pytest.fail("a store makes more calls than expected")
+
+
+def test_a_crash_while_folding_keeps_the_ledger_true(bench: Bench) -> None:
+    store = bench.open()
+    for call in range(1, CALLS_MAX):
+        store.store([batch(call, call)])
+        beat = At(call, crash)
+        try:
+            bench.open(beat).fold()
+        except Crash:
+            pass
+        assert store.store([batch(n, n) for n in range(1, call + 1)]) == Stored()
+        if beat.calls_left > 0:
+            break
+    store.fold()
+    assert bench.up_to() == call
+    if isinstance(bench, SQLBench):
+        assert bench.query("SELECT records, stored FROM nfl_runs") == [(call, call)]
+
+
+def test_a_connection_cut_at_any_call(mariadb_database: MariaDBDatabase) -> None:
+    """The server ends our session; half of the times while nothing of ours notices at once."""
+    bench = MariaDBBench(mariadb_database)
+    bench.open().prepare()
+    expected: list[tuple[Any, ...]] = []
+    for call in range(1, CALLS_MAX):
+        beat = At(call, lambda: cut_sessions(mariadb_database))
+        store = bench.open(beat)
+        lease = [batch(call, call, BAD)]
+        try:
+            store.store(lease)
+        except Unavailable as error:
+            if error.loud:
+                raise
+        insist(store.store, lease)
+        expected.append((call, f"{call}:{call}"))
+        assert bench.rows() == expected, f"at call {call}"
+        store.close()
+        if beat.calls_left > 0:
+            return
+    pytest.fail("a store makes more calls than expected")
+
+
+def cut_sessions(database: MariaDBDatabase) -> None:
+    """End every session in this database but our own."""
+    for (session,) in database.run(
+        "SELECT ID FROM information_schema.PROCESSLIST"
+        f" WHERE DB = '{database.name}' AND ID <> CONNECTION_ID()"
+    ):
+        try:
+            database.run(f"KILL HARD CONNECTION {session}")
+        except Exception as error:  # noqa: BLE001 - it may have ended by itself
+            print(error)
+
+
+def test_the_server_killed_under_load(mariadb_database: MariaDBDatabase) -> None:
+    """What was committed is there after the server's crash, and what wasn't comes once."""
+    bench, server = MariaDBBench(mariadb_database), mariadb_database.server
+    store = bench.open()
+    store.prepare()
+    expected: list[Batch] = []
+    for number in range(1, 31):
+        lease = [batch(number, number, number)]
+        expected += lease
+        store.store(lease)
+        if number % 10 == 5:
+            server.kill()
+            with pytest.raises(Unavailable):
+                store.store(lease)
+            server.start()
+            assert store.store(lease) == Stored()
+    assert sorted(bench.rows()) == rows_of(*expected)
+    bench.close()

@@ -1,0 +1,127 @@
+"""The documentation tells the truth: its tables and examples against the program."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance.config import Config, FileSource, SourceConfig, StdinSource, TcpSource, parse
+from appliance.settings import LATER_KEYS, LATER_VALUES, Column, Filter, SecretRef
+from appliance.toml_tables import size_text, toml
+from appliance.verbs.init import EXAMPLE, run
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+NESTED: dict[str, tuple[str, type[msgspec.Struct]]] = {
+    "password": ("password", SecretRef),
+    "include": ("include", Filter),
+    "columns": ("columns.COLUMN", Column),
+}
+UNITS = {"bytes_max": "bytes", "_ms": "milliseconds", "_s": "seconds"}
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of the table under a heading of docs/configuration.md."""
+    text = CONFIGURATION.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.split("\n") if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def fields(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Each key of a struct, and of those in it, with its default (... if it is required)."""
+    for field in msgspec.structs.fields(shape):
+        key, default = prefix + field.encode_name, field.default
+        if field.encode_name == "source":
+            yield from source_fields()
+        elif isinstance(default, msgspec.Struct):
+            yield from fields(type(default), key + ".")
+        else:
+            if field.encode_name.endswith("bytes_max") and isinstance(default, int):
+                default = size_text(default)
+            yield key, ... if field.required else default
+            if field.encode_name in NESTED:
+                name, nested = NESTED[field.encode_name]
+                yield from fields(nested, f"{prefix}{name}.")
+
+
+def source_fields() -> Iterator[tuple[str, object]]:
+    yield "source.SOURCE.type", ...
+    for shape in (SourceConfig, TcpSource, FileSource, StdinSource):
+        yield from fields(shape, "source.SOURCE.")
+
+
+EXPECTED = dict(fields(Config))
+
+
+def test_the_table_lists_exactly_the_keys() -> None:
+    listed = [row[0].strip("`") for row in rows("All keys")]
+    assert sorted(listed) == sorted(EXPECTED), "and no key twice"
+
+
+@pytest.mark.parametrize("row", rows("All keys"), ids=lambda row: row[0].strip("`"))
+def test_a_key_is_listed_with_its_default_and_unit(row: list[str]) -> None:
+    key, default, unit, meaning = row
+    expected = EXPECTED[key.strip("`")]
+    if expected is ...:
+        assert default == "required"
+    elif isinstance(expected, str | int | float):
+        assert default == f"`{toml(expected)}`"
+    else:  # nothing, or what only words can say
+        assert default
+        assert not default.startswith('`"')
+    units = [word for end, word in UNITS.items() if key.strip("`").endswith(end)]
+    assert unit in units or (not units and unit in ("", "processes", "connections"))
+    assert meaning
+
+
+def test_what_comes_later_is_listed() -> None:
+    later = {row[0].strip("`"): row[1] for row in rows("Not in this version")}
+    assert later.keys() == LATER_KEYS | LATER_VALUES.keys()
+    for key, values in LATER_VALUES.items():
+        listed = re.findall(r'"([^"]*)"', later[key])
+        assert listed or later[key] == "a path"
+        assert all(re.fullmatch(values, value) for value in listed)
+        assert len(listed) == (0 if later[key] == "a path" else values.count("|") + 1)
+
+
+def test_init_prints_a_configuration_that_parses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(None) == 0  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    assert printed == EXAMPLE
+    assert parse(printed, "stream-daemon.toml").sources["lines"] == TcpSource(
+        listen="127.0.0.1:5170"
+    )
+
+
+def test_the_keys_that_init_comments_out_are_valid_and_defaults_are_true() -> None:
+    everything = parse(re.sub(r"^#(?=[a-z\[])", "", EXAMPLE, flags=re.MULTILINE), "all.toml")
+    assert everything.sources.keys() == {"lines", "log", "input"}
+    lines = everything.sources["lines"]
+    assert isinstance(lines, TcpSource)
+    changed = msgspec.structs.replace(lines, format="text", include=())
+    assert changed == TcpSource(listen="127.0.0.1:5170"), "what is shown as default is it"
+    store = msgspec.structs.replace(everything.store, columns={})
+    assert store == Config(sources={}).store
+    assert (everything.drain_s, everything.subscribers) == (60.0, "auto")
+    assert everything.log == Config(sources={}).log
+
+
+def blocks() -> Iterator[object]:
+    for page in PAGES:
+        if page.exists():
+            text = page.read_text(encoding="utf-8")
+            found = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+            for number, block in enumerate(found, 1):
+                yield pytest.param(block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("block", list(blocks()))
+def test_toml_in_the_documentation_parses(block: str) -> None:
+    """A block without a source shows a section of a file; it gets one."""
+    if "[source" not in block:
+        block += '\n[source.input]\ntype = "stdin"\nformat = "json"\n'
+    parse(block, "block")

@@ -1,0 +1,97 @@
+"""Keeps the layers apart: who may import whom under appliance/.
+
+Words know nothing, decisions touch nothing, hands touch one foreign thing each, roles are
+processes, `app` wires them, verbs are what a user calls. A new file fails here until it has
+its place in the table.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "appliance"
+
+ROWS = {  # row: its files (a folder with its slash), the rows that they may import
+    "packages": ("__init__", ""),
+    "words": ("frame batch errors", "words"),
+    "decisions": (
+        "config addresses settings toml_lines toml_tables contracts framing rows isolate signals"
+        " backoff status tweets",
+        "decisions words",
+    ),
+    "sources": ("sources/", "sources decisions words"),
+    "queues": ("queues/", "queues decisions words"),
+    "stores": ("stores/", "stores decisions words"),
+    "hands": (
+        "spool redis_server note counters link control systemd credentials process logs instance",
+        "decisions words",
+    ),
+    "acceptor": ("acceptor", "hands decisions words"),
+    "roles": ("collector subscriber recovery monitor", "hands decisions words"),
+    "watchdog": ("watchdog", "acceptor hands decisions words"),
+    "app": ("app", "watchdog acceptor roles sources queues stores hands decisions words"),
+    "verbs": ("verbs/", "verbs app sources queues stores hands decisions words"),
+    "cli": ("cli", "verbs words"),
+    "entry": ("__main__", "cli"),
+}
+IMPURE = {"socket", "os", "time", "random", "subprocess", "redis", "pymysql", "sqlite3", "logging"}
+OWNERS = {  # library: the rows and files that may touch it
+    "redis": {"queues", "redis_server"},
+    "pymysql": {"stores"},
+    "sqlite3": {"stores", "demo_account"},  # a witness shares no code with what it checks
+}
+
+
+def name_of(path: Path) -> str:
+    """appliance/queues/redis.py is appliance.queues.redis; a package is its folder."""
+    dotted = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return dotted.removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def row_of(path: Path) -> str | None:
+    """The row that holds a file, None if nobody has placed it."""
+    folder = path.relative_to(PACKAGE).parts[0] + "/" if path.parent != PACKAGE else ""
+    place = path.stem if path.stem == "__init__" else folder or path.stem
+    return next((row for row, (files, _) in ROWS.items() if place in files.split()), None)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it; ours by their full names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            named = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in FILES else str(node.module) for name in named)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_imports_only_what_its_row_may(module: str) -> None:
+    path = FILES[module]
+    row = row_of(path)
+    assert row is not None, f"{module} is in no row of the table: place it"
+    allowed = {*ROWS[row][1].split(), "packages"}
+    for name in imports(path):
+        library = name.partition(".")[0]
+        if library == "appliance":
+            assert name in FILES, f"{module} imports {name}, which doesn't exist"
+            assert row_of(FILES[name]) in allowed, f"{module} ({row}) imports {name}"
+            continue
+        assert library not in OWNERS or OWNERS[library] & {row, path.stem}, (
+            f"{module} may not use {library}"
+        )
+        assert row != "decisions" or library not in IMPURE, f"{module} decides, so no {library}"
+        assert row != "words" or library in sys.stdlib_module_names, f"{module}: {library}"
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: set(imports(path)) & FILES.keys() for module, path in FILES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
