@@ -40,11 +40,11 @@ def run(program: Path, argument: str, home: Path) -> str:
 
 def totals(output: str) -> dict[str, int]:
     """The demo's last five lines as numbers."""
-    lines = output.splitlines()[-len(TOTALS) :]
-    found = [re.fullmatch(rf"{name} (\d+)", line) for name, line in zip(TOTALS, lines, strict=True)]
-    if not all(found):
+    lines = "".join(rf"{name} (?P<{name}>\d+)\n" for name in TOTALS)
+    found = re.search(rf"^{lines}\Z", output, re.MULTILINE)
+    if not found:
         raise SmokeError(f"the last lines aren't {', '.join(TOTALS)}:\n{output}")
-    return {name: int(match[1]) for name, match in zip(TOTALS, found, strict=True) if match}
+    return {name: int(number) for name, number in found.groupdict().items()}
 
 
 def check(program: Path, home: Path) -> str:

@@ -108,6 +108,7 @@ class MariaDBServer:
             user=user,
             password="" if user == "root" else PASSWORD,
             database=database,
+            ssl_disabled=True,
             charset="utf8mb4",
             autocommit=True,
         )

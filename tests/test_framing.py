@@ -84,6 +84,7 @@ def in_pieces(pieces: list[bytes], record_bytes_max: int, ending: Ending) -> Fra
         out.skipped_bytes += got.skipped_bytes
         out.rest = bytes(buffer[start + got.taken : end])
         skipping = got.skipping
+        assert not (last and skipping and ending is not Ending.OPEN), "nothing follows an end"
         assert b"\n" not in out.rest
         assert len(out.rest) < record_bytes_max
     return out

@@ -228,7 +228,7 @@ def test_start_at_the_end_is_kept_before_the_first_record(log: Log, exists: bool
 def test_start_at_the_end_within_a_long_line_drops_its_rest(log: Log) -> None:
     log.settings["start"] = "end"
     log.write(b"x" * 1000)
-    log.read()
+    assert log.read() == b"", "a line that began before isn't a record, not even a rejected one"
     log.kill()
     log.write(b"xxx\nnew\n")
     assert log.read() == b"new\n"
@@ -456,6 +456,18 @@ def test_a_file_written_over_in_place_is_read_anew_with_a_gap(
     assert log.gaps == [Gap("truncated")]
 
 
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "dead"])
+def test_a_file_cut_shorter_is_read_anew_with_a_gap(log: Log, dead: bool) -> None:
+    log.write(b"a" * 199 + b"\n" + b"b" * 199 + b"\n")
+    log.read()
+    if dead:
+        log.kill()
+    os.truncate(log.path, 300)  # its first bytes are the same
+    log.write(b"\n")
+    assert log.read() == b"a" * 199 + b"\n" + b"b" * 100 + b"\n"
+    assert log.gaps == [Gap("truncated")]
+
+
 def test_a_change_beyond_the_first_bytes_is_growth(log: Log) -> None:
     log.write(b"a" * 199 + b"\n" + b"b" * 199 + b"\n")
     log.read()
@@ -516,7 +528,7 @@ def test_made_again_it_is_the_same_whatever_was_appended_or_configured(log: Log)
     chunk.body = bytes(chunk.body)
     log.kill()
     log.write(b" grown\n")
-    old, log.path = log.path, log.path.with_name("configured.log")
+    old, log.path = log.path, log.path.parent / "elsewhere" / "configured.log"
     log.settings |= {"record_bytes_max": 100, "frame_bytes_max": 100}
     assert log.source.again(json.loads(json.dumps(chunk.claim))) == chunk
     log.turn()
@@ -548,6 +560,17 @@ def test_what_nobody_holds_any_more_is_a_gap_with_its_size(log: Log, cause: str)
     assert log.gaps == [Gap(cause, 2, 4), Gap(cause)]
     if cause == "gone":
         keep_inode.close()
+
+
+def test_half_a_frame_is_no_frame(log: Log) -> None:
+    log.write(b"a" * 199 + b"\n" + b"b" * 99 + b"\n" + b"c" * 99 + b"\n" + b"d" * 99 + b"\n")
+    log.turn()
+    chunk = log.source.peek()
+    assert chunk is not None
+    log.kill()
+    os.truncate(log.path, 400)  # one of its two lines is left, and its first 256 bytes
+    again = log.source.again(chunk.claim)
+    assert again.gaps == (Gap("truncated", records=2, bytes=200),)
 
 
 def test_a_gap_in_doubt_stays_one_gap(log: Log) -> None:

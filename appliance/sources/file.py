@@ -441,8 +441,7 @@ class FileSource:
         if not place.ahead(self._view[: self._filled], False).intact():
             if not place.intact():
                 return self._jump(Place(place.file), Gap(TRUNCATED))
-            self._moved = True  # changed behind the place, while we read: look again
-            return None
+            return None  # changed behind the place while we read: that wakes us to look again
         shown = self._cut(place, Ending.OPEN)
         if shown is not None or self._moved:
             return shown

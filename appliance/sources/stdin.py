@@ -90,9 +90,11 @@ class StdinSource:
 
     @property
     def ended(self) -> bool:
-        """Whether the input is at its end and everything of it was discarded."""
-        left = self._filled or self._skipped or self._gaps
-        return self._shown is None and self._ending is not Ending.OPEN and not left
+        """Whether the input is at its end and everything of it was discarded.
+
+        The look that meets the end shows all that is left, so nothing waits behind the chunk.
+        """
+        return self._shown is None and self._ending is not Ending.OPEN
 
     def resume(self, cursor: str | None, claim: Any) -> None:
         """Nothing: a pipe has no position."""

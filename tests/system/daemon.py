@@ -1,0 +1,182 @@
+"""A whole instance under test: started as a user starts it, looked at as a user looks."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from tests.mariadb_server import PASSWORD
+
+PASSWORD_VARIABLE = "TEST_MARIADB_PASSWORD"
+READY_S = 30.0
+STOP_S = 90.0
+LOOK_S = 0.05
+
+
+def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """Wait until the condition is true; its value. Fails, naming what was awaited."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}"
+        time.sleep(LOOK_S)
+
+
+class Daemon:
+    """One instance in a private directory. `config` lacks only state_dir."""
+
+    def __init__(self, config: str, *, crash: dict[str, str] | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))  # short, for sockets
+        self.file = self.directory / "stream-daemon.toml"
+        self.file.write_text(f'state_dir = "{self.directory}/state"\n{config}')
+        self.log = self.directory / "log"
+        self.crash_log = self.directory / "crashes"
+        self._crash = crash
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Daemon":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            self.stop()
+        rmtree(self.directory, ignore_errors=True)
+
+    # ── life ────────────────────────────────────────────────────────────────────────────
+
+    def spawn(self, stdin: Any = subprocess.DEVNULL) -> "Daemon":
+        """Start it, and don't wait."""
+        module = "tests.system.crashing" if self._crash else "appliance"
+        own = {"CRASH_LOG": str(self.crash_log), PASSWORD_VARIABLE: PASSWORD}
+        environment = os.environ | own | (self._crash or {})
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, "-c", str(self.file), "collect"],
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        return self
+
+    def start(self) -> "Daemon":
+        """Start it and wait until it answers."""
+        self.spawn()
+        until(lambda: self.ended() or self.try_status(), READY_S, "the control socket")
+        assert not self.ended(), self.said()
+        return self
+
+    def ended(self) -> bool:
+        assert self.process
+        return self.process.poll() is not None
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Wait for its own end; the exit code."""
+        assert self.process
+        return self.process.wait(timeout_s)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal the parent and wait; the exit code."""
+        assert self.process
+        self.process.send_signal(number)
+        return self.wait()
+
+    def kill_parent(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    # ── looking ─────────────────────────────────────────────────────────────────────────
+
+    def run(self, *verb: str) -> "subprocess.CompletedProcess[str]":
+        """Run another verb against this configuration."""
+        return subprocess.run(
+            [sys.executable, "-m", "appliance", "-c", str(self.file), *verb],
+            capture_output=True,
+            text=True,
+            timeout=STOP_S,
+        )
+
+    def try_status(self) -> dict[str, Any] | None:
+        """What `status --json` says, or None."""
+        done = self.run("status", "--json")
+        status: dict[str, Any] | None = json.loads(done.stdout) if done.stdout else None
+        return status
+
+    def status(self) -> dict[str, Any]:
+        status = self.try_status()
+        assert status, self.said()
+        return status
+
+    def said(self) -> str:
+        """Its log."""
+        return self.log.read_text(errors="replace")
+
+    def crashes(self) -> list[str]:
+        """The steps at which children killed themselves."""
+        return self.crash_log.read_text().split() if self.crash_log.exists() else []
+
+    def until_stored(self, records: int, timeout_s: float = 120.0) -> None:
+        """Wait until so many records are rows (or dead or filtered), and nothing is queued."""
+
+        def all_stored() -> bool:
+            status = self.try_status() or {"store": {}, "queue": {}}
+            store = status["store"]
+            settled = sum(store.get(key, 0) for key in ("stored", "filtered", "dead"))
+            queue = status["queue"]
+            return settled >= records and queue.get("frames") == queue.get("busy") == 0
+
+        until(all_stored, timeout_s, f"{records} records to be stored\n{self.said()}")
+
+    def children(self) -> dict[str, int]:
+        """Pids by title, as ps shows them, of this instance's children."""
+        assert self.process
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        pids = [int(pid) for pid in children.read_text().split()]
+        return {title_of(pid): pid for pid in pids}
+
+
+def title_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    except FileNotFoundError:
+        return ""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def connect(port: int, timeout_s: float = READY_S) -> socket.socket:
+    """A connection to an instance that may be starting still."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout_s)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nobody listens on {port}"
+            time.sleep(LOOK_S)
+
+
+def send_and_close(port: int, pieces: Iterable[bytes]) -> None:
+    """Send everything, close our side, and see that the other side closes without a reset."""
+    with connect(port) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(STOP_S)
+        assert connection.recv(1) == b"", "the daemon sends nothing"

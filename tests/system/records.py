@@ -1,0 +1,52 @@
+"""Numbered records whose content is known from the number: what was sent is never looked up."""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+
+class Records:
+    """Lines "NUMBER CHECK payload" of many lengths, made again at will from a seed."""
+
+    def __init__(self, seed: int, length_max: int = 4000) -> None:
+        self._seed = seed
+        self._length_max = length_max
+
+    def line(self, number: int) -> bytes:
+        """Record `number`, without its newline."""
+        dice = random.Random(f"{self._seed} {number}")
+        length = int(self._length_max ** dice.random())
+        payload = dice.randbytes(length // 2 + 1).hex()
+        check = hashlib.md5(f"{self._seed} {payload}".encode()).hexdigest()[:8]
+        return f"{number} {check} {payload}".encode()
+
+    def pieces(self, bytes_total: int, piece_bytes: int = 1 << 16) -> Iterator[bytes]:
+        """Whole stream of so many bytes at least, in pieces that end anywhere."""
+        self.sent = 0
+        rest, made = b"", 0
+        while made < bytes_total:
+            lines = [self.line(self.sent + index) for index in range(64)]
+            self.sent += len(lines)
+            block = b"\n".join(lines) + b"\n"
+            made += len(block)
+            rest += block
+            while len(rest) >= piece_bytes:
+                yield rest[:piece_bytes]
+                rest = rest[piece_bytes:]
+        yield rest
+
+    def check(self, stored: Iterable[bytes], sent: int) -> None:
+        """Each of the sent records is there once, byte for byte, and nothing else."""
+        seen: Counter[int] = Counter()
+        wrong = []
+        for line in stored:
+            number = int(line.split(b" ", 1)[0])
+            seen[number] += 1
+            if line != self.line(number):
+                wrong.append(number)
+        lost = [number for number in range(sent) if number not in seen]
+        doubled = [number for number, count in seen.items() if count > 1]
+        extra = [number for number in seen if number >= sent]
+        problem = f"lost {len(lost)} {lost[:5]}, doubled {len(doubled)} {doubled[:5]}"
+        assert not [*lost, *doubled, *extra, *wrong], (problem, extra[:5], wrong[:5])

@@ -1,0 +1,67 @@
+"""The databases a system test can store into, and how their rows are read back."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Protocol
+
+import pymysql.cursors
+
+from tests.mariadb_server import MariaDBDatabase
+from tests.system.daemon import PASSWORD_VARIABLE, Daemon
+
+
+class StoreUnderTest(Protocol):
+    def section(self) -> str:
+        """The [store] section of the configuration."""
+
+    def raws(self, daemon: Daemon) -> Iterator[bytes]:
+        """The raw column, in the order of the table's key."""
+
+    def rows(self, daemon: Daemon, sql: str) -> list[tuple[object, ...]]:
+        """What a query gives."""
+
+
+class Sqlite:
+    """The embedded store."""
+
+    def section(self) -> str:
+        return ""
+
+    def raws(self, daemon: Daemon) -> Iterator[bytes]:
+        for (raw,) in self.rows(daemon, "SELECT raw FROM records ORDER BY seq"):
+            assert isinstance(raw, str)
+            yield raw.encode()
+
+    def rows(self, daemon: Daemon, sql: str) -> list[tuple[object, ...]]:
+        file = next((daemon.directory / "state").glob("*/*.db"))
+        connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+
+class MariaDB:
+    """A database of the test's own on a private server."""
+
+    def __init__(self, database: MariaDBDatabase) -> None:
+        self._database = database
+
+    def section(self) -> str:
+        return (
+            f'[store]\nurl = "{self._database.url()}"\n'
+            f'password = {{ env = "{PASSWORD_VARIABLE}" }}\n'
+        )
+
+    def raws(self, daemon: Daemon) -> Iterator[bytes]:
+        connection = self._database.server.connect(self._database.name)
+        try:
+            with connection.cursor(pymysql.cursors.SSCursor) as cursor:
+                cursor.execute("SELECT raw FROM records ORDER BY seq")
+                for (raw,) in cursor:
+                    yield raw.encode()
+        finally:
+            connection.close()
+
+    def rows(self, daemon: Daemon, sql: str) -> list[tuple[object, ...]]:
+        return self._database.run(sql)

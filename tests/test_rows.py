@@ -1,0 +1,282 @@
+"""Rows: every line goes one way, and every column's value is what the record says."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.batch import Batch, DeadLetter
+from appliance.config import Column, Filter
+from appliance.frame import Frame, Gap, Header, checksum
+from appliance.rows import RowMaker, split, utc_from_iso, utc_text
+
+RUN = "0190163d8694739b88b7b1c3e2f00001"
+RAW = {"raw": Column(type="LONGTEXT", path="")}
+
+
+def frame(body: bytes, **more: Any) -> Frame:
+    return Frame(
+        Header(
+            run=RUN,
+            number=7,
+            source="tweets",
+            records=body.count(b"\n"),
+            records_before=0,
+            bytes_before=0,
+            body_bytes=len(body),
+            crc=checksum(body),
+            first_received=1_700_000_000.25,
+            last_received=1_700_000_001.0,
+            **more,
+        ),
+        body,
+    )
+
+
+def made(
+    body: bytes,
+    columns: Mapping[str, Column] = RAW,
+    format: str = "json",
+    include: Sequence[Filter] = (),
+    **more: Any,
+) -> Batch:
+    return RowMaker(columns, format, include, "tweets").batch(frame(body, **more))
+
+
+def values(document: Any, path: str, type: str = "VARCHAR(99)") -> Any:
+    """What a column by path becomes for one record."""
+    body = json.dumps(document).encode() + b"\n"
+    [(value,)] = made(body, {"x": Column(type=type, path=path)}).rows
+    return value
+
+
+# ── which way a line goes ───────────────────────────────────────────────────────────────
+
+
+def test_every_kind_of_line() -> None:
+    body = b'{"a":1}\n\nnot json\r\n{"a":"\xff"}\n\r\n{"b":2}\r\ntoo lo\n{"c":\x00}\n"cu\n'
+    batch = made(body, rejected={6: "too long", 8: "cut"}, gaps=(Gap("gone", 2, 9),))
+    assert batch.rows == [('{"a":1}',), ('{"b":2}',)]
+    assert batch.raws == [b'{"a":1}', b'{"b":2}']
+    assert batch.positions == [0, 5]
+    assert batch.blank == 2
+    assert [(x.position, x.raw, x.code) for x in batch.dead] == [
+        (2, b"not json", "json"),
+        (3, b'{"a":"\xff"}', "utf8"),
+        (6, b"too lo", "too long"),
+        (7, b'{"c":\x00}', "json"),
+        (8, b'"cu', "cut"),
+    ]
+    assert batch.dead[0].reason == "unexpected character: line 1 column 1 (char 0)" or (
+        "line 1" in batch.dead[0].reason
+    )
+    assert "record_bytes_max" in batch.dead[2].reason
+    assert (batch.run, batch.number, batch.source) == (bytes.fromhex(RUN), 7, "tweets")
+    assert (batch.records, batch.bytes) == (9, len(body))
+    assert (batch.first_received, batch.last_received) == (1_700_000_000.25, 1_700_000_001.0)
+    assert batch.gaps == (Gap("gone", 2, 9),)
+
+
+def test_text_takes_everything_that_is_utf8() -> None:
+    batch = made(b"a\x00b\n{\n\xc3\n\xf0\x9f\x8f\x88 \r\r\n", format="text")
+    assert batch.rows == [("a\x00b",), ("{",), ("🏈 \r",)]
+    assert [(x.position, x.raw, x.code) for x in batch.dead] == [(2, b"\xc3", "utf8")]
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+@given(st.lists(st.binary(max_size=12) | st.sampled_from([b"", b"\r", b"{}", b"[1]", b'"x"'])))
+def test_all_lines_are_accounted_for(format: str, lines: list[bytes]) -> None:
+    lines = [line.replace(b"\n", b"") for line in lines]
+    batch = made(b"".join(line + b"\n" for line in lines), format=format)
+    assert batch.records == len(lines) == len(batch.rows) + len(batch.dead) + batch.blank
+    back = dict(zip(batch.positions, batch.raws, strict=True))
+    back |= {letter.position: letter.raw for letter in batch.dead}
+    back |= {at: b"" for at in range(len(lines)) if at not in back}
+    assert [back[at] for at in range(len(lines))] == [line.removesuffix(b"\r") for line in lines]
+    assert [text.encode() for (text,) in batch.rows] == batch.raws
+
+
+def test_an_empty_body() -> None:
+    batch = made(b"", gaps=(Gap("gone"),))
+    assert (batch.records, batch.rows, batch.blank) == (0, [], 0)
+
+
+def test_the_reason_of_an_unknown_code_is_said_too() -> None:
+    assert made(b"x\n", rejected={0: "new"}).dead == [
+        DeadLetter(0, b"x", "new", "refused by the collector")
+    ]
+
+
+@given(st.binary())
+def test_split_takes_line_ends_only(body: bytes) -> None:
+    expected = [line.removesuffix(b"\r") for line in (body + b"\n").split(b"\n")[:-1]]
+    assert split(body + b"\n") == expected
+
+
+# ── values ──────────────────────────────────────────────────────────────────────────────
+
+TWEET = {
+    "id": 2**63,
+    "big": 2**70,
+    "user": {"name": "Zoë 🏈", "0": "zero", "verified": True},
+    "list": [10, {"deep": [None, False]}, "x"],
+    "none": None,
+    "real": 0.1,
+    "": "empty key",
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("id", 2**63),
+        ("big", 2.0**70),
+        ("user.name", "Zoë 🏈"),
+        ("user.0", "zero"),
+        ("user.verified", 1),
+        ("user", '{"name":"Zoë 🏈","0":"zero","verified":true}'),
+        ("list.0", 10),
+        ("list.2", "x"),
+        ("list.3", None),
+        ("list.-1", None),
+        ("list.name", None),
+        ("list.1.deep.1", 0),
+        ("list.1.deep.0", None),
+        ("list.1.deep", "[null,false]"),
+        ("none", None),
+        ("none.more", None),
+        ("missing", None),
+        ("user.missing.more", None),
+        ("id.0", None),
+        ("real", 0.1),
+    ],
+)
+def test_value_by_path(path: str, value: Any) -> None:
+    found = values(TWEET, path)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("record", [b"5", b'"text"', b"[1, 2]", b"null", b"true"])
+def test_a_record_that_is_no_object_has_no_values_but_is_stored(record: bytes) -> None:
+    columns = {"x": Column(type="INT", path="0"), **RAW}
+    assert made(record + b"\n", columns).rows == [(None, record.decode())]
+
+
+def test_meta_columns() -> None:
+    names = ("source", "received_at", "run", "frame", "position")
+    columns = {name: Column(type="VARCHAR(40)", meta=name) for name in names}
+    columns["key"] = Column(type="binary(16)", meta="run")
+    received = "2023-11-14 22:13:20.250000"
+    assert made(b"{}\n\n{}\n", columns).rows == [
+        ("tweets", received, RUN, 7, at, bytes.fromhex(RUN)) for at in (0, 2)
+    ]
+
+
+def test_rows_of_constants_only_are_as_many_as_records() -> None:
+    assert made(b"1\n2\n", {"s": Column(type="TEXT", meta="source")}).rows == [("tweets",)] * 2
+
+
+def test_a_record_too_deep_to_write_costs_itself() -> None:
+    deep = b'{"x":' + b"[" * 600 + b"]" * 600 + b"}"
+    columns = {"x": Column(type="JSON", path="x"), **RAW}
+    batch = made(b'{"x":[1]}\n' + deep + b'\n{"x":{}}\n' + deep + b"\n", columns)
+    assert batch.rows == [("[1]", '{"x":[1]}'), ("{}", '{"x":{}}')]
+    assert (batch.positions, batch.raws) == ([0, 2], [b'{"x":[1]}', b'{"x":{}}'])
+    assert {(x.position, x.raw, x.code) for x in batch.dead} == {
+        (1, deep, "json"),
+        (3, deep, "json"),
+    }
+    assert len(made(deep + b"\n").rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("2024-02-29T12:00:00Z", "2024-02-29 12:00:00.000000"),
+        ("2024-02-29T12:00:00.5+02:00", "2024-02-29 10:00:00.500000"),
+        ("2024-02-29 23:30:00-01:00", "2024-03-01 00:30:00.000000"),
+        ("2024-02-29T12:00:00.123456789Z", "2024-02-29 12:00:00.123456"),
+        ("2024-02-29", "2024-02-29 00:00:00.000000"),
+        ("2024-02-30T12:00:00Z", "2024-02-30T12:00:00Z"),
+        ("0001-01-01T00:00:00+10:00", "0001-01-01T00:00:00+10:00"),
+        ("Wed Oct 10 20:19:24 +0000 2018", "Wed Oct 10 20:19:24 +0000 2018"),
+        ("", ""),
+    ],
+)
+def test_iso_times_are_rewritten_to_utc(text: str, written: str) -> None:
+    assert utc_from_iso(text) == written
+    for type_name in ("DATETIME(6)", "datetime", "TIMESTAMP NULL"):
+        assert values({"at": text}, "at", type_name) == written
+    assert values({"at": text}, "at", "VARCHAR(64)") == text
+
+
+def test_a_time_column_leaves_numbers_alone() -> None:
+    assert values({"at": 20240229}, "at", "DATETIME") == 20240229
+    assert values({"at": True}, "at", "DATETIME") == 1
+
+
+@given(st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 2)))
+def test_utc_text_agrees_with_utc_from_iso(moment: datetime) -> None:
+    assert utc_from_iso(moment.isoformat()) == moment.strftime("%Y-%m-%d %H:%M:%S.%f")
+    whole = moment.replace(microsecond=0)
+    assert utc_text(whole.timestamp()) == utc_from_iso(whole.isoformat())
+
+
+# ── filters ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "found"),
+    [
+        ("Packers", "Go PACKERS!", True),
+        ("Packers", "#packers", True),
+        ("Packers", "Unpackers", False),
+        ("Packers", "packers_fan", False),
+        ("Packers", "packers2", False),
+        ("Green Bay", "in green bay.", True),
+        ("C++", "c++ rocks", True),
+        ("a.c", "abc", False),
+        ("Straße", "STRASSE 5", True),
+        ("Σίσυφος", "ΣΊΣΥΦΟΣ", True),
+        ("Медведь", "«МЕДВЕДЬ»", True),
+        ("Медведь", "медведьсон", False),
+        ("पैकर", "पैकर आए", True),
+        ("पैकर", "पैकर्स आए", False),  # a vowel sign goes on with the word
+        ("cafe", "cafe\u0301", False),
+        ("巨人", "巨人 勝", True),
+        ("سبارتان", "فريق سبارتان!", True),
+    ],
+)
+def test_words_are_whole_and_case_folded(word: str, text: str, found: bool) -> None:
+    include = [Filter(path="text", any=("nobody", word))]
+    batch = made(json.dumps({"text": text}).encode() + b"\n", include=include)
+    assert (len(batch.rows), batch.filtered) == ((1, 0) if found else (0, 1))
+
+
+@pytest.mark.parametrize("record", [{}, {"text": None}, {"text": 5}, {"text": ["Bears"]}, "Bears"])
+def test_a_path_that_is_no_text_does_not_match(record: Any) -> None:
+    include = [Filter(path="text", any=("Bears",))]
+    batch = made(json.dumps(record).encode() + b"\n", include=include)
+    assert (batch.rows, batch.filtered) == ([], 1)
+
+
+def test_all_filters_must_match_and_broken_records_are_dead_not_filtered() -> None:
+    include = [Filter(path="text", any=("Bears",)), Filter(path="user.lang", any=("en", "de"))]
+    body = (
+        b'{"text":"Bears","user":{"lang":"de"}}\n{"text":"Bears","user":{"lang":"fr"}}\n'
+        b'{"text":"Colts","user":{"lang":"de"}}\nBears en\n\n'
+    )
+    batch = made(body, include=include)
+    assert (batch.positions, batch.filtered, batch.blank) == ([0], 2, 1)
+    assert [letter.position for letter in batch.dead] == [3]
+
+
+def test_a_filter_on_the_whole_text() -> None:
+    include = [Filter(path="", any=("error",))]
+    batch = made(b"An ERROR: x\nterrors\n", format="text", include=include)
+    assert (batch.rows, batch.filtered) == ([("An ERROR: x",)], 1)
