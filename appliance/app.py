@@ -249,9 +249,10 @@ class App:
                 max(source.record_bytes_max for source in self._config.sources.values()),
                 beat=birth.slot.beat,
             )
-        path = config.url.removeprefix("sqlite:///")
         if config.url == "embedded":
             path = str(self._instance.directory / f"{name}.db")
+        else:
+            path = sqlite.parse_url(config.url)
         return sqlite.SQLiteStore(path, name, config.table, config.columns, beat=birth.slot.beat)
 
     def _maker(self, source: str) -> RowMaker:

@@ -274,6 +274,8 @@ class Collector:
     # ── waiting ─────────────────────────────────────────────────────────────────────────
 
     def _wait(self) -> None:
+        if self._wish.stop and not self._told:
+            return  # the signal came after the loop had looked, and peek may have cleared it
         self._gauge.beat()
         self._source.wait(WAIT_S_MAX)
         self._gauge.beat()

@@ -167,7 +167,7 @@ def converse(connection: socket.socket, request: dict[str, Any]) -> dict[str, An
             line = lines.readline()
     except ConnectionError as error:
         raise NotRunning(f"the instance doesn't answer: {error}") from error
-    if not line:
+    if not line.endswith(b"\n"):
         raise NotRunning("the instance ended without an answer")
     answer: dict[str, Any] = json.loads(line)
     return answer

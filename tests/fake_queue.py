@@ -199,7 +199,7 @@ class MemoryQueue:
 
 
 def _elsewhere(push: Push, known: SourceState | None) -> bool:
-    compared = push.cursor_before is not None and not push.force
+    compared = push.cursor_after is not None and not push.force
     return compared and known is not None and known.cursor not in (None, push.cursor_before)
 
 

@@ -460,7 +460,8 @@ MISTAKES = [
       for kind in (
           "INT; DROP TABLE a", "INT) ENGINE (MyISAM", "INT, b INT", "INT -- x", "INT /* x */",
           "INT # x", "VARCHAR(64", "VARCHAR 64)", "ENUM('a", "ENUM('a\\\\')", "`INT`", "(INT)",
-          "INT COMMENT 'a;b'", 'INT COMMENT "a;b"', "INT(1), b INT(2)", "INT(1), b INT)", "A" * 1025)),
+          "INT COMMENT 'a;b'", 'INT COMMENT "a;b"', "INT(1), b INT(2)",
+          "INT(1), b INT)", "A" * 1025)),
 ]
 # fmt: on
 

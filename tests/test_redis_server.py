@@ -62,9 +62,10 @@ class Servers:
         return redis.Redis(unix_socket_path=str(self.make().socket_path))
 
     def close(self) -> None:
-        for pid in holders(self.directory / "valkey.lock"):
+        for pid in holders(self.directory / "valkey.lock") - {os.getpid()}:
             kill_and_wait(pid, signal.SIGKILL, 5)
         for process in self.started:
+            process.kill()
             process.wait(5)
 
 

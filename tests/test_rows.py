@@ -71,9 +71,7 @@ def test_every_kind_of_line() -> None:
         (7, b'{"c":\x00}', "json"),
         (8, b'"cu', "cut"),
     ]
-    assert batch.dead[0].reason == "unexpected character: line 1 column 1 (char 0)" or (
-        "line 1" in batch.dead[0].reason
-    )
+    assert "line 1 column" in batch.dead[0].reason
     assert "record_bytes_max" in batch.dead[2].reason
     assert (batch.run, batch.number, batch.source) == (bytes.fromhex(RUN), 7, "tweets")
     assert (batch.records, batch.bytes) == (9, len(body))

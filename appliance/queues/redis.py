@@ -304,7 +304,8 @@ class RedisQueue:
     def push(self, push: Push) -> Pushed:
         """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
         keys = (self._keys.working, self._keys.bytes, self._keys.source(push.source))
-        compare = push.cursor_before is not None and not push.force
+        # Also without a cursor of its own (a lost state directory): the queue's is the true one.
+        compare = push.cursor_after is not None and not push.force
         with self._talking():
             answer = self._run_with_item(
                 PUSH,

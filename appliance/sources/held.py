@@ -159,6 +159,7 @@ class HeldSource:
         self._connections: dict[int, Connection] = {}  # by cookie
         self._by_fd: dict[int, Connection] = {}
         self._passed_over: list[Connection] = []
+        self._shown: Chunk | None = None
         self._stop_by: float | None = None
         self._stop_at: dict[int, int] | None = None  # cookie → position to read up to
         self._epoll = select.epoll()
@@ -207,7 +208,12 @@ class HeldSource:
         maker.add(part, cut, cut.body(buffer))
 
     def peek(self) -> Chunk | None:
-        """Whole records of the connections that have some, as one chunk."""
+        """Whole records of the connections that have some; the same chunk until `discard`."""
+        if self._shown is None:
+            self._shown = self._look()
+        return self._shown
+
+    def _look(self) -> Chunk | None:
         maker = ChunkMaker(self._clock(), self._limits.record_bytes_max)
         ready = self._in_order(self._poll(0))
         self._passed_over = []
@@ -220,6 +226,7 @@ class HeldSource:
 
     def discard(self, chunk: Chunk) -> None:
         """Forget the chunk: one call a connection."""
+        self._shown = None
         parts = (Part(*part) for part in chunk.claim["parts"])
         self._discard(part for part in parts if part.cookie in self._connections)
 
@@ -453,7 +460,7 @@ class ChunkMaker:
     def chunk(self, last_received: float, skipping: list[int], gaps: list[Gap]) -> Chunk:
         """The chunk; its claim says which connections are inside an over-long record."""
         claim = {
-            "parts": self._parts,
+            "parts": [list(part) for part in self._parts],
             "skipping": skipping,
             "first": self._first_received,
             "last": last_received,

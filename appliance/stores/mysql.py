@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
 
+from appliance.addresses import check_store_url
 from appliance.config import Column
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.ledger import (
@@ -204,30 +205,17 @@ def parse_url(url: str) -> MySQLAddress:
     """Read mysql://user@host:3306/database, ?unix_socket=/path; names may be %-encoded.
 
     Raises:
-        ConfigError: says what to write instead.
+        ConfigError: says what is wrong with it and what to write instead.
     """
-    example = "write it like mysql://user@host:3306/database"
-    try:
-        parts = urlsplit(url)
-        port = parts.port or PORT
-    except ValueError as error:
-        raise ConfigError(f"store.url: {error}", example) from error
-    if parts.password is not None:
-        raise ConfigError(
-            "store.url holds a password, which anybody who sees the URL could read",
-            'take it out and write, under [store]: password = { file = "/path/of/a/file" }',
-        )
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unix_socket = options.pop("unix_socket", None)
-    if "tls" in options:
-        raise ConfigError("store.url: tls is not in this version", "leave ?tls=… out")
-    if options:
-        raise ConfigError(f"store.url: unknown option {', '.join(options)}", example)
-    user, database = unquote(parts.username or ""), unquote(parts.path.removeprefix("/"))
-    host = unquote(parts.hostname or "") or ("localhost" if unix_socket else "")
-    if parts.scheme != "mysql" or not (user and host and database) or unix_socket == "":
-        raise ConfigError("store.url needs mysql://, a user, a host and a database", example)
-    return MySQLAddress(host, port, user, database, unix_socket)
+    check_store_url(url)
+    parts = urlsplit(url)
+    return MySQLAddress(
+        host=unquote(parts.hostname or "localhost"),
+        port=parts.port or PORT,
+        user=unquote(parts.username or ""),
+        database=unquote(parts.path.removeprefix("/")),
+        unix_socket=dict(parse_qsl(parts.query)).get("unix_socket"),
+    )
 
 
 # ── the store ───────────────────────────────────────────────────────────────────────────

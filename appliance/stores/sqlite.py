@@ -17,6 +17,7 @@ prepared once and stepped for each row is what SQLite does fastest.
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from appliance.config import Column
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
@@ -63,6 +64,15 @@ HINTS = {  # by primary result code: nothing is wrong with the data; "" is waite
 }
 
 T = TypeVar("T")
+
+
+def parse_url(url: str) -> str:
+    """The absolute path in sqlite:///path; a %-encoded one is decoded.
+
+    The path begins at the root with three slashes as with four: a database whose place
+    depends on where a daemon was started helps nobody.
+    """
+    return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
 class SQLiteStore(LedgerStore):

@@ -72,7 +72,7 @@ url = "embedded"                # our own server; or redis://host:6379/0, unix:/
 
 [store]
 url = "embedded"                # SQLite, in state_dir/NAME/NAME.db; or one of
-#                                 sqlite:///path/to/file.db
+#                                 sqlite:///path/to/file.db         (an absolute path)
 #                                 mysql://user@host:3306/database   (MySQL or MariaDB)
 # The password of a mysql:// user is never in the URL:
 #   password = { file = "/path" }, { env = "NAME" } or { cred = "systemd credential" }

@@ -12,6 +12,7 @@ class Records:
     def __init__(self, seed: int, length_max: int = 4000) -> None:
         self._seed = seed
         self._length_max = length_max
+        self.sent = 0
 
     def line(self, number: int) -> bytes:
         """Record `number`, without its newline."""
@@ -21,14 +22,16 @@ class Records:
         check = hashlib.md5(f"{self._seed} {payload}".encode()).hexdigest()[:8]
         return f"{number} {check} {payload}".encode()
 
+    def block(self, records: int = 64) -> bytes:
+        """The next so many records, each with its newline."""
+        first, self.sent = self.sent, self.sent + records
+        return b"".join(self.line(number) + b"\n" for number in range(first, self.sent))
+
     def pieces(self, bytes_total: int, piece_bytes: int = 1 << 16) -> Iterator[bytes]:
         """Whole stream of so many bytes at least, in pieces that end anywhere."""
-        self.sent = 0
         rest, made = b"", 0
         while made < bytes_total:
-            lines = [self.line(self.sent + index) for index in range(64)]
-            self.sent += len(lines)
-            block = b"\n".join(lines) + b"\n"
+            block = self.block()
             made += len(block)
             rest += block
             while len(rest) >= piece_bytes:

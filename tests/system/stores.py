@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import pymysql.cursors
 
@@ -17,7 +17,7 @@ class StoreUnderTest(Protocol):
     def raws(self, daemon: Daemon) -> Iterator[bytes]:
         """The raw column, in the order of the table's key."""
 
-    def rows(self, daemon: Daemon, sql: str) -> list[tuple[object, ...]]:
+    def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
         """What a query gives."""
 
 
@@ -32,7 +32,7 @@ class Sqlite:
             assert isinstance(raw, str)
             yield raw.encode()
 
-    def rows(self, daemon: Daemon, sql: str) -> list[tuple[object, ...]]:
+    def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
         file = next((daemon.directory / "state").glob("*/*.db"))
         connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
         try:
@@ -63,5 +63,5 @@ class MariaDB:
         finally:
             connection.close()
 
-    def rows(self, daemon: Daemon, sql: str) -> list[tuple[object, ...]]:
+    def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
         return self._database.run(sql)

@@ -11,7 +11,7 @@ from tests.system.stores import StoreUnderTest
 
 STREAM_BYTES = 300 * 1024**2
 KILLS = 100
-STEPS = "peeked=0.06,noted=0.06,pushed=0.06,discarded=0.06,done=0.06"
+STEPS = "peeked=0.12,noted=0.12,pushed=0.12,discarded=0.12,done=0.12"
 
 
 def test_hundred_kills_between_all_steps(
