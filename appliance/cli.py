@@ -6,6 +6,8 @@ is asked for, so that `running` doesn't wait for a database driver.
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
@@ -13,7 +15,27 @@ from typing import NoReturn
 from appliance import __version__
 from appliance.errors import Exit, StreamDaemonError
 
+TIMEOUT_S_MAX = 1_000_000.0  # poll(2) counts milliseconds in 31 bits
+INTERRUPTED = 128 + signal.SIGINT  # as shells say it
+
 Options = tuple[tuple[tuple[str, ...], dict[str, object]], ...]
+
+
+
+def seconds(text: str) -> float:
+    """A time on the command line.
+
+    Raises:
+        ArgumentTypeError: not a positive number, or too large for the kernel.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= TIMEOUT_S_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds such as 90 or 0.5")
+    return value
+
 
 VERBS: dict[str, tuple[str, str, Options]] = {
     "collect": (
@@ -29,7 +51,7 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             (
                 ("--timeout",),
                 {
-                    "type": float,
+                    "type": seconds,
                     "metavar": "S",
                     "help": "wait at most so many seconds (then exit 75; nothing is killed)",
                 },
@@ -120,14 +142,42 @@ def _examples(names: Iterable[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors that we know are one message and their exit code."""
-    args = parser().parse_args(argv)
     try:
-        verb = importlib.import_module(f"appliance.verbs.{args.verb}")
-        code: int = verb.run(args)
+        return _run(argv)
     except StreamDaemonError as error:
         print(f"stream-daemon: {error}", file=sys.stderr)
         return int(error.exit_code)
-    except BrokenPipeError:  # `stream-daemon init | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `stream-daemon init | head`: the reader has seen enough
+        _discard_output()
         return int(Exit.OK)
+    except KeyboardInterrupt:  # while a verb waits; an instance hears it in its own way
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = parser().parse_args(argv)
+        verb = importlib.import_module(f"appliance.verbs.{args.verb}")
+        code: int = verb.run(args)
+    finally:
+        _flush()
     return code
+
+
+def _flush() -> None:
+    """Write out what was printed now: at exit its error could not be said any more."""
+    try:
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise StreamDaemonError(
+            f"standard output can't be written: {error.strerror}", "is the disk full?"
+        ) from error
+
+
+def _discard_output() -> None:
+    """Let Python's own flush at exit succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -131,6 +131,7 @@ def connect(path: Path, timeout_s: float | None = ANSWER_TIMEOUT_S) -> socket.so
 
     Raises:
         NotRunning: nobody listens there.
+        TimeoutError: it has not taken those who came before in.
         PermissionError: it belongs to another user.
     """
     check_path(path)
@@ -141,6 +142,9 @@ def connect(path: Path, timeout_s: float | None = ANSWER_TIMEOUT_S) -> socket.so
     except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
         connection.close()
         raise NotRunning(f"nothing answers at {path}: {error.strerror}") from error
+    except BlockingIOError as error:  # its backlog is full: is it stopped?
+        connection.close()
+        raise TimeoutError(f"nobody is let in at {path}") from error
     except OSError:
         connection.close()
         raise

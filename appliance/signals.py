@@ -13,6 +13,9 @@ PARENT: dict[Signals, str] = {
 }
 """Signal to the parent → what it does. A second TERM or INT is `quick`."""
 
+LATER = (Signals.SIGHUP, Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
+"""Settled meanings that this version lacks: received and said, so that none ends or stops us."""
+
 CHILD: dict[Signals, str] = {
     Signals.SIGTERM: "drain",
     Signals.SIGUSR2: "quick",

@@ -139,7 +139,7 @@ class Watchdog:
 
     def run(self) -> Exit:
         """Run until stopped, or until every source has ended and all is stored."""
-        wanted = {*signals.PARENT, *signals.CHILD}
+        wanted = {*signals.PARENT, *signals.CHILD, *signals.LATER}
         self._signals = process.SignalFd(wanted)
         self._interests: list[tuple[Any, int, Callable[[], None]]] = []
         self._log.info("%s started (pid %d)", self._name, self._parent)

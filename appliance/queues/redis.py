@@ -74,7 +74,7 @@ end
 
 if known[1] == run and known[2] == number then return 'have it' end
 if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
-if compare == '1' and known[3] and known[3] ~= before then return 'elsewhere' end
+if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
 
 redis.call('RPUSH', KEYS[1], item)
 redis.call('INCRBY', KEYS[2], #item)
@@ -306,6 +306,7 @@ class RedisQueue:
         keys = (self._keys.working, self._keys.bytes, self._keys.source(push.source))
         # Also without a cursor of its own (a lost state directory): the queue's is the true one.
         compare = push.cursor_after is not None and not push.force
+        before = "" if push.cursor_before is None else f"={push.cursor_before}"  # none isn't ""
         with self._talking():
             answer = self._run_with_item(
                 PUSH,
@@ -316,7 +317,7 @@ class RedisQueue:
                     push.records,
                     push.bytes,
                     int(compare),
-                    push.cursor_before or "",
+                    before,
                     int(push.cursor_after is not None),
                     push.cursor_after or "",
                     self._bytes_max,

@@ -5,7 +5,6 @@ keys at their defaults or examples: take the # away and they are valid too (a te
 """
 
 import argparse
-import sys
 
 EXAMPLE = """\
 # Configuration of stream-daemon. Save it as stream-daemon.toml, or as
@@ -95,5 +94,5 @@ level = "info"                  # debug, info, warning, error
 
 def run(_args: argparse.Namespace) -> int:
     """Print a commented example configuration."""
-    sys.stdout.write(EXAMPLE)
+    print(EXAMPLE, end="")
     return 0

@@ -36,7 +36,7 @@ def configuration_file(args: argparse.Namespace) -> str | None:
     """The file named by -c, or the first that exists of the places searched."""
     if args.config:
         return str(args.config)
-    return next((path for path in config.search_paths(os.environ) if Path(path).exists()), None)
+    return next(filter(os.path.exists, config.search_paths(os.environ)), None)
 
 
 def not_ours(instance: Instance) -> InstanceError:

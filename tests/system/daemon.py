@@ -13,7 +13,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from appliance import control, process
+from appliance import control
+from appliance import process as processes
 from tests.mariadb_server import PASSWORD
 
 PASSWORD_VARIABLE = "TEST_MARIADB_PASSWORD"
@@ -51,7 +52,14 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         if self.process and self.process.poll() is None:
             self.stop()
+        self._end_leftovers()
         rmtree(self.directory, ignore_errors=True)
+
+    def _end_leftovers(self) -> None:
+        """What a killed parent has left, should the test have failed before it ended."""
+        for lock in (self.directory / "state").glob("**/*lock"):
+            for pid in processes.holders(lock):
+                processes.kill_and_wait(pid, signal.SIGKILL, STOP_S)
 
     # ── life ────────────────────────────────────────────────────────────────────────────
 
@@ -92,6 +100,13 @@ class Daemon:
         assert self.process
         self.process.send_signal(number)
         return self.wait()
+
+    def kill_child(self, pid: int) -> bool:
+        """Kill -9 exactly this child; False if it was gone already."""
+        if pid not in self.child_pids():
+            return False
+        os.kill(pid, signal.SIGKILL)
+        return True
 
     def kill_parent(self) -> None:
         assert self.process
@@ -146,10 +161,13 @@ class Daemon:
 
     def children(self) -> dict[str, int]:
         """Pids by title, as ps shows them, of this instance's children."""
+        return {title_of(pid): pid for pid in self.child_pids()}
+
+    def child_pids(self) -> list[int]:
+        """Pids of all processes that the parent has started, the server's too."""
         assert self.process
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = [int(pid) for pid in children.read_text().split()]
-        return {title_of(pid): pid for pid in pids}
+        return [int(pid) for pid in children.read_text().split()]
 
 
 def title_of(pid: int) -> str:

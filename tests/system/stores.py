@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import pymysql.cursors
 
 from tests.mariadb_server import MariaDBDatabase
-from tests.system.daemon import PASSWORD_VARIABLE, Daemon
+from tests.system.daemon import PASSWORD_VARIABLE, Daemon, until
+
+ROWS_S = 60.0
 
 
 class StoreUnderTest(Protocol):
@@ -19,6 +21,16 @@ class StoreUnderTest(Protocol):
 
     def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
         """What a query gives."""
+
+
+def until_rows(store: StoreUnderTest, daemon: Daemon, rows: int) -> None:
+    """Wait until the table has so many rows: kills may make `status` forget to count some."""
+
+    def all_there() -> bool:
+        [(found,)] = store.rows(daemon, "SELECT COUNT(*) FROM records")
+        return bool(found >= rows)
+
+    until(all_there, ROWS_S, f"{rows} rows\n{daemon.said()[-4000:]}")
 
 
 class Sqlite:
