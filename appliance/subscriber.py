@@ -83,7 +83,7 @@ class Subscriber:
     # ── one lease ───────────────────────────────────────────────────────────────────────
 
     def _work(self, lease: Lease) -> None:
-        """Store a lease and confirm it; whatever goes wrong with the queue, drop it."""
+        """Store a lease and confirm it; where the queue fails in it, the lease is dropped."""
         self._checkpoint("taken")
         try:
             batches = self._batches(lease)
@@ -91,8 +91,8 @@ class Subscriber:
             self._checkpoint("stored")
             self._queue.confirm(lease)
         except Unavailable as error:
-            # Somebody else may hold the frames by now; the ledger knows what is stored.
-            self._queue.close()
+            # The queue has dropped its connection, name and lease: somebody else may hold the
+            # frames by now, and the ledger knows what is stored.
             self._gauge.error(error.message)
             self._log.warning("a lease was dropped: %s", error.message)
             return

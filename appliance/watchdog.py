@@ -39,7 +39,6 @@ ABORT_TO_KILL_S = 5.0
 TICK_S_MAX = 1.0
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
 PHASE_GRACE_S = 5.0  # what a phase gets at least, also when drain_s is used up
-EMPTY_LOOKS = 2  # the queue is empty when it was seen so twice (a frame may be between lists)
 
 _fork = multiprocessing.get_context("fork")
 
@@ -131,7 +130,7 @@ class Watchdog:
         self._quick = False
         self._drain_by = 0.0
         self._exit = Exit.OK
-        self._looks = self._empty_looks = 0
+        self._looks = 0
         self._parent = os.getpid()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = {"name": name, "version": version, "pid": self._parent, "since": since}
@@ -397,16 +396,18 @@ class Watchdog:
             self.stop(quick=False)
 
     def _queue_seen_empty(self) -> bool:
-        """Ask recovery for looks at the queue until it was seen empty often enough."""
+        """Ask recovery for a look at the queue, again and again; whether it saw it empty.
+
+        The bytes count, too: they include a lease that was taken behind the look at the lists.
+        """
         slot = self._recovery.slot
-        if slot.get("looked") == self._looks and self._looks:
-            empty = not slot.get("queue_frames") and not slot.get("queue_busy")
-            self._empty_looks = self._empty_looks + 1 if empty else 0
-        elif self._looks:
+        if slot.get("looked") < self._looks:
             return False
+        left = [slot.get(name) for name in ("queue_frames", "queue_busy", "queue_bytes")]
+        seen_empty = self._looks > 0 and not any(left)
         self._looks += 1
         slot.set("look", self._looks)
-        return self._empty_looks >= EMPTY_LOOKS
+        return seen_empty
 
     # ── the loop's wait ─────────────────────────────────────────────────────────────────
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def status_of(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def files_of(pid: int) -> set[str]:
+    """What a process has open (its connections come and go while we look)."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(path))
+    return found
+
+
 def test_it_is_durable_private_and_limited(servers: Servers) -> None:
     servers.start()
     with servers.client() as client:
@@ -115,7 +125,7 @@ def test_it_inherits_nothing_but_its_lock(
         process = servers.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    open_files = {os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+    open_files = files_of(process.pid)
     pipe = os.readlink(f"/proc/self/fd/{write}")
     os.close(read)
     os.close(write)

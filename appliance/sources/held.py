@@ -202,7 +202,8 @@ class HeldSource:
 
     def _remake(self, part: Part, maker: "ChunkMaker") -> None:
         buffer = bytearray(part.length)
-        self._peek_into(self._connections[part.cookie], memoryview(buffer))
+        got = self._peek_into(self._connections[part.cookie], memoryview(buffer))
+        assert got == part.length, (got, part)
         cut = part.cut(buffer, 0, maker.record_bytes_max)
         assert cut.taken == part.length, (cut, part)
         maker.add(part, cut, cut.body(buffer))
@@ -216,6 +217,8 @@ class HeldSource:
     def _look(self) -> Chunk | None:
         maker = ChunkMaker(self._clock(), self._limits.record_bytes_max)
         ready = self._in_order(self._poll(0))
+        if self._stop_at is not None:
+            ready = list(self._connections.values())  # also those that nothing wakes
         self._passed_over = []
         used = 0
         for connection in ready:
@@ -311,8 +314,11 @@ class HeldSource:
         if not length:
             self._nothing(connection, seen, available)
             return 0
-        self._peek_into(connection, self._view[used : used + length])
-        behind = self._behind(seen, available) if length == available else Ending.OPEN
+        got = self._peek_into(connection, self._view[used : used + length])
+        behind = self._behind(seen) if length == available else Ending.OPEN
+        if got < length:
+            # An urgent byte (tcp(7)) that no peek sees past: the record ends before it.
+            length, behind = got, Ending.BROKEN
         part = Part(
             connection.cookie,
             seen.position,
@@ -330,7 +336,7 @@ class HeldSource:
             return seen.available
         return min(seen.available, max(0, self._stop_at[connection.cookie] - seen.position))
 
-    def _behind(self, seen: Seen, available: int) -> Ending:
+    def _behind(self, seen: Seen) -> Ending:
         """What follows the last available byte."""
         if seen.failed or (self._stop_at is not None and not seen.ending):
             return Ending.BROKEN
@@ -356,8 +362,8 @@ class HeldSource:
         """A single byte can't be told from a FIN by a successor, so it gets no frame.
 
         A lone newline is an empty line, which is no record. The newline that ends an
-        over-long record waits for the byte behind it. At a stop the single first byte of an
-        unfinished record is given up.
+        over-long record waits for the byte behind it. The single first byte of a record that
+        is cut there (at a stop, before an urgent byte) is given up.
         """
         if self._stop_at is not None:
             self._finish(connection)
@@ -401,9 +407,8 @@ class HeldSource:
             self._kernel.wake_at(connection.socket, available)
             connection.wake_at = available
 
-    def _peek_into(self, connection: Connection, view: memoryview) -> None:
-        got = connection.socket.recv_into(view, len(view), socket.MSG_PEEK)
-        assert got == len(view), (got, len(view))
+    def _peek_into(self, connection: Connection, view: memoryview) -> int:
+        return connection.socket.recv_into(view, len(view), socket.MSG_PEEK)
 
     # ── hand-over ───────────────────────────────────────────────────────────────────────
 

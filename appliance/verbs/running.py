@@ -3,23 +3,31 @@
 import argparse
 import sys
 
-from appliance import control
+from appliance import control, process
 from appliance.errors import Exit
+from appliance.instance import Instance
 from appliance.verbs import locate
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the pid and exit 0; exit 3 if the instance doesn't run."""
-    instance = locate.instance(args)
-    try:
-        with control.connect(instance.control) as connection:
-            pid = control.peer_pid(connection)
-    except control.NotRunning:
+    pid = _pid(locate.instance(args))
+    if pid is None:
         if not args.quiet:
             print("not running", file=sys.stderr)
         return int(Exit.NOT_RUNNING)
-    except PermissionError:
-        raise locate.not_ours(instance) from None
     if not args.quiet:
         print(pid)
     return int(Exit.OK)
+
+
+def _pid(instance: Instance) -> int | None:
+    try:
+        with control.connect(instance.control) as connection:
+            return control.peer_pid(connection)
+    except control.NotRunning:
+        return None
+    except TimeoutError:  # it was stopped (ps shows T), and many have asked since
+        return process.lock_owner(instance.lock)
+    except PermissionError:
+        raise locate.not_ours(instance) from None

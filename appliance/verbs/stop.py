@@ -21,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
     except control.NotRunning:
         print("not running", file=sys.stderr)
         return int(Exit.OK)
+    except TimeoutError:
+        return _too_long(instance, args.timeout)
     except PermissionError:
         raise locate.not_ours(instance) from None
     with connection:

@@ -254,6 +254,16 @@ def test_a_source_without_cursor_is_never_elsewhere(bench: Bench) -> None:
     assert queue.push(a_push(3, cursor_before="", cursor_after="y")) is Pushed.TAKEN
 
 
+@pytest.mark.parametrize("cursor", ["", "100"])
+def test_a_source_that_lost_its_own_cursor_is_told_where_it_was(bench: Bench, cursor: str) -> None:
+    """A state directory is gone, the queue remembers: starting anew would store all twice."""
+    queue = bench.queue()
+    queue.push(a_push(1, cursor_after=cursor))
+    lost = a_push(1, run=NEWER_RUN, cursor_before=None, cursor_after="50")
+    assert queue.push(lost) is Pushed.ELSEWHERE
+    assert queue.push(replace(lost, force=True)) is Pushed.TAKEN
+
+
 # ── take, confirm, give back ────────────────────────────────────────────────────────────
 
 

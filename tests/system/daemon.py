@@ -21,6 +21,7 @@ PASSWORD_VARIABLE = "TEST_MARIADB_PASSWORD"
 READY_S = 30.0
 STOP_S = 90.0
 LOOK_S = 0.05
+LOG_SHOWN_CHARS = 20_000  # of an instance whose test has failed
 
 
 def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -49,7 +50,9 @@ class Daemon:
     def __enter__(self) -> "Daemon":
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind:
+            print(self.said()[-LOG_SHOWN_CHARS:])
         if self.process and self.process.poll() is None:
             self.stop()
         self._end_leftovers()

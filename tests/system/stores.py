@@ -13,6 +13,8 @@ ROWS_S = 60.0
 
 
 class StoreUnderTest(Protocol):
+    writers: int  # subscribers that may store at the same time
+
     def section(self) -> str:
         """The [store] section of the configuration."""
 
@@ -30,14 +32,16 @@ def until_rows(store: StoreUnderTest, daemon: Daemon, rows: int) -> None:
         [(found,)] = store.rows(daemon, "SELECT COUNT(*) FROM records")
         return bool(found >= rows)
 
-    until(all_there, ROWS_S, f"{rows} rows\n{daemon.said()[-4000:]}")
+    until(all_there, ROWS_S, f"{rows} rows")
 
 
 class Sqlite:
     """The embedded store."""
 
+    writers = 1
+
     def section(self) -> str:
-        return ""
+        return "[store]\n"
 
     def raws(self, daemon: Daemon) -> Iterator[bytes]:
         for (raw,) in self.rows(daemon, "SELECT raw FROM records ORDER BY seq"):
@@ -55,6 +59,8 @@ class Sqlite:
 
 class MariaDB:
     """A database of the test's own on a private server."""
+
+    writers = 2
 
     def __init__(self, database: MariaDBDatabase) -> None:
         self._database = database
