@@ -11,10 +11,13 @@ its descriptors and tells it of births.
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 from appliance.link import ChildEnd, ParentEnd, cookie_of, pair
 
+PAUSE_S = 1.0  # when the kernel has no descriptors or memory for another connection
+QUIET_SHARE = 0.9  # being full is said again only when it was less full than this
 ACCEPTS_MAX = 64  # connections taken at one go, so that one source can't hold the loop up
 
 Prepare = Callable[[socket.socket], None]
@@ -24,10 +27,20 @@ Listen = Callable[[], list[socket.socket]]
 class Acceptor:
     """Listening sockets and living connections of one source."""
 
-    def __init__(self, name: str, listen: Listen, prepare: Prepare, connections_max: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        listen: Listen,
+        prepare: Prepare,
+        connections_max: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = logging.getLogger(f"source {name}")
         self._prepare = prepare
         self._connections_max = connections_max
+        self._monotonic = monotonic
+        self._paused_until = 0.0
+        self._said_full = False
         self._connections: dict[int, socket.socket] = {}
         self._wire: ParentEnd | None = None
         self.listeners = listen()
@@ -35,6 +48,8 @@ class Acceptor:
     @property
     def has_room(self) -> bool:
         """Whether another connection may be accepted; over the limit the backlog waits."""
+        if self._monotonic() < self._paused_until:
+            return False
         return len(self._connections) < self._connections_max
 
     @property
@@ -64,7 +79,7 @@ class Acceptor:
         """Take waiting connections: keep first, then hand down."""
         for _ in range(ACCEPTS_MAX):
             if not self.has_room:
-                self._log.warning("%d connections: the next ones wait", self._connections_max)
+                self._say_full()
                 return
             connection = self._try_accept(listener)
             if connection is None:
@@ -73,12 +88,19 @@ class Acceptor:
             if self._wire:
                 self._wire.send(connection)
 
+    def _say_full(self) -> None:
+        if not self._said_full:
+            self._log.warning("%d connections: the next ones wait", len(self._connections))
+            self._said_full = True
+
     def release_finished(self) -> None:
         """Close our duplicates of connections that the collector has finished."""
         for cookie in self._wire.finished() if self._wire else ():
             connection = self._connections.pop(cookie, None)
             if connection:
                 connection.close()
+        if len(self._connections) < QUIET_SHARE * self._connections_max:
+            self._said_full = False
 
     def stop_listening(self) -> list[socket.socket]:
         """Close the listening sockets; returns them, closed, so that nobody polls them."""
@@ -114,6 +136,7 @@ class Acceptor:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
             self._log.warning("can't accept: %s; the next ones wait", error.strerror)
+            self._paused_until = self._monotonic() + PAUSE_S
             return None
         self._prepare(connection)
         return connection

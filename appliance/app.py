@@ -36,6 +36,7 @@ QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
 SUBSCRIBERS_AUTO_MAX = 4
 ORPHAN_LOOK_S = 0.2
+ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
 
 class App:
@@ -50,7 +51,8 @@ class App:
         self._config = config
         self._instance = instance
         self._checkpoint = checkpoint
-        self._boot = process.boot_id(os.environ)
+        # Where the boot can't be known, this parent's life counts as one.
+        self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
@@ -65,13 +67,14 @@ class App:
         process.raise_descriptor_limit(
             sum(source.connections_max for source in sources if isinstance(source, TcpSource))
         )
+        specs = self._specs()  # listens: an address that is taken ends it here
         if self._server:
             self._server.take_over()
         control = ControlServer(self._instance.control)
         watchdog = Watchdog(
             self._config.name,
             __version__,
-            self._specs(),
+            specs,
             Board(),
             control,
             self._server,
@@ -122,7 +125,7 @@ class App:
     # ── what runs in a child ────────────────────────────────────────────────────────────
 
     def _collect(self, name: str, config: AnySource, birth: Birth) -> Exit:
-        notes, before = open_note(self._instance.note(name), self._boot, _new_run)
+        notes, before = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
         source = self._source(config, birth)
         collector = Collector(
             name,
@@ -132,7 +135,6 @@ class App:
             birth.slot,
             birth.wish,
             new_run=_new_run,
-            boot=self._boot,
             frame_interval_s=config.frame_interval_ms / 1000,
             inherited_cursor=before.cursor_after if before else None,
             checkpoint=self._checkpoint,
@@ -185,7 +187,8 @@ class App:
 
     def _wait_for_siblings(self, birth: Birth) -> None:
         """The parent is dead: wait until the others, who share its lock, have handed over."""
-        deadline = time.monotonic() + self._config.drain_s
+        deadline = time.monotonic() + self._config.drain_s + ORPHAN_SPARE_S / 2
+        birth.wish.allow(self._config.drain_s + ORPHAN_SPARE_S)
         while process.holders(self._instance.lock) - {os.getpid()}:
             if time.monotonic() > deadline:
                 return

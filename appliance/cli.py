@@ -21,7 +21,6 @@ INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 Options = tuple[tuple[tuple[str, ...], dict[str, object]], ...]
 
 
-
 def seconds(text: str) -> float:
     """A time on the command line.
 

@@ -53,7 +53,7 @@ class Sums:
 
 
 class Stopped(Exception):
-    """Told to end while a frame is in hand; the note keeps it."""
+    """Told to end at once while the queue doesn't answer and a frame is in hand."""
 
 
 class Collector:
@@ -69,7 +69,6 @@ class Collector:
         wish: Wish,
         *,
         new_run: Callable[[str], str],
-        boot: str | None,
         frame_interval_s: float,
         inherited_cursor: str | None = None,
         checkpoint: Checkpoint = no_checkpoint,
@@ -83,7 +82,6 @@ class Collector:
         self._gauge = gauge
         self._wish = wish
         self._new_run = new_run
-        self._boot = boot
         self._frame_interval_s = frame_interval_s
         self._cursor = inherited_cursor
         self._checkpoint = checkpoint
@@ -265,7 +263,7 @@ class Collector:
             return False
         self._log.warning("the queue stands elsewhere: going on at its cursor %s", state.cursor)
         run = self._new_run(max(self._notes.run, state.run))
-        self._notes.start_run(run, self._boot, None)
+        self._notes.start_run(run)
         self._sums = Sums()
         self._cursor = state.cursor
         self._source.resume(self._cursor, None)
@@ -288,6 +286,13 @@ class Collector:
 
     def _wait_to_retry(self, delay_s: float) -> None:
         if self._wish.quick:
+            hand = self._notes.last()
+            assert hand
+            self._log.error(
+                "ended with %d records (%d bytes) in hand that could not be handed over",
+                hand.records,
+                hand.bytes,
+            )
             raise Stopped
         self._wish.wait(delay_s)
 

@@ -6,6 +6,7 @@ connection's descriptor. Up: the cookie of a connection that is finished. A cook
 socket's SO_COOKIE: unique per boot, the same through dup, fork and SCM_RIGHTS.
 """
 
+import errno
 import socket
 import struct
 from collections import deque
@@ -59,8 +60,9 @@ class ParentEnd:
                 socket.send_fds(self._wire, [message], [connection.fileno()])
             except BlockingIOError:
                 return
-            except (BrokenPipeError, ConnectionResetError):  # dead: its successor inherits all
-                self._unsent.clear()
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:  # else: too many are under way, wait
+                    self._unsent.clear()  # it is dead: its successor inherits all
                 return
             self._unsent.popleft()
 

@@ -6,10 +6,12 @@ To stderr, readable. Times are UTC (RFC 3339). Nothing is logged per record or p
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from appliance.contracts import Gauge
 from appliance.errors import Unavailable
 
+SAY_AFTER_S = 1.0
 FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -25,32 +27,45 @@ def set_up(level: str) -> None:
 
 
 class Outage:
-    """Something that is away: said once when it begins, once when it is over.
+    """Something that is away: said once when it lasts, once when it is over.
 
-    An error that an operator has to mend (`Unavailable.loud`) is said again when its text
-    changes. `status` shows what is awaited all the time.
+    One that ends within SAY_AFTER_S (a server that is just starting) is not worth a line. An
+    error that an operator has to mend (`Unavailable.loud`) is said at once, and again when
+    its text changes. `status` shows what is awaited all the time.
     """
 
-    def __init__(self, log: logging.Logger, gauge: Gauge) -> None:
+    def __init__(
+        self,
+        log: logging.Logger,
+        gauge: Gauge,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
         self._gauge = gauge
+        self._monotonic = monotonic
+        self._began: float | None = None
         self._said = ""
 
     def goes_on(self, what: str, error: Unavailable) -> None:
         """`what` is away, for the first time or still."""
         text = f"{what}: {error.message}"
         hint = f" → {error.hint}" if error.hint else ""
-        self._gauge.error(text)
+        now = self._monotonic()
+        self._began = now if self._began is None else self._began
         self._gauge.waiting_for(text + hint)
-        if not self._said or (error.loud and text != self._said):
+        lasts = now - self._began >= SAY_AFTER_S and not self._said
+        if lasts or (error.loud and text != self._said):
             self._log.log(
                 logging.ERROR if error.loud else logging.WARNING, "waiting for %s%s", text, hint
             )
+            self._gauge.error(text)
             self._said = text
 
     def is_over(self) -> None:
         """It answered; nothing is awaited any more."""
+        if self._began is not None:
+            self._gauge.waiting_for("")
+            self._began = None
         if self._said:
             self._log.info("no longer waiting for %s", self._said)
-            self._gauge.waiting_for("")
             self._said = ""

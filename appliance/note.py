@@ -76,6 +76,7 @@ class NoteFile:
             os.close(fd)
         self._word = self._memory[WORD_AT:PAGE].cast("q")
         identity = _identity(bytes(self._memory[:PAGE]))
+        self._boot, self._kind = identity["boot"], identity["kind"]
         self.run: str = identity["run"]
         previous = identity["previous"]
         self.previous = RunEnd(**previous) if previous else None
@@ -111,9 +112,9 @@ class NoteFile:
         assert self.word == 2 * number - 1, (self.word, number)
         self._word[0] = 2 * number
 
-    def start_run(self, run: str, boot: str | None, previous: RunEnd | None) -> None:
-        """Begin a new run: frames count from 1 again."""
-        _create(self._path, run, boot, previous)
+    def start_run(self, run: str) -> None:
+        """Begin a new run of which nothing before is known: frames count from 1 again."""
+        _create(self._path, run, self._boot, self._kind, None)
         self._map()
 
     def _read(self, number: int) -> Note:
@@ -127,31 +128,33 @@ class NoteFile:
 
 
 def open_note(
-    path: Path, boot: str | None, new_run: Callable[[str], str]
+    path: Path, boot: str, kind: str, new_run: Callable[[str], str]
 ) -> tuple[NoteFile, Note | None]:
-    """Open a source's note file; start a new run unless it is known to be of this boot.
+    """Open a source's note file; start a new run unless it is of this boot and kind of source.
 
+    A source whose type was changed in the configuration can't read the claims of the other.
     `new_run(after)` makes a run id that is greater than `after`. Returns the file and, where
     a new run was started, the last note of the run before (its cursor is still good).
     """
     page = path.read_bytes() if path.exists() else b""
     if not _is_whole(page):
-        _create(path, new_run(""), boot, None)
+        _create(path, new_run(""), boot, kind, None)
         return NoteFile(path), None
-    if boot is not None and _identity(page)["boot"] == boot:
+    identity = _identity(page)
+    if (identity["boot"], identity["kind"]) == (boot, kind):
         return NoteFile(path), None
-    return _after_another_boot(path, page, boot, new_run)
+    return _after_another_boot(path, page, boot, kind, new_run)
 
 
 def _after_another_boot(
-    path: Path, page: bytes, boot: str | None, new_run: Callable[[str], str]
+    path: Path, page: bytes, boot: str, kind: str, new_run: Callable[[str], str]
 ) -> tuple[NoteFile, Note | None]:
     """A new run: connections are gone, and what the file says may be older than the crash."""
     identity = _identity(page)
     word = int.from_bytes(page[WORD_AT:PAGE], "little", signed=True)
     last = _read_slot(memoryview(page), (word + 1) // 2)
     previous = _end_of_run(identity["run"], last, word) if last else None
-    _create(path, new_run(identity["run"]), boot, previous)
+    _create(path, new_run(identity["run"]), boot, kind, previous)
     return NoteFile(path), _handed_over(last, word) if last else None
 
 
@@ -205,9 +208,10 @@ def _identity(page: bytes) -> dict[str, Any]:
     return identity
 
 
-def _create(path: Path, run: str, boot: str | None, previous: RunEnd | None) -> None:
+def _create(path: Path, run: str, boot: str, kind: str, previous: RunEnd | None) -> None:
     """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
-    identity = {"boot": boot, "run": run, "previous": asdict(previous) if previous else None}
+    before = asdict(previous) if previous else None
+    identity = {"boot": boot, "kind": kind, "run": run, "previous": before}
     page = (MAGIC + json.dumps(identity).encode() + b"\n").ljust(FILE_BYTES, b"\0")
     beside = path.with_suffix(".new")
     with beside.open("wb") as file:

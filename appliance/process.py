@@ -139,6 +139,10 @@ class Wish:
         nudged, self.nudged = self.nudged, False
         return nudged
 
+    def allow(self, time_s: float) -> None:
+        """Once orphaned: die in so many seconds, instead of in drain_s."""
+        signal.setitimer(signal.ITIMER_REAL, time_s)
+
     def _note(self, number: int, _frame: object) -> None:
         match signals.CHILD[signal.Signals(number)]:
             case "nudge":
@@ -149,7 +153,7 @@ class Wish:
                 self.drain = True
         if self.stop and self.orphaned:
             # Nobody is left who could kill us when we hang: SIGALRM's default does.
-            signal.setitimer(signal.ITIMER_REAL, self._drain_s)
+            self.allow(self._drain_s)
 
 
 def born(title: str, parent: int, drain_s: float) -> Wish:
@@ -228,8 +232,17 @@ class Lock:
         self._fd = -1
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free, and write our pid into the file."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock if it is free, and write our pid into the file.
+
+        Raises:
+            InstanceError: the file can't be opened.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InstanceError(
+                f"{self.path}: {error.strerror}", "run as the owner of the state directory"
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

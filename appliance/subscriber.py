@@ -19,7 +19,7 @@ from appliance.logs import Outage
 
 T = TypeVar("T")
 
-TAKE_WAIT_S = 1.0  # a stop or a heartbeat is never later than this
+TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
 FOLD_INTERVAL_S = 5.0
 
 

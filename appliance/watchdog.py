@@ -30,7 +30,7 @@ from appliance.acceptor import Acceptor
 from appliance.backoff import RestartBackoff
 from appliance.control import Client, ControlServer
 from appliance.counters import Board, Slot
-from appliance.errors import Exit, Unavailable
+from appliance.errors import Exit, StreamDaemonError, Unavailable
 from appliance.link import ChildEnd
 
 PHASES = ("collector", "subscriber", "recovery", "server")
@@ -140,12 +140,12 @@ class Watchdog:
         """Run until stopped, or until every source has ended and all is stored."""
         wanted = {*signals.PARENT, *signals.CHILD, *signals.LATER}
         self._signals = process.SignalFd(wanted)
-        self._interests: list[tuple[Any, int, Callable[[], None]]] = []
         self._log.info("%s started (pid %d)", self._name, self._parent)
         try:
+            self._reconcile()
             while not self._finished():
-                self._reconcile()
                 self._wait()
+                self._reconcile()
         finally:
             self._kill_all()
         self._log.info("%s ended with exit code %d", self._name, self._exit)
@@ -206,7 +206,13 @@ class Watchdog:
         wish = process.born(child.spec.title, self._parent, self._drain_s)
         acceptor = child.spec.acceptor
         connections = acceptor.connections if acceptor else []
-        raise SystemExit(int(child.spec.run(Birth(wish, child.slot, wire, connections))))
+        try:
+            code = child.spec.run(Birth(wish, child.slot, wire, connections))
+        except (StreamDaemonError, OSError) as error:
+            logging.getLogger(child.spec.title).error("%s", error)
+            child.slot.error(str(error))
+            code = Exit.INTERNAL
+        raise SystemExit(int(code))
 
     def _close_inherited(self, child: Child) -> None:
         """Close what is the parent's own, each by name. The lock stays, on purpose."""
@@ -323,6 +329,8 @@ class Watchdog:
     def _enter(self, phase: int) -> None:
         self._phase = phase
         self._phase_began = self._monotonic()
+        if PHASES[phase:] == ("server",) and self._server_process:
+            self._server_process.terminate()
 
     def _is_past(self, kind: str) -> bool:
         return self._phase is not None and self._phase > PHASES.index(kind)
@@ -348,8 +356,6 @@ class Watchdog:
 
     def _press(self, kind: str, now: float) -> None:
         """Deadlines of the phase: quick when the time is over, KILL when that didn't help."""
-        if kind == "server" and self._server_process:
-            self._server_process.terminate()
         over_s = now - max(self._drain_by, self._phase_began + PHASE_GRACE_S)
         if over_s < 0:
             return

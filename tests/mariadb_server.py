@@ -96,6 +96,17 @@ class MariaDBServer:
         """End the server as a power cut would."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Let it hang (SIGSTOP): the kernel still accepts connections, nobody answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def restart(self) -> None:
         """Shut down and start again."""
         self.stop()

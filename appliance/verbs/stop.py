@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         print("not running", file=sys.stderr)
         return int(Exit.OK)
     except TimeoutError:
-        return _too_long(instance, args.timeout)
+        return _too_long(instance, "not heard", args.timeout)
     except PermissionError:
         raise locate.not_ours(instance) from None
     with connection:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             answer = control.converse(connection, {"verb": "stop", "now": args.now})
         except TimeoutError:
-            return _too_long(instance, args.timeout)
+            return _too_long(instance, "still stopping", args.timeout)
         except control.NotRunning:
             print("it was killed before it had ended", file=sys.stderr)
             return int(Exit.INTERNAL)
@@ -47,9 +47,9 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def _too_long(instance: Instance, timeout_s: float) -> int:
+def _too_long(instance: Instance, what: str, timeout_s: float) -> int:
     print(
-        f"still stopping after {timeout_s:g} s; nothing was killed"
+        f"{what} after {timeout_s:g} s; nothing was killed"
         f"\n  → look again: stream-daemon running ({instance.directory})",
         file=sys.stderr,
     )

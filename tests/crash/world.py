@@ -191,7 +191,7 @@ class World:
 
     def _born_collector(self) -> tuple[Collector, held.HeldSource]:
         notes, _before = open_note(
-            self._directory / "s.note", BOOT, lambda after: later_run(after, 1, 0)
+            self._directory / "s.note", BOOT, "tcp", lambda after: later_run(after, 1, 0)
         )
         _parent, wire = link.pair()
         inherited = [(cookie_of(self._kept), self._kept.dup())]
@@ -206,7 +206,6 @@ class World:
             Gauge(),
             self._wish,
             new_run=lambda after: later_run(after, 1, 0),
-            boot=BOOT,
             frame_interval_s=0.0,
             checkpoint=self.steps,
             chance=lambda: 0.0,

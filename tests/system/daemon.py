@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -127,6 +128,16 @@ class Daemon:
             timeout=STOP_S,
         )
 
+    def run_in_shell(self, line: str, **words: object) -> "subprocess.CompletedProcess[str]":
+        """Run a line of shell in which {collect} is this instance, until its end."""
+        collect = f"{sys.executable} -m appliance -c {self.file} collect"
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line.format(collect=collect, **words)],
+            capture_output=True,
+            text=True,
+            timeout=STOP_S,
+        )
+
     def try_status(self) -> dict[str, Any] | None:
         """What `status --json` would say, or None; without a process for each look."""
         sockets = list((self.directory / "state").glob("*/control.sock"))
@@ -171,6 +182,16 @@ class Daemon:
         assert self.process
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
+
+
+@contextmanager
+def unstarted(config: str) -> Iterator[Daemon]:
+    """An instance that the test starts itself, or fails to."""
+    daemon = Daemon(config)
+    daemon.log.touch()
+    with ExitStack() as stack:
+        stack.push(daemon)
+        yield daemon
 
 
 def title_of(pid: int) -> str:

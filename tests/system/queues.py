@@ -12,6 +12,7 @@ class QueueUnderTest:
     """The keys of one instance."""
 
     def __init__(self, client: "redis.Redis", name: str) -> None:
+        self.name = name
         self._client = client
         self._keys = Keys(name)
 

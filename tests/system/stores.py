@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pymysql.cursors
@@ -83,3 +84,23 @@ class MariaDB:
 
     def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
         return self._database.run(sql)
+
+    @contextmanager
+    def away(self, *, killed: bool = False) -> Iterator[None]:
+        """The server is shut down (or killed with -9), and started again at the end."""
+        server = self._database.server
+        server.kill() if killed else server.stop()
+        try:
+            yield
+        finally:
+            server.start()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The server hangs: it takes connections and says nothing."""
+        server = self._database.server
+        server.pause()
+        try:
+            yield
+        finally:
+            server.resume()

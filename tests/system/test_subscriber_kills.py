@@ -5,9 +5,11 @@ from outside, at any instant, by the pid that `status` shows.
 """
 
 import random
+from typing import Any
 
 from tests.redis_servers import PrivateRedis
-from tests.system.daemon import Daemon, free_port, until
+from tests.system.daemon import Daemon, free_port
+from tests.system.killer import kill_until, self_kills
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
 from tests.system.sender import Sender
@@ -16,7 +18,6 @@ from tests.system.stores import StoreUnderTest, until_rows
 KILLS = 50
 SELF_KILLS_MAX = 40
 STEPS = {"taken": 0.05, "stored": 0.1, "confirmed": 0.05}
-KILLS_S = 60.0
 
 
 def test_fifty_kills_between_take_and_confirm(
@@ -30,44 +31,23 @@ def test_fifty_kills_between_take_and_confirm(
         f'[queue]\nurl = "{redis_server.address}"\n'
         f'{store.section()}lease_bytes_max = "64KiB"\n'
     )
-    crash = {
-        "CRASH_STEPS": ",".join(f"{step}={chance}" for step, chance in STEPS.items()),
-        "CRASH_MAX": str(SELF_KILLS_MAX),
-        "CRASH_SEED": str(seed),
-    }
     records, queue = Records(seed), QueueUnderTest(redis_server.client(), name)
-    with Daemon(config, crash=crash) as daemon:
+    with Daemon(config, crash=self_kills(STEPS, SELF_KILLS_MAX, seed)) as daemon:
         with Sender(port, records) as sender:
-            outside = kill_until(daemon, KILLS, random.Random(seed))
+            outside = kill_until(daemon, subscribers, KILLS, random.Random(seed))
             sender.finish()
         until_rows(store, daemon, records.sent)
         queue.until_empty()
         records.check(store.raws(daemon), records.sent)
         assert set(daemon.crashes()) == set(STEPS), daemon.crashes()
-        assert KILLS <= restarts(daemon) <= len(daemon.crashes()) + outside
+        restarts = sum(one["restarts"] for one in subscribers(daemon.status()))
+        assert KILLS <= restarts <= len(daemon.crashes()) + outside
         assert ledger(store, daemon, name) == (records.sent, records.sent)
         assert daemon.stop() == 0
 
 
-def kill_until(daemon: Daemon, kills: int, dice: random.Random) -> int:
-    """Kill a subscriber now and then, until so many were restarted; how many we killed."""
-    killed = 0
-
-    def enough() -> bool:
-        nonlocal killed
-        status = daemon.try_status() or {"subscribers": []}
-        for subscriber in status["subscribers"]:
-            if subscriber["pid"] and dice.random() < 0.1:
-                killed += daemon.kill_child(subscriber["pid"])
-        return sum(one["restarts"] for one in status["subscribers"]) >= kills
-
-    until(enough, KILLS_S, f"{kills} restarts")
-    assert killed, "none was killed from outside"
-    return killed
-
-
-def restarts(daemon: Daemon) -> int:
-    return sum(int(one["restarts"]) for one in daemon.status()["subscribers"])
+def subscribers(status: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(status["subscribers"])
 
 
 def ledger(store: StoreUnderTest, daemon: Daemon, name: str) -> tuple[int, int]:

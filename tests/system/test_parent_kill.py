@@ -1,0 +1,154 @@
+"""P1 for the parent: killed with -9 under load, its children hand over and end by themselves.
+
+Without anybody else who holds the connections, a sender is cut: what it sent after the last
+hand-over is refused, by a reset. So of one connection a beginning is stored: as many lines as
+Redis has counted as handed over, each once.
+"""
+
+import os
+import random
+import select
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.redis_servers import PrivateRedis
+from tests.system.daemon import Daemon, free_port, until
+from tests.system.queues import QueueUnderTest
+from tests.system.records import Records
+from tests.system.sender import Sender
+from tests.system.stores import MariaDB, Sqlite, StoreUnderTest, until_rows
+from tests.system.writer import Writer
+
+DRAIN_S = 5
+SPARE_S = 3.0  # for recovery, which ends the server, and for the machine
+WAITS = "children of a killed parent are still handing over: waiting"
+
+
+def tcp_config(port: int, more: str) -> str:
+    return (
+        f'drain_s = {DRAIN_S}\n[source.s]\ntype = "tcp"\nlisten = "127.0.0.1:{port}"\n'
+        f'close_wait_s = 1\nframe_bytes_max = "64KiB"\nrecord_bytes_max = "8KiB"\n{more}'
+    )
+
+
+def test_a_sender_loses_only_what_is_refused(store: StoreUnderTest, seed: int) -> None:
+    port, records = free_port(), Records(seed)
+    config = tcp_config(port, f'{store.section()}lease_bytes_max = "256KiB"\n')
+    with Daemon(config) as daemon:
+        with Sender(port, records) as sender:
+            stored_some(daemon)
+            children = daemon.child_pids()
+            daemon.kill_parent()
+            killed_at = time.monotonic()
+            daemon.spawn()
+            wait_for_ends(children, killed_at + DRAIN_S + SPARE_S)
+            sender.wait_for_refusal()
+        until(daemon.try_status, DRAIN_S + SPARE_S, "the second instance")
+        assert daemon.said().count(WAITS) == 1
+        second = daemon.run("collect")
+        assert (second.returncode, second.stdout) == (73, "")
+        assert "already runs" in second.stderr
+        check_beginning(daemon, QueueUnderTest.embedded(daemon), store, records)
+        assert daemon.stop() == 0
+
+
+def test_leases_are_given_back_when_the_parent_and_the_store_are_gone(
+    redis_server: PrivateRedis, mariadb_store: MariaDB, seed: int
+) -> None:
+    port, records, name = free_port(), Records(seed), f"parent{seed}"
+    config = f'name = "{name}"\n' + tcp_config(
+        port, f'[queue]\nurl = "{redis_server.address}"\n{mariadb_store.section()}'
+    )
+    queue = QueueUnderTest(redis_server.client(), name)
+    with Daemon(config) as daemon:
+        with Sender(port, records) as sender:
+            stored_some(daemon)
+            with mariadb_store.away():
+                until(queue.busy, DRAIN_S, "a lease in hand")
+                children = daemon.child_pids()
+                daemon.kill_parent()
+                wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)
+                assert not queue.busy()
+            sender.wait_for_refusal()
+        daemon.start()
+        check_beginning(daemon, queue, mariadb_store, records)
+        assert daemon.stop() == 0
+
+
+def test_nothing_outlives_the_parent_where_the_store_hangs(
+    mariadb_store: MariaDB, seed: int
+) -> None:
+    """A subscriber that waits for an answer can't be asked: the alarm ends it, and the server
+    ends all the same.
+    """
+    port, records = free_port(), Records(seed)
+    with Daemon(tcp_config(port, mariadb_store.section())) as daemon:
+        with Sender(port, records) as sender:
+            stored_some(daemon)
+            with mariadb_store.paused():
+                until(QueueUnderTest.embedded(daemon).busy, DRAIN_S, "a lease in hand")
+                children = daemon.child_pids()
+                daemon.kill_parent()
+                wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)
+            sender.wait_for_refusal()
+        daemon.start()
+        check_beginning(daemon, QueueUnderTest.embedded(daemon), mariadb_store, records)
+        assert daemon.stop() == 0
+
+
+def test_a_file_is_stored_once_through_five_parents(tmp_path: Path, seed: int) -> None:
+    path, dice, records, store = tmp_path / "lines", random.Random(seed), Records(seed), Sqlite()
+    config = f'drain_s = {DRAIN_S}\n[source.s]\ntype = "file"\npath = "{path}"\n'
+    with Daemon(config) as daemon:
+        with Writer(path, records, dice):
+            for _ in range(4):
+                stored_some(daemon)
+                time.sleep(dice.random() / 4)  # any instant of its work
+                daemon.kill_parent()
+                daemon.spawn()
+            stored_some(daemon)
+        until_rows(store, daemon, records.sent)
+        QueueUnderTest.embedded(daemon).until_empty()
+        records.check(store.raws(daemon), records.sent)
+        assert daemon.stop() == 0
+
+
+def stored_some(daemon: Daemon) -> dict[str, Any]:
+    """Wait until this parent's children have stored something."""
+
+    def some() -> dict[str, Any] | None:
+        status = daemon.try_status()
+        return status if status and status["store"]["stored"] else None
+
+    status: dict[str, Any] = until(some, DRAIN_S + 30.0, "the first rows")
+    return status
+
+
+def wait_for_ends(pids: list[int], deadline: float) -> None:
+    """See that these processes, whose parent is dead, end in time."""
+    left = list(pids)
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            left.remove(pid)
+            continue
+        try:
+            if select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                left.remove(pid)
+        finally:
+            os.close(pidfd)
+    assert not left, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+
+
+def check_beginning(
+    daemon: Daemon, queue: QueueUnderTest, store: StoreUnderTest, records: Records
+) -> None:
+    """What was handed over is stored: whole lines of the beginning, and at most one cut line."""
+    queue.until_empty()
+    handed_over = queue.handed_over("s")
+    dead = store.rows(daemon, f"SELECT code FROM {queue.name}_dead")
+    assert [code for (code,) in dead] in ([], ["cut"]), dead
+    assert 0 < handed_over <= records.sent
+    records.check(store.raws(daemon), handed_over - len(dead))
