@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from appliance import config
 from appliance.errors import Exit, InstanceError, StreamDaemonError, Unavailable
 from appliance.tweets import NFL_TEAMS, TeamFinder, TweetMaker
-from appliance.verbs import demo, demo_instance
-from appliance.verbs.demo_account import Account, Database, Ledger, Row, settle
-from appliance.verbs.demo_instance import (
+from appliance.verbs import demo
+from appliance.verbs.demo import instance as demo_instance
+from appliance.verbs.demo.account import Account, Database, Ledger, Row, settle
+from appliance.verbs.demo.instance import (
     CONFIGURATION,
     Instance,
     Status,
@@ -37,8 +38,8 @@ from appliance.verbs.demo_instance import (
     parent_of,
     read_status,
 )
-from appliance.verbs.demo_progress import PlainProgress, print_teams
-from appliance.verbs.demo_sender import Sender, SendingFailed, tweets_per_s
+from appliance.verbs.demo.progress import PlainProgress, print_teams
+from appliance.verbs.demo.sender import Sender, SendingFailed, tweets_per_s
 
 # ── the account ─────────────────────────────────────────────────────────────────────────
 

@@ -316,10 +316,12 @@ def test_a_row_locked_too_long_is_an_outage(mariadb_database: MariaDBDatabase) -
     with locker.cursor() as cursor:
         cursor.execute("START TRANSACTION")
         cursor.execute("SELECT * FROM nfl_runs FOR UPDATE")
-    with pytest.raises(Unavailable, match="1205") as caught:
-        store.store([batch(2, [(2,)])])
+    try:
+        with pytest.raises(Unavailable, match="1205") as caught:
+            store.store([batch(2, [(2,)])])
+    finally:
+        locker.close()
     assert not caught.value.loud
-    locker.close()
     assert store.store([batch(2, [(2,)])]) == Stored(frames=1, stored=1)
     store.close()
 
@@ -336,18 +338,20 @@ def test_a_deadlock_is_an_outage_not_a_dead_letter(mariadb_database: MariaDBData
         except Unavailable as error:
             outages.append(error)
 
-    with other.cursor() as cursor:
-        cursor.execute("START TRANSACTION")  # the larger transaction isn't the victim
-        cursor.execute("INSERT INTO records (x) SELECT seq FROM seq_100_to_5000")
-        cursor.execute("INSERT INTO records (x) VALUES (2)")
-        victim = threading.Thread(target=store_two_rows)
-        victim.start()
-        waits = "SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
-        while not mariadb_database.run(waits):
-            victim.join(0.1)  # the server keeps this view for 0.1 s
-        cursor.execute("INSERT INTO records (x) VALUES (1)")
-    victim.join()
-    other.close()
+    victim = threading.Thread(target=store_two_rows)
+    waits = "SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("START TRANSACTION")  # the larger transaction isn't the victim
+            cursor.execute("INSERT INTO records (x) SELECT seq FROM seq_100_to_5000")
+            cursor.execute("INSERT INTO records (x) VALUES (2)")
+            victim.start()
+            while not mariadb_database.run(waits) and victim.is_alive():
+                victim.join(0.1)  # the server keeps this view for 0.1 s
+            cursor.execute("INSERT INTO records (x) VALUES (1)")
+    finally:
+        other.close()
+        victim.join()
     [error] = outages
     assert "1213" in error.message
     assert not error.loud

@@ -23,7 +23,7 @@ from typing import Any
 
 from appliance import control
 from appliance.errors import StreamDaemonError
-from appliance.verbs.demo_account import Database
+from appliance.verbs.demo.account import Database
 
 NAME = "demo"
 SOURCE = "tweets"

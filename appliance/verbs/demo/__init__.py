@@ -30,10 +30,10 @@ from types import FrameType
 
 from appliance.errors import InstanceError, StreamDaemonError, Unavailable
 from appliance.tweets import NFL_TEAMS, TeamFinder
-from appliance.verbs.demo_account import Account, Row, settle
-from appliance.verbs.demo_instance import NAME, SOURCE, TABLE, Instance, InstanceFailed, Status
-from appliance.verbs.demo_progress import Progress, print_teams, progress_on
-from appliance.verbs.demo_sender import Sender, tweets_per_s
+from appliance.verbs.demo.account import Account, Row, settle
+from appliance.verbs.demo.instance import NAME, SOURCE, TABLE, Instance, InstanceFailed, Status
+from appliance.verbs.demo.progress import Progress, print_teams, progress_on
+from appliance.verbs.demo.sender import Sender, tweets_per_s
 
 DEMO_S_MAX = 90.0
 READY_S_MAX = 30.0

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from appliance.tweets import NFL_TEAMS
-from appliance.verbs.demo_instance import Status
+from appliance.verbs.demo.instance import Status
 
 if TYPE_CHECKING:
     from rich.console import Console
