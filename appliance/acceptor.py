@@ -8,7 +8,6 @@ a new collector inherits all of them at fork. The parent never reads from one.
 its descriptors and tells it of births.
 """
 
-import errno
 import logging
 import socket
 import time
@@ -58,6 +57,11 @@ class Acceptor:
         return self._wire
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether a connection still waits for room on the wire."""
+        return self._wire is not None and self._wire.has_unsent
+
+    @property
     def connections(self) -> list[tuple[int, socket.socket]]:
         """All connections that are not finished, with their cookies."""
         return list(self._connections.items())
@@ -75,9 +79,11 @@ class Acceptor:
             self._wire.close()
             self._wire = None
 
-    def accept(self, listener: socket.socket) -> None:
+    def accept(self, listener: socket.socket, at_most: int = ACCEPTS_MAX) -> None:
         """Take waiting connections: keep first, then hand down."""
-        for _ in range(ACCEPTS_MAX):
+        if listener not in self.listeners:  # a stop that came in the same look closed it
+            return
+        for _ in range(at_most):
             if not self.has_room:
                 self._say_full()
                 return
@@ -102,12 +108,15 @@ class Acceptor:
         if len(self._connections) < QUIET_SHARE * self._connections_max:
             self._said_full = False
 
-    def stop_listening(self) -> list[socket.socket]:
-        """Close the listening sockets; returns them, closed, so that nobody polls them."""
-        closed, self.listeners = self.listeners, []
-        for listener in closed:
+    def stop_listening(self) -> None:
+        """Close the listening sockets, once those who wait there were taken, as far as they fit.
+
+        A short sender may have sent all and left by now: the kernel has acknowledged it.
+        """
+        for listener in self.listeners:
+            self.accept(listener, self._connections_max)
             listener.close()
-        return closed
+        self.listeners = []
 
     def close_in_child(self) -> None:
         """In a child that isn't this source's collector: drop the inherited descriptors."""
@@ -133,8 +142,7 @@ class Acceptor:
         except (BlockingIOError, ConnectionAbortedError):
             return None
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                raise
+            # No room in the kernel, or an error of the one connection (accept(2)): never ours.
             self._log.warning("can't accept: %s; the next ones wait", error.strerror)
             self._paused_until = self._monotonic() + PAUSE_S
             return None

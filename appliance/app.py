@@ -13,6 +13,7 @@ import time
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor
+from appliance.child import Birth, ChildSpec
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
@@ -30,7 +31,7 @@ from appliance.sources import file as file_source
 from appliance.sources import held, stdin, tcp
 from appliance.stores import mysql, sqlite
 from appliance.subscriber import Subscriber
-from appliance.watchdog import Birth, ChildSpec, Watchdog
+from appliance.watchdog import Watchdog
 
 QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push

@@ -91,7 +91,7 @@ class Collector:
         self._told = ""
         self._awaited = ""
         self._log = logging.getLogger(f"collector {name}")
-        self._outage = Outage(self._log, gauge)
+        self._outage = Outage(self._log, gauge, monotonic)
 
     def run(self) -> None:
         """Collect until the source has ended. Returns when everything was handed over.

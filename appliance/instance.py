@@ -85,5 +85,5 @@ def state_directory(configured: str | None, environ: Mapping[str, str], is_root:
         return Path(environ["STATE_DIRECTORY"].split(":")[0])
     if is_root:
         return Path(ROOT_STATE_DIR)
-    state_home = environ.get("XDG_STATE_HOME") or f"{environ.get('HOME', '/tmp')}/.local/state"
+    state_home = environ.get("XDG_STATE_HOME") or f"{environ.get('HOME') or '/tmp'}/.local/state"
     return Path(state_home) / "stream-daemon"

@@ -133,14 +133,16 @@ def open_note(
     """Open a source's note file; start a new run unless it is of this boot and kind of source.
 
     A source whose type was changed in the configuration can't read the claims of the other.
-    `new_run(after)` makes a run id that is greater than `after`. Returns the file and, where
+    A file that is damaged is renamed to .bad and begun anew. `new_run(after)` makes a run id that is greater than `after`. Returns the file and, where
     a new run was started, the last note of the run before (its cursor is still good).
     """
     page = path.read_bytes() if path.exists() else b""
-    if not _is_whole(page):
+    identity = _try_identity(page)
+    if identity is None:
+        if page:
+            path.replace(path.with_suffix(".bad"))  # never deleted: somebody may want to look
         _create(path, new_run(""), boot, kind, None)
         return NoteFile(path), None
-    identity = _identity(page)
     if (identity["boot"], identity["kind"]) == (boot, kind):
         return NoteFile(path), None
     return _after_another_boot(path, page, boot, kind, new_run)
@@ -198,14 +200,23 @@ def _read_slot(memory: memoryview, number: int) -> Note | None:
     return note if note.number == number else None
 
 
-def _is_whole(page: bytes) -> bool:
-    return len(page) == FILE_BYTES and page.startswith(MAGIC)
-
-
 def _identity(page: bytes) -> dict[str, Any]:
-    line = page[len(MAGIC) : WORD_AT].split(b"\n", 1)[0]
-    identity: dict[str, Any] = json.loads(line)
+    identity = _try_identity(page)
+    assert identity is not None, "open_note has looked"
     return identity
+
+
+def _try_identity(page: bytes) -> dict[str, Any] | None:
+    """What the file says of itself; None if it isn't one of ours, or damaged."""
+    if len(page) < PAGE or not page.startswith(MAGIC):
+        return None
+    line = page[len(MAGIC) : WORD_AT].split(b"\n", 1)[0]
+    try:
+        identity = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(identity, dict) and identity.keys() >= {"boot", "kind", "run", "previous"}
+    return identity if whole else None
 
 
 def _create(path: Path, run: str, boot: str, kind: str, previous: RunEnd | None) -> None:

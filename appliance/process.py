@@ -302,6 +302,13 @@ def boot_id(environ: "os._Environ[str] | dict[str, str]") -> str | None:
     return given.strip().replace("-", "").lower() or None
 
 
+def fill_standard_descriptors() -> None:
+    """Open /dev/null where 0, 1 or 2 is closed, so that no file of ours takes its place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
 def raise_descriptor_limit(wanted: int) -> None:
     """Make room for so many connections (RLIMIT_NOFILE).
 

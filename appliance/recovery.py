@@ -40,7 +40,7 @@ class Recovery:
         self._sweeps = [monotonic()]  # when to sweep, soonest first
         self._failures = 0
         self._log = logging.getLogger("recovery")
-        self._outage = Outage(self._log, gauge)
+        self._outage = Outage(self._log, gauge, monotonic)
 
     def run(self) -> None:
         """Work until told to stop."""

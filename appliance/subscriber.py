@@ -63,7 +63,7 @@ class Subscriber:
         self._monotonic = monotonic
         self._fold_at = 0.0
         self._log = logging.getLogger("subscriber")
-        self._outage = Outage(self._log, gauge)
+        self._outage = Outage(self._log, gauge, monotonic)
 
     def run(self) -> None:
         """Store until told to stop; the lease in hand is finished or given back."""

@@ -11,92 +11,26 @@ calls waitpid(-1), which would make `is_alive` lie: it asks each process.
 """
 
 import logging
-import multiprocessing
 import os
 import select
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing.context import ForkProcess
-from signal import Signals
-from typing import Any, Protocol
+from typing import Any
 
 from appliance import process, signals, status
 from appliance.acceptor import Acceptor
-from appliance.backoff import RestartBackoff
+from appliance.child import Child, ChildSpec, Server, Startable
 from appliance.control import Client, ControlServer
-from appliance.counters import Board, Slot
-from appliance.errors import Exit, StreamDaemonError, Unavailable
-from appliance.link import ChildEnd
+from appliance.counters import Board
+from appliance.errors import Exit
 
+SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
 PHASES = ("collector", "subscriber", "recovery", "server")
-HEARTBEAT_S = {"collector": 30.0, "subscriber": 120.0, "recovery": 30.0}
-ABORT_TO_KILL_S = 5.0
 TICK_S_MAX = 1.0
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
 PHASE_GRACE_S = 5.0  # what a phase gets at least, also when drain_s is used up
-
-_fork = multiprocessing.get_context("fork")
-
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """What a new child is given: how it is steered, its numbers, its connections."""
-
-    wish: process.Wish
-    slot: Slot
-    wire: ChildEnd | None = None
-    connections: list[tuple[int, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """A process that is wanted. `run` is called in the child and returns its exit code.
-
-    `type` is the source's type, `may_lose` whether killing it before it handed over can lose
-    records.
-    """
-
-    kind: str
-    name: str
-    title: str
-    run: Callable[[Birth], Exit]
-    type: str = ""
-    may_lose: bool = False
-    acceptor: Acceptor | None = None
-
-
-class Server(Protocol):
-    """The embedded server (see redis_server.EmbeddedServer)."""
-
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start it; returns at once."""
-
-
-@dataclass(slots=True)
-class Child:
-    """A wanted process and what became of it."""
-
-    spec: ChildSpec
-    slot: Slot
-    process: ForkProcess | None = None
-    backoff: RestartBackoff = field(default_factory=RestartBackoff)
-    born: float = 0.0
-    works_at_birth: int = 0
-    start_at: float = 0.0
-    restarts: int = 0
-    done: bool = False
-    told: Signals | None = None
-    aborted_at: float | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Its pid while it lives."""
-        return self.process.pid if self.process else None
 
 
 class Watchdog:
@@ -109,7 +43,7 @@ class Watchdog:
         specs: list[ChildSpec],
         board: Board,
         control: ControlServer,
-        server: Server | None,
+        server: Startable | None,
         drain_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,10 +51,7 @@ class Watchdog:
         self._children = [Child(spec, board.slot(f"{spec.kind} {spec.name}")) for spec in specs]
         self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
         self._control = control
-        self._server = server
-        self._server_process: subprocess.Popen[bytes] | None = None
-        self._server_backoff = RestartBackoff()
-        self._server_born = self._server_start_at = 0.0
+        self._server = Server(server) if server else None
         self._drain_s = drain_s
         self._monotonic = monotonic
         self._clients: list[Client] = []
@@ -129,7 +60,6 @@ class Watchdog:
         self._phase_began = 0.0
         self._quick = False
         self._drain_by = 0.0
-        self._exit = Exit.OK
         self._looks = 0
         self._parent = os.getpid()
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -148,27 +78,35 @@ class Watchdog:
                 self._reconcile()
         finally:
             self._kill_all()
-        self._log.info("%s ended with exit code %d", self._name, self._exit)
-        return self._exit
+        self._log.info("%s ended with exit code %d", self._name, self.exit)
+        return self.exit
+
+    @property
+    def exit(self) -> Exit:
+        """How it ended so far: the worst that happened to a child."""
+        return max((child.exit for child in self._children), key=SEVERITY.index)
 
     def answer_stops(self) -> None:
         """Tell those who wait for the end; the last thing before the lock is released."""
         for client in self._stop_clients:
-            client.answer({"exit": int(self._exit)})
+            client.answer({"exit": int(self.exit)})
 
     # ── reconcile: wanted against actual ────────────────────────────────────────────────
 
     def _reconcile(self) -> None:
         now = self._monotonic()
-        self._reap(now)
+        died = [child for child in self._children if child.reap(now)]
+        if died and self._phase is None:
+            self._nudge_recovery()
         self._advance(now)
-        self._keep_server(now)
+        if self._server and not self._is_past("recovery"):
+            self._server.keep(now)
         for child in self._children:
-            if child.process:
-                self._tell(child)
-                self._check_heartbeat(child, now)
+            if child.pid:
+                self._ask(child)
+                child.check_heartbeat(now)
             elif self._is_wanted(child) and now >= child.start_at:
-                self._start(child, now)
+                child.start(now, self._drain_s, self._close_inherited)
 
     def _is_wanted(self, child: Child) -> bool:
         if child.done:
@@ -187,35 +125,12 @@ class Watchdog:
     def _of(self, kind: str) -> list[Child]:
         return [child for child in self._children if child.spec.kind == kind]
 
-    # ── birth and death ─────────────────────────────────────────────────────────────────
-
-    def _start(self, child: Child, now: float) -> None:
-        wire = child.spec.acceptor.birth() if child.spec.acceptor else None
-        child.slot.beat()
-        child.born, child.told, child.aborted_at = now, None, None
-        child.works_at_birth = child.slot.get("works")
-        child.process = _fork.Process(target=self._in_child, args=(child, wire), daemon=False)
-        child.process.start()
-        if wire:
-            wire.close()
-        self._log.debug("%s started (pid %s)", child.spec.title, child.pid)
-
-    def _in_child(self, child: Child, wire: ChildEnd | None) -> None:
-        """The child's whole life, from fork to exit code."""
-        self._close_inherited(child)
-        wish = process.born(child.spec.title, self._parent, self._drain_s)
-        acceptor = child.spec.acceptor
-        connections = acceptor.connections if acceptor else []
-        try:
-            code = child.spec.run(Birth(wish, child.slot, wire, connections))
-        except (StreamDaemonError, OSError) as error:
-            logging.getLogger(child.spec.title).error("%s", error)
-            child.slot.error(str(error))
-            code = Exit.INTERNAL
-        raise SystemExit(int(code))
+    def _nudge_recovery(self) -> None:
+        if self._recovery.pid:
+            os.kill(self._recovery.pid, signals.NUDGE)
 
     def _close_inherited(self, child: Child) -> None:
-        """Close what is the parent's own, each by name. The lock stays, on purpose."""
+        """In a new child: close what is the parent's own, by name. The lock stays, on purpose."""
         self._signals.close()
         self._control.close(unlink=False)
         for client in (*self._clients, *self._stop_clients):
@@ -226,92 +141,14 @@ class Watchdog:
             else:
                 acceptor.close_in_child()
 
-    def _reap(self, now: float) -> None:
-        died = False
-        for child in self._children:
-            if child.process and child.process.exitcode is not None:
-                self._bury(child, child.process.exitcode, now)
-                died = True
-        if died:
-            self._nudge_recovery()
-
-    def _bury(self, child: Child, code: int, now: float) -> None:
-        """The dead child is done, or will be started again after its backoff."""
-        if child.spec.acceptor:
-            child.spec.acceptor.bury()
-        assert child.process
-        child.process.close()
-        child.process = None
-        if self._was_to_end(child) and code in (Exit.OK, Exit.MAY_BE_LOST, Exit.TIMED_OUT):
-            child.done = True
-            self._note_exit(Exit(code))
-            self._log.debug("%s ended", child.spec.title)
-            return
-        worked = child.slot.get("works") > child.works_at_birth
-        delay_s = child.backoff.after_death(now - child.born, worked)
-        child.start_at = now + delay_s
-        child.restarts += 1
-        self._log.warning(
-            "%s died (%s); it is started again in %.1f s", child.spec.title, _cause(code), delay_s
-        )
-
-    def _was_to_end(self, child: Child) -> bool:
-        """Whether it ended because it should, and not because somebody else said so."""
-        return child.told is not None or child.slot.get("ended") > 0
-
-    def _nudge_recovery(self) -> None:
-        if self._recovery.pid and self._phase is None:
-            os.kill(self._recovery.pid, signals.NUDGE)
-
-    def _check_heartbeat(self, child: Child, now: float) -> None:
-        assert child.pid
-        silent_s = now - child.slot.get("heartbeat_ns") / 1e9
-        if child.aborted_at is not None:
-            if now - child.aborted_at > ABORT_TO_KILL_S:
-                os.kill(child.pid, Signals.SIGKILL)
-        elif silent_s > HEARTBEAT_S[child.spec.kind]:
-            self._log.error("%s is silent for %.0f s: ending it", child.spec.title, silent_s)
-            child.aborted_at = now
-            os.kill(child.pid, Signals.SIGABRT)
-
     def _kill_all(self) -> None:
         """Nothing outlives the parent's own end."""
         for child in self._children:
-            if child.process:
-                child.process.kill()
-                child.process.join()
-        if self._server_process and self._server_process.poll() is None:
-            self._server_process.terminate()
-            self._server_process.wait()
-
-    # ── the embedded server ─────────────────────────────────────────────────────────────
-
-    def _keep_server(self, now: float) -> None:
-        if not self._server or self._is_past("recovery"):
-            return
-        if self._server_process and self._server_process.poll() is not None:
-            code = self._server_process.returncode
-            delay_s = self._server_backoff.after_death(now - self._server_born, worked=False)
-            self._log.warning(
-                "valkey-server died (%s); it is started again in %.1f s", _cause(code), delay_s
-            )
-            self._server_process = None
-            self._server_start_at = now + delay_s
-        if not self._server_process and now >= self._server_start_at:
-            self._start_server(now)
-
-    def _start_server(self, now: float) -> None:
-        assert self._server
-        self._server_born = now
-        try:
-            self._server_process = self._server.start()
-        except Unavailable as error:
-            delay_s = self._server_backoff.after_death(0.0, worked=False)
-            self._log.error("%s; tried again in %.1f s", error.message, delay_s)
-            self._server_start_at = now + delay_s
-
-    def _server_lives(self) -> bool:
-        return bool(self._server_process) and self._server_process.poll() is None  # type: ignore[union-attr]
+            child.kill()
+            child.join()
+        if self._server and self._server.lives:
+            self._server.terminate()
+            self._server.join()
 
     # ── ending ──────────────────────────────────────────────────────────────────────────
 
@@ -329,8 +166,8 @@ class Watchdog:
     def _enter(self, phase: int) -> None:
         self._phase = phase
         self._phase_began = self._monotonic()
-        if PHASES[phase:] == ("server",) and self._server_process:
-            self._server_process.terminate()
+        if PHASES[phase:] == ("server",) and self._server:
+            self._server.terminate()
 
     def _is_past(self, kind: str) -> bool:
         return self._phase is not None and self._phase > PHASES.index(kind)
@@ -351,8 +188,8 @@ class Watchdog:
 
     def _left(self, kind: str) -> bool:
         if kind == "server":
-            return self._server_lives()
-        return any(c.process or (self._is_wanted(c) and c.restarts) for c in self._of(kind))
+            return self._server is not None and self._server.lives
+        return any(c.pid or (self._is_wanted(c) and c.restarts) for c in self._of(kind))
 
     def _press(self, kind: str, now: float) -> None:
         """Deadlines of the phase: quick when the time is over, KILL when that didn't help."""
@@ -363,27 +200,17 @@ class Watchdog:
         if over_s < PHASE_GRACE_S:
             return
         for child in self._of(kind):
-            if child.process:
+            if child.pid:
                 self._log.error("%s does not end: killing it", child.spec.title)
-                child.process.kill()
-            child.done = True
-            self._note_exit(Exit.MAY_BE_LOST if child.spec.may_lose else Exit.TIMED_OUT)
-        if kind == "server" and self._server_process:
-            self._server_process.kill()
+                child.kill()
+            child.give_up(Exit.MAY_BE_LOST if child.spec.may_lose else Exit.TIMED_OUT)
+        if kind == "server" and self._server:
+            self._server.kill()
 
-    def _note_exit(self, code: Exit) -> None:
-        """The worst that happened is what we exit with."""
-        severity = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
-        self._exit = max(self._exit, code, key=severity.index)
-
-    def _tell(self, child: Child) -> None:
-        """Ask a child of the current phase to end, once for each kind of asking."""
-        if self._phase is None or PHASES.index(child.spec.kind) != self._phase:
-            return
-        wish = signals.QUICK if self._quick else signals.DRAIN
-        if child.told != wish and child.pid:
-            os.kill(child.pid, wish)
-            child.told = wish
+    def _ask(self, child: Child) -> None:
+        """Ask a child of the current phase to end."""
+        if self._phase is not None and PHASES.index(child.spec.kind) == self._phase:
+            child.ask(signals.QUICK if self._quick else signals.DRAIN)
 
     def _finished(self) -> bool:
         return self._phase is not None and self._phase >= len(PHASES)
@@ -457,7 +284,7 @@ class Watchdog:
 
     def _timeout_s(self) -> float:
         now = self._monotonic()
-        starts = [c.start_at - now for c in self._children if not c.process and not c.done]
+        starts = [c.start_at - now for c in self._children if not c.pid and not c.done]
         due = min((at for at in starts if at > 0), default=TICK_S_MAX)
         return max(0.0, min(due, TICK_S_MAX))
 
@@ -511,9 +338,3 @@ class Watchdog:
             for child in self._children
         ]
         return status.report(self._identity, states, stopping=self._phase is not None)
-
-
-def _cause(code: int) -> str:
-    if code < 0:
-        return signal.Signals(-code).name
-    return f"exit code {code}"

@@ -215,6 +215,8 @@ class HeldSource:
         return self._shown
 
     def _look(self) -> Chunk | None:
+        if self._stop_by is not None and self._monotonic() >= self._stop_by:
+            self._stop_here()  # also while a sender never lets us come to wait
         maker = ChunkMaker(self._clock(), self._limits.record_bytes_max)
         ready = self._in_order(self._poll(0))
         if self._stop_at is not None:
@@ -244,11 +246,10 @@ class HeldSource:
         if self._stop_by is not None:
             timeout_s = min(timeout_s, max(0.0, self._stop_by - self._monotonic()))
         self._epoll.poll(timeout_s, 1)
-        if self._stop_by is not None and self._monotonic() >= self._stop_by:
-            self._stop_here()
 
     def stop(self, quick: bool) -> None:
         """End every connection: at once, or half-closed, so that the sender can finish."""
+        self._take_arrivals()  # what the parent had handed down before it said stop is ours too
         if quick:
             self._stop_by = self._monotonic()
             self._stop_here()
@@ -284,9 +285,12 @@ class HeldSource:
         first = {c.cookie: c for c in self._passed_over if c.cookie in current}
         return list((first | current).values())
 
-    def _receive(self, events: int) -> None:
+    def _take_arrivals(self) -> None:
         for cookie, connection in self._link.arrivals():
             self._adopt(cookie, connection)
+
+    def _receive(self, events: int) -> None:
+        self._take_arrivals()
         if events & select.EPOLLHUP:  # the parent is gone; we were told by a signal, too
             self._epoll.unregister(self._link.fileno())
 

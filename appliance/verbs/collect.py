@@ -23,12 +23,14 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     """Run until stopped; the exit code says whether all is safe."""
     config, instance, _file = locate.load(args)
     logs.set_up(config.log.level)
-    instance.make()
+    process.fill_standard_descriptors()
     control.check_path(instance.control)
+    app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
+    instance.make()
     lock = process.Lock(instance.lock)
     _acquire(lock, instance, config.drain_s)
     try:
-        return int(App(config, instance, checkpoint).run())
+        return int(app.run())
     finally:
         lock.release()
 

@@ -8,6 +8,8 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ class Bench:
     def dead(self) -> list[tuple[int, DeadLetter]]: ...
     def gaps(self) -> list[tuple[Any, ...]]: ...
     def up_to(self, run: bytes = RUN) -> int: ...
+    def folded(self, run: bytes = RUN) -> int: ...
     def waiting(self) -> list[int]: ...
     def outage(self) -> None: ...
     def end_outage(self) -> None: ...
@@ -103,6 +106,9 @@ class MemoryBench(Bench):
 
     def up_to(self, run: bytes = RUN) -> int:
         return self.database.tables.runs[run].up_to
+
+    def folded(self, run: bytes = RUN) -> int:
+        return self.database.tables.runs[run].records
 
     def waiting(self) -> list[int]:
         return sorted(number for _, number in self.database.tables.frames)
@@ -149,6 +155,9 @@ class SQLBench(Bench):
 
     def up_to(self, run: bytes = RUN) -> int:
         return int(self.query(f"SELECT up_to FROM nfl_runs WHERE run = X'{run.hex()}'")[0][0])
+
+    def folded(self, run: bytes = RUN) -> int:
+        return int(self.query(f"SELECT records FROM nfl_runs WHERE run = X'{run.hex()}'")[0][0])
 
     def waiting(self) -> list[int]:
         return [row[0] for row in self.query("SELECT frame FROM nfl_frames ORDER BY run, frame")]
@@ -252,10 +261,10 @@ def insist(call: Callable[..., Any], *arguments: Any) -> Any:
                 raise
 
 
-def store_and_fold(store: Store, lease: Sequence[Batch]) -> None:
-    insist(store.store, lease)
-    insist(store.fold)
-    store.close()
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    """Run calls in threads of their own; their results, or the first error."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 # ── storing once ────────────────────────────────────────────────────────────────────────
@@ -311,57 +320,67 @@ def test_an_older_frame_of_a_late_collector_is_new(bench: Bench) -> None:
 def test_many_holders_of_the_same_frames(bench: Bench, folding: bool) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    batches = [
-        batch(n, n * 10, n * 10 + 1, run=run) for run in (RUN, LATER_RUN) for n in range(1, 21)
-    ]
-    totals: list[int] = []
+    runs, numbers = (RUN, LATER_RUN), range(1, 21)
+    batches = [batch(n, n * 10, n * 10 + 1, run=run) for run in runs for n in numbers]
 
-    def hold(dice: random.Random) -> None:
+    def hold(dice: random.Random) -> int:
         store = bench.open()
+        frames = 0
         for _ in range(12):
-            lease = dice.sample(batches, 12)
-            totals.append(insist(store.store, lease).frames)
+            frames += insist(store.store, dice.sample(batches, 12)).frames
             if folding:
                 insist(store.fold)
-        totals.append(insist(store.store, batches).frames)
+        frames += insist(store.store, batches).frames
         store.close()
+        return frames
 
-    threads = [threading.Thread(target=hold, args=(random.Random(seed + n),)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    frames = together(*[partial(hold, random.Random(seed + n)) for n in range(4)])
     assert sorted(bench.rows()) == rows_of(*batches)
-    assert sum(totals) == len(batches)
+    assert sum(frames) == len(batches)
+    bench.open().fold()
+    assert [(bench.up_to(run), bench.folded(run)) for run in runs] == [(20, 40)] * 2
 
 
-def test_two_holders_and_a_fold_that_meet_at_every_point(bench: Bench) -> None:
-    """One store stands still at its n-th call while another stores the same and folds."""
+def test_two_holders_and_their_folds_meet_at_every_point(bench: Bench) -> None:
+    """One stands still at its n-th call while another does the same; nobody has to retry."""
     expected: list[Batch] = []
     for call in range(1, CALLS_MAX):
-        reached, go_on = threading.Event(), threading.Event()
-
-        def stand_still(reached: threading.Event = reached, go_on: threading.Event = go_on) -> None:
-            reached.set()
-            go_on.wait()
-
-        lease = [batch(call, call + 1000)]
+        lease = [batch(1, call, run=call.to_bytes(16, "big")), batch(call, call, call)]
         expected += lease
-        beat = At(call, stand_still)
-        slow = threading.Thread(target=store_and_fold, args=(bench.open(beat), lease))
-        fast = threading.Thread(target=store_and_fold, args=(bench.open(), lease))
-        slow.start()
-        while not reached.wait(0.01) and slow.is_alive():
-            pass
-        fast.start()
-        fast.join(BLOCKED_S)
-        go_on.set()
-        slow.join()
-        fast.join()
+        reached, go_on = threading.Event(), threading.Event()
+        beat = At(call, partial(stand_still, reached, go_on))
+
+        def hold(beat: Beat, leave: Beat, lease: Sequence[Batch] = lease) -> None:
+            store = bench.open(beat)
+            try:
+                store.store(lease)
+                store.fold()
+            finally:
+                store.close()
+                leave()
+
+        def follow(
+            hold: Callable[[Beat, Beat], None] = hold,
+            reached: threading.Event = reached,
+            go_on: threading.Event = go_on,
+        ) -> None:
+            reached.wait()
+            timer = threading.Timer(BLOCKED_S, go_on.set)  # it may have to wait for the first one
+            timer.start()
+            hold(no_beat, go_on.set)
+            timer.cancel()
+
+        together(partial(hold, beat, reached.set), follow)
         assert sorted(bench.rows()) == rows_of(*expected), f"at call {call}"
+        assert (bench.up_to(), bench.folded()) == (call, 2 * call), f"at call {call}"
         if beat.calls_left > 0:
             return
     pytest.fail("a store makes more calls than expected")
+
+
+def stand_still(reached: threading.Event, go_on: threading.Event) -> None:
+    reached.set()
+    go_on.wait()
 
 
 # ── rejected rows ───────────────────────────────────────────────────────────────────────

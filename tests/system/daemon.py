@@ -101,9 +101,13 @@ class Daemon:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal the parent and wait; the exit code."""
+        self.signal(number)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the parent, and don't wait."""
         assert self.process
         self.process.send_signal(number)
-        return self.wait()
 
     def kill_child(self, pid: int) -> bool:
         """Kill -9 exactly this child; False if it was gone already."""
@@ -160,6 +164,11 @@ class Daemon:
     def crashes(self) -> list[str]:
         """The steps at which children killed themselves."""
         return self.crash_log.read_text().split() if self.crash_log.exists() else []
+
+    def stored(self) -> int:
+        """Rows stored since its start, as `status` counts them; 0 while it doesn't answer."""
+        status = self.try_status()
+        return int(status["store"]["stored"]) if status else 0
 
     def until_stored(self, records: int, timeout_s: float = 120.0) -> None:
         """Wait until so many records are rows (or dead or filtered), and nothing is queued."""

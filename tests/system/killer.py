@@ -34,7 +34,7 @@ def kill_until(daemon: Daemon, pick: Pick, restarts: int, dice: random.Random) -
         for child in children:
             if child["pid"] and dice.random() < CHANCE:
                 killed += daemon.kill_child(child["pid"])
-        return sum(child["restarts"] for child in children) >= restarts
+        return sum(int(child["restarts"]) for child in children) >= restarts
 
     until(enough, KILLS_S, f"{restarts} restarts")
     assert killed, "none was killed from outside"

@@ -4,6 +4,8 @@ import redis
 
 from appliance.queues.keys import Keys
 from tests.system.daemon import Daemon, until
+from tests.system.records import Records
+from tests.system.stores import StoreUnderTest
 
 EMPTY_S = 60.0
 
@@ -39,6 +41,14 @@ class QueueUnderTest:
         """Wait until no frame is anywhere, not even in the hands of a dead owner."""
         until(lambda: not self.waiting() and not self.busy(), EMPTY_S, "the queue to be empty")
 
-    def until_filled(self, frames: int) -> None:
-        """Wait until so many frames wait."""
-        until(lambda: self.waiting() >= frames, EMPTY_S, f"{frames} waiting frames")
+    def check_beginning(self, daemon: Daemon, store: StoreUnderTest, records: Records) -> None:
+        """Of one connection that we cut, source s, all is stored that was handed over.
+
+        Those are the first lines, each once, and at most one cut line as a dead letter.
+        """
+        self.until_empty()
+        handed_over = self.handed_over("s")
+        dead = store.rows(daemon, f"SELECT code FROM {self.name}_dead")
+        assert [code for (code,) in dead] in ([], ["cut"]), dead
+        assert 0 < handed_over <= records.sent
+        records.check(store.raws(daemon), handed_over - len(dead))

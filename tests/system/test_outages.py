@@ -48,8 +48,8 @@ class Load:
 
     def until_stored_more(self) -> None:
         """Wait until rows come (again)."""
-        before = stored(self.daemon)
-        until(lambda: stored(self.daemon) > before, BACK_S, "rows to come")
+        before = self.daemon.stored()
+        until(lambda: self.daemon.stored() > before, BACK_S, "rows to come")
 
 
 @contextmanager
@@ -110,8 +110,8 @@ def test_the_embedded_server_is_killed(seed: int) -> None:
     with load("", Sqlite(), seed) as under:
         daemon = under.daemon
         for _ in range(3):
-            [server] = [pid for title, pid in daemon.children().items() if "valkey" in title]
-            assert daemon.kill_child(server)
+            assert daemon.kill_child(until(lambda: server_pid(daemon), BACK_S, "the server"))
+            until(lambda: server_pid(daemon), BACK_S, "the next server")
             under.until_stored_more()
         under.check(QueueUnderTest.embedded(daemon))
         assert daemon.said().count("valkey-server died (SIGKILL); it is started again") == 3
@@ -205,9 +205,9 @@ def outages(daemon: Daemon) -> dict[str, tuple[int, int]]:
     return {who: (said[who, "waiting for"], said[who, "no longer waiting for"]) for who, _ in said}
 
 
-def stored(daemon: Daemon) -> int:
-    status = daemon.try_status()
-    return int(status["store"]["stored"]) if status else 0
+def server_pid(daemon: Daemon) -> int | None:
+    """The embedded server's; None while there is none."""
+    return next((pid for title, pid in daemon.children().items() if "valkey" in title), None)
 
 
 def memory_bytes(daemon: Daemon) -> int:

@@ -10,7 +10,6 @@ import random
 import select
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.redis_servers import PrivateRedis
 from tests.system.daemon import Daemon, free_port, until
@@ -22,6 +21,7 @@ from tests.system.writer import Writer
 
 DRAIN_S = 5
 SPARE_S = 3.0  # for recovery, which ends the server, and for the machine
+STORED_S = 30.0  # an earlier parent's children may hand over until then
 WAITS = "children of a killed parent are still handing over: waiting"
 
 
@@ -37,7 +37,7 @@ def test_a_sender_loses_only_what_is_refused(store: StoreUnderTest, seed: int) -
     config = tcp_config(port, f'{store.section()}lease_bytes_max = "256KiB"\n')
     with Daemon(config) as daemon:
         with Sender(port, records) as sender:
-            stored_some(daemon)
+            until(daemon.stored, STORED_S, "rows")
             children = daemon.child_pids()
             daemon.kill_parent()
             killed_at = time.monotonic()
@@ -49,7 +49,7 @@ def test_a_sender_loses_only_what_is_refused(store: StoreUnderTest, seed: int) -
         second = daemon.run("collect")
         assert (second.returncode, second.stdout) == (73, "")
         assert "already runs" in second.stderr
-        check_beginning(daemon, QueueUnderTest.embedded(daemon), store, records)
+        QueueUnderTest.embedded(daemon).check_beginning(daemon, store, records)
         assert daemon.stop() == 0
 
 
@@ -63,7 +63,7 @@ def test_leases_are_given_back_when_the_parent_and_the_store_are_gone(
     queue = QueueUnderTest(redis_server.client(), name)
     with Daemon(config) as daemon:
         with Sender(port, records) as sender:
-            stored_some(daemon)
+            until(daemon.stored, STORED_S, "rows")
             with mariadb_store.away():
                 until(queue.busy, DRAIN_S, "a lease in hand")
                 children = daemon.child_pids()
@@ -72,7 +72,7 @@ def test_leases_are_given_back_when_the_parent_and_the_store_are_gone(
                 assert not queue.busy()
             sender.wait_for_refusal()
         daemon.start()
-        check_beginning(daemon, queue, mariadb_store, records)
+        queue.check_beginning(daemon, mariadb_store, records)
         assert daemon.stop() == 0
 
 
@@ -85,7 +85,7 @@ def test_nothing_outlives_the_parent_where_the_store_hangs(
     port, records = free_port(), Records(seed)
     with Daemon(tcp_config(port, mariadb_store.section())) as daemon:
         with Sender(port, records) as sender:
-            stored_some(daemon)
+            until(daemon.stored, STORED_S, "rows")
             with mariadb_store.paused():
                 until(QueueUnderTest.embedded(daemon).busy, DRAIN_S, "a lease in hand")
                 children = daemon.child_pids()
@@ -93,7 +93,7 @@ def test_nothing_outlives_the_parent_where_the_store_hangs(
                 wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)
             sender.wait_for_refusal()
         daemon.start()
-        check_beginning(daemon, QueueUnderTest.embedded(daemon), mariadb_store, records)
+        QueueUnderTest.embedded(daemon).check_beginning(daemon, mariadb_store, records)
         assert daemon.stop() == 0
 
 
@@ -103,26 +103,15 @@ def test_a_file_is_stored_once_through_five_parents(tmp_path: Path, seed: int) -
     with Daemon(config) as daemon:
         with Writer(path, records, dice):
             for _ in range(4):
-                stored_some(daemon)
+                until(daemon.stored, STORED_S, "rows")
                 time.sleep(dice.random() / 4)  # any instant of its work
                 daemon.kill_parent()
                 daemon.spawn()
-            stored_some(daemon)
+            until(daemon.stored, STORED_S, "rows")
         until_rows(store, daemon, records.sent)
         QueueUnderTest.embedded(daemon).until_empty()
         records.check(store.raws(daemon), records.sent)
         assert daemon.stop() == 0
-
-
-def stored_some(daemon: Daemon) -> dict[str, Any]:
-    """Wait until this parent's children have stored something."""
-
-    def some() -> dict[str, Any] | None:
-        status = daemon.try_status()
-        return status if status and status["store"]["stored"] else None
-
-    status: dict[str, Any] = until(some, DRAIN_S + 30.0, "the first rows")
-    return status
 
 
 def wait_for_ends(pids: list[int], deadline: float) -> None:
@@ -140,15 +129,3 @@ def wait_for_ends(pids: list[int], deadline: float) -> None:
         finally:
             os.close(pidfd)
     assert not left, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
-
-
-def check_beginning(
-    daemon: Daemon, queue: QueueUnderTest, store: StoreUnderTest, records: Records
-) -> None:
-    """What was handed over is stored: whole lines of the beginning, and at most one cut line."""
-    queue.until_empty()
-    handed_over = queue.handed_over("s")
-    dead = store.rows(daemon, f"SELECT code FROM {queue.name}_dead")
-    assert [code for (code,) in dead] in ([], ["cut"]), dead
-    assert 0 < handed_over <= records.sent
-    records.check(store.raws(daemon), handed_over - len(dead))

@@ -54,7 +54,7 @@ class Window:
             f"SELECT run, frame, position, raw, code, reason FROM {self._name}_dead"
             " ORDER BY run, frame, position",
         )
-        return [tuple(row) for row in found]  # type: ignore[misc]
+        return [tuple(row) for row in found]
 
     def _count(self, what: str) -> int:
         """A sum over the whole ledger."""

@@ -1,0 +1,240 @@
+"""One wanted process: forked, told to end, found dead, started again after its backoff.
+
+`Child` is a process of ours (multiprocessing, start method fork, asked for by name), `Server`
+the embedded one. Neither decides whether it is wanted: watchdog.py does.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
+from signal import Signals
+from typing import Any, Protocol
+
+from appliance import process
+from appliance.acceptor import Acceptor
+from appliance.backoff import RestartBackoff
+from appliance.counters import Slot
+from appliance.errors import Exit, StreamDaemonError, Unavailable
+from appliance.link import ChildEnd
+
+HEARTBEAT_S = {"collector": 30.0, "subscriber": 120.0, "recovery": 30.0}
+ABORT_TO_KILL_S = 5.0
+CLEAN = (Exit.OK, Exit.MAY_BE_LOST, Exit.TIMED_OUT)  # it said how it ended; others died
+
+_fork = multiprocessing.get_context("fork")
+_log = logging.getLogger("parent")
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a new child is given: how it is steered, its numbers, its connections."""
+
+    wish: process.Wish
+    slot: Slot
+    wire: ChildEnd | None = None
+    connections: list[tuple[int, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A process that is wanted. `run` is called in the child and returns its exit code.
+
+    `type` is the source's type, `may_lose` whether killing it before it handed over can lose
+    records.
+    """
+
+    kind: str
+    name: str
+    title: str
+    run: Callable[[Birth], Exit]
+    type: str = ""
+    may_lose: bool = False
+    acceptor: Acceptor | None = None
+
+
+class Child:
+    """A wanted process and what became of it.
+
+    Attributes:
+        start_at: not started before this moment (monotonic).
+        done: it has ended as it should and isn't wanted any more; `exit` says how.
+    """
+
+    def __init__(self, spec: ChildSpec, slot: Slot) -> None:
+        self.spec = spec
+        self.slot = slot
+        self.start_at = 0.0
+        self.restarts = 0
+        self.done = False
+        self.exit = Exit.OK
+        self._process: ForkProcess | None = None
+        self._backoff = RestartBackoff()
+        self._born = 0.0
+        self._works_at_birth = 0
+        self._told: Signals | None = None
+        self._aborted_at: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its pid while it lives (or is dead and not buried yet)."""
+        return self._process.pid if self._process else None
+
+    def start(self, now: float, drain_s: float, close_inherited: Callable[["Child"], None]) -> None:
+        """Fork it. Its heartbeat begins before it can write one itself."""
+        wire = self.spec.acceptor.birth() if self.spec.acceptor else None
+        self.slot.beat()
+        self._born, self._told, self._aborted_at = now, None, None
+        self._works_at_birth = self.slot.get("works")
+        parent = os.getpid()
+        self._process = _fork.Process(
+            target=self._live, args=(wire, parent, drain_s, close_inherited), daemon=False
+        )
+        self._process.start()
+        if wire:
+            wire.close()
+        _log.debug("%s started (pid %s)", self.spec.title, self.pid)
+
+    def _live(
+        self,
+        wire: ChildEnd | None,
+        parent: int,
+        drain_s: float,
+        close_inherited: Callable[["Child"], None],
+    ) -> None:
+        """The child's whole life, from fork to exit code."""
+        close_inherited(self)
+        wish = process.born(self.spec.title, parent, drain_s)
+        acceptor = self.spec.acceptor
+        connections = acceptor.connections if acceptor else []
+        try:
+            code = self.spec.run(Birth(wish, self.slot, wire, connections))
+        except (StreamDaemonError, OSError) as error:
+            logging.getLogger(self.spec.title).error("%s", error)
+            self.slot.error(str(error))
+            code = Exit.INTERNAL
+        raise SystemExit(int(code))
+
+    def reap(self, now: float) -> bool:
+        """Whether it has died since the last look; then it is done, or waits for its restart."""
+        code = self._process.exitcode if self._process else None
+        if self._process is None or code is None:
+            return False
+        if self.spec.acceptor:
+            self.spec.acceptor.bury()
+        self._process.close()
+        self._process = None
+        if self._was_to_end() and code in CLEAN:
+            self.give_up(Exit(code))
+            _log.debug("%s ended", self.spec.title)
+        else:
+            self._restart_later(code, now)
+        return True
+
+    def _was_to_end(self) -> bool:
+        """Whether it ended because it should, and not because somebody else said so."""
+        return self._told is not None or self.slot.get("ended") > 0
+
+    def _restart_later(self, code: int, now: float) -> None:
+        worked = self.slot.get("works") > self._works_at_birth
+        delay_s = self._backoff.after_death(now - self._born, worked)
+        self.start_at = now + delay_s
+        self.restarts += 1
+        _say_restart(self.spec.title, code, delay_s)
+
+    def give_up(self, code: Exit) -> None:
+        """It isn't wanted any more; this is how it ended."""
+        self.done, self.exit = True, code
+
+    def ask(self, wish: Signals) -> None:
+        """Ask it to end, once for each kind of asking."""
+        if self.pid and self._told != wish:
+            os.kill(self.pid, wish)
+            self._told = wish
+
+    def check_heartbeat(self, now: float) -> None:
+        """End it if its work loop is silent for too long: ABRT, then KILL."""
+        assert self.pid
+        silent_s = now - self.slot.get("heartbeat_ns") / 1e9
+        if self._aborted_at is not None:
+            if now - self._aborted_at > ABORT_TO_KILL_S:
+                os.kill(self.pid, Signals.SIGKILL)
+        elif silent_s > HEARTBEAT_S[self.spec.kind]:
+            _log.error("%s is silent for %.0f s: ending it", self.spec.title, silent_s)
+            self._aborted_at = now
+            os.kill(self.pid, Signals.SIGABRT)
+
+    def kill(self) -> None:
+        """kill -9, without waiting."""
+        if self._process:
+            self._process.kill()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        if self._process:
+            self._process.join()
+
+
+class Startable(Protocol):
+    """The embedded server (see redis_server.EmbeddedServer)."""
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start it; returns at once."""
+
+
+class Server:
+    """The embedded server's process, kept alive until it is told to end."""
+
+    def __init__(self, startable: Startable) -> None:
+        self._startable = startable
+        self._process: subprocess.Popen[bytes] | None = None
+        self._backoff = RestartBackoff()
+        self._born = self.start_at = 0.0
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def keep(self, now: float) -> None:
+        """Start it, or start it again after its backoff."""
+        if self._process and not self.lives:
+            delay_s = self._backoff.after_death(now - self._born, worked=False)
+            _say_restart("valkey-server", self._process.returncode, delay_s)
+            self._process = None
+            self.start_at = now + delay_s
+        if not self._process and now >= self.start_at:
+            self._start(now)
+
+    def _start(self, now: float) -> None:
+        self._born = now
+        try:
+            self._process = self._startable.start()
+        except Unavailable as error:
+            delay_s = self._backoff.after_death(0.0, worked=False)
+            _log.error("%s; tried again in %.1f s", error.message, delay_s)
+            self.start_at = now + delay_s
+
+    def terminate(self) -> None:
+        """Ask it to end in good order."""
+        if self._process:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """kill -9, without waiting."""
+        if self._process:
+            self._process.kill()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        if self._process:
+            self._process.wait()
+
+
+def _say_restart(title: str, code: int, delay_s: float) -> None:
+    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    _log.warning("%s died (%s); it is started again in %.1f s", title, cause, delay_s)

@@ -1,0 +1,99 @@
+"""What a role is given, in one process and without time: a clock, wishes, numbers.
+
+Time passes only where the role waits. What shall happen meanwhile is planned at the clock
+(`clock.at`), and ends the wait in which it falls, as a signal does.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+WAITS_MAX = 2000  # a role that waits more often is in a loop that nothing ends
+
+
+class FakeClock:
+    """A monotonic clock that stands still until somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._plan: list[tuple[float, Callable[[], None]]] = []
+        self._waits = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def at(self, delay_s: float, act: Callable[[], None]) -> None:
+        """Do this so many seconds from now."""
+        self._plan.append((self.now + delay_s, act))
+        self._plan.sort(key=lambda planned: planned[0])
+
+    def sleep(self, timeout_s: float) -> None:
+        """Wait; what is planned within the timeout happens and ends the wait."""
+        self._waits += 1
+        assert self._waits < WAITS_MAX, "it waits and waits"
+        until = self.now + max(0.0, timeout_s)
+        if self._plan and self._plan[0][0] <= until:
+            self.now, act = self._plan.pop(0)
+            act()
+        else:
+            self.now = until
+
+
+class FakeWish:
+    """What the parent asks (contract: contracts.Wish); `waits` are the timeouts asked for."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.drain = self.quick = self.nudged = False
+        self.waits: list[float] = []
+        self._clock = clock
+
+    @property
+    def stop(self) -> bool:
+        return self.drain or self.quick
+
+    def ask_to_drain(self) -> None:
+        self.drain = True
+
+    def ask_to_be_quick(self) -> None:
+        self.quick = True
+
+    def nudge(self) -> None:
+        self.nudged = True
+
+    def take_nudge(self) -> bool:
+        nudged, self.nudged = self.nudged, False
+        return nudged
+
+    def wait(self, timeout_s: float) -> None:
+        self.waits.append(timeout_s)
+        self._clock.sleep(timeout_s)
+
+
+class FakeGauge:
+    """A child's numbers (contract: contracts.Gauge); texts with all that they have been."""
+
+    def __init__(self) -> None:
+        self.numbers: Counter[str] = Counter()
+        self.waits: list[str] = []
+        self.errors: list[str] = []
+        self.beats = 0
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    def worked(self) -> None:
+        self.add("works", 1)
+
+    def add(self, name: str, amount: int) -> None:
+        self.numbers[name] += amount
+
+    def set(self, name: str, value: int) -> None:
+        self.numbers[name] = value
+
+    def get(self, name: str) -> int:
+        return self.numbers[name]
+
+    def waiting_for(self, text: str) -> None:
+        self.waits.append(text)
+
+    def error(self, text: str) -> None:
+        self.errors.append(text)

@@ -1,0 +1,826 @@
+"""A collector's turn, step by step, and each way to be born: over a source whose bytes are kept.
+
+The queue is the fake one, the note file a real one. What a collector has handed over is what
+the queue holds; `Records` is what outlives a killed collector, as a kernel's buffer or a
+file does.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance import backoff, collector, note
+from appliance.collector import Collector, Stopped
+from appliance.contracts import Chunk, Push, Pushed, SourceState
+from appliance.errors import Unavailable
+from appliance.frame import Frame, Gap, RunEnd, decode
+from appliance.note import NoteFile, later_run, open_note
+from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
+from tests.fake_role import FakeClock, FakeGauge, FakeWish
+
+BOOT, OTHER_BOOT = "b" * 32, "c" * 32
+CHANCE = 0.5
+INTERVAL_S = 0.005
+RECEIVED = 1_700_000_000.0
+
+
+@dataclass
+class Records:
+    """What a source reads from, one frame's body after the other; outlives its reader."""
+
+    bodies: list[bytes]
+    has_cursor: bool = False
+    discarded: int = 0
+    ends: bool = True
+
+
+class FakeSource:
+    """Shows Records a body at a time; tells `trace` of each call (contract: Source)."""
+
+    fleeting = False
+    waiting_for = ""
+    connections = 3
+
+    def __init__(self, records: Records, clock: FakeClock, trace: Callable[[str], None]) -> None:
+        self.records = records
+        self.again_errors: list[Unavailable] = []
+        self.at_peek: list[Callable[[], None]] = []
+        self.resumed: list[tuple[str | None, Any]] = []
+        self.stops: list[bool] = []
+        self.extra: dict[str, Any] = {}
+        self._position = 0
+        self._clock = clock
+        self._trace = trace
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.stops) or (self.records.ends and not self._left())
+
+    def _left(self) -> int:
+        return len(self.records.bodies) - self._at()
+
+    def _at(self) -> int:
+        return self._position if self.records.has_cursor else self.records.discarded
+
+    def resume(self, cursor: str | None, claim: Any) -> None:
+        self._trace("resume")
+        self.resumed.append((cursor, claim))
+        self._position = int(cursor or 0)
+
+    def again(self, claim: Any) -> Chunk | None:
+        self._trace("again")
+        if self.again_errors:
+            raise self.again_errors.pop(0)
+        if not self.records.has_cursor and self.records.discarded > claim["at"]:
+            return None
+        return self._chunk(claim["at"])
+
+    def peek(self) -> Chunk | None:
+        self._trace("peek")
+        if self.at_peek:
+            self.at_peek.pop(0)()
+        return self._chunk(self._at()) if self._left() else None
+
+    def discard(self, chunk: Chunk) -> None:
+        self._trace("discard")
+        self.records.discarded = self._position = chunk.claim["at"] + 1
+
+    def settle(self) -> None:
+        self._trace("settle")
+
+    def wait(self, timeout_s: float) -> None:
+        self._trace("wait")
+        self._clock.sleep(timeout_s)
+
+    def stop(self, quick: bool) -> None:
+        self._trace("stop")
+        self.stops.append(quick)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _chunk(self, at: int) -> Chunk:
+        body = self.records.bodies[at]
+        cursors = (str(at), str(at + 1)) if self.records.has_cursor else (None, None)
+        received = (RECEIVED + at, RECEIVED + at + 0.5)
+        return Chunk(body, body.count(b"\n"), {"at": at}, *received, *cursors, **self.extra)
+
+
+class TracedQueue(MemoryQueue):
+    """Keeps each push as it was asked for; `before_push` runs at each."""
+
+    def __init__(self, server: MemoryRedis, trace: Callable[[str], None]) -> None:
+        super().__init__(server, "collector")
+        self.pushes: list[Push] = []
+        self.before_push: Callable[[], None] = lambda: None
+        self._trace = trace
+
+    def push(self, push: Push) -> Pushed:
+        self._trace("push")
+        self.pushes.append(replace(push, body=bytes(push.body)))
+        self.before_push()
+        return super().push(push)
+
+
+@dataclass
+class Life:
+    """One collector's process, and everything that it was given."""
+
+    collector: Collector
+    source: FakeSource
+    queue: TracedQueue
+    notes: NoteFile
+    gauge: FakeGauge
+    wish: FakeWish
+    trace: list[tuple[str, int]] = field(default_factory=list)
+
+    def steps(self) -> list[str]:
+        return [step for step, _word in self.trace]
+
+    def run(self) -> None:
+        self.collector.run()
+
+
+class World:
+    """What stays while collectors come and go."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = FakeClock()
+        self.redis = MemoryRedis()
+        self.records = Records([])
+        self.path = directory / "tweets.note"
+        self.clock_ms = 1_000_000
+        self.lives: list[Life] = []
+
+    def feed(self, *bodies: bytes) -> None:
+        self.records.bodies += bodies
+
+    def new_run(self, after: str) -> str:
+        return later_run(after, self.clock_ms, 0)
+
+    def born(
+        self,
+        boot: str = BOOT,
+        kind: str = "held",
+        die_at: str = "",
+        interval_s: float = INTERVAL_S,
+        notes: NoteFile | None = None,
+    ) -> Life:
+        """A new collector's process; at the step `die_at` it is killed."""
+        before = None
+        if notes is None:
+            notes, before = open_note(self.path, boot, kind, self.new_run)
+        wish, gauge = FakeWish(self.clock), FakeGauge()
+        steps: list[tuple[str, int]] = []
+
+        def trace(step: str) -> None:
+            steps.append((step, notes.word))
+            if step == die_at:
+                raise Killed
+
+        source = FakeSource(self.records, self.clock, trace)
+        queue = TracedQueue(self.redis, trace)
+        made = Collector(
+            "tweets",
+            source,
+            queue,
+            notes,
+            gauge,
+            wish,
+            new_run=self.new_run,
+            frame_interval_s=interval_s,
+            inherited_cursor=before.cursor_after if before else None,
+            checkpoint=trace,
+            chance=lambda: CHANCE,
+            monotonic=self.clock,
+        )
+        self.lives.append(Life(made, source, queue, notes, gauge, wish, steps))
+        return self.lives[-1]
+
+    def run(self, **how: Any) -> Life:
+        """A collector's life from birth to its end; killed where it is said so."""
+        life = self.born(**how)
+        if how.get("die_at"):
+            with pytest.raises(Killed):
+                life.run()
+        else:
+            life.run()
+        return life
+
+    def frames(self) -> list[Frame]:
+        """What waits in the queue."""
+        return [decode(item) for item in self.redis.working]
+
+    def queued(self) -> list[tuple[int, bytes]]:
+        return [(frame.header.number, frame.body) for frame in self.frames()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _every_line(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    yield
+
+
+def jitter(attempts: int) -> list[float]:
+    return [backoff.full_jitter(attempt, CHANCE) for attempt in range(attempts)]
+
+
+def outages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines about something that is away, without their hints."""
+    lines = [record.getMessage().partition(" →")[0] for record in caplog.records]
+    return [line for line in lines if "waiting for" in line]
+
+
+# ── a turn ──────────────────────────────────────────────────────────────────────────────
+
+
+class SpyWord:
+    """The state word; at each store it looks whether the note that it validates is there."""
+
+    def __init__(self, notes: NoteFile, seen: list[tuple[int, bool]]) -> None:
+        self._notes, self._seen, self._word = notes, seen, notes._word
+
+    def __getitem__(self, at: int) -> int:
+        return self._word[at]
+
+    def __setitem__(self, at: int, value: int) -> None:
+        there = note._read_slot(self._notes._memory, (value + 1) // 2) is not None
+        self._seen.append((value, there))
+        self._word[at] = value
+
+
+def test_a_turn_goes_in_exactly_this_order(world: World) -> None:
+    world.feed(b"a\n", b"b\nc\n")
+    life = world.born()
+    stores: list[tuple[int, bool]] = []
+    life.notes._word = SpyWord(life.notes, stores)  # type: ignore[assignment]
+    life.run()
+    turns = [
+        [
+            ("peek", 2 * n - 2),
+            ("peeked", 2 * n - 2),
+            ("noted", 2 * n - 1),
+            ("push", 2 * n - 1),
+            ("pushed", 2 * n - 1),
+            ("discard", 2 * n - 1),
+            ("discarded", 2 * n - 1),
+            ("done", 2 * n),
+            ("settle", 2 * n),
+        ]
+        for n in (1, 2)
+    ]
+    assert life.trace == [("resume", 0), *turns[0], *turns[1]]
+    assert stores == [(word, True) for word in (1, 2, 3, 4)]
+    assert world.queued() == [(1, b"a\n"), (2, b"b\nc\n")]
+
+
+def test_the_note_says_what_a_successor_needs_while_the_frame_is_pushed(world: World) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\nc\n")
+    life = world.born()
+    seen = []
+    life.queue.before_push = lambda: seen.append(NoteFile(world.path).last())
+    life.run()
+    assert seen == [
+        note.Note(1, 0, 0, 1, 2, RECEIVED, RECEIVED + 0.5, {"at": 0}, None, "1"),
+        note.Note(2, 1, 2, 2, 4, RECEIVED + 1, RECEIVED + 1.5, {"at": 1}, "1", "2"),
+    ]
+
+
+def test_the_header_says_everything_about_the_frame(world: World) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\nxxx\n")
+    life = world.born()
+    life.source.extra = {
+        "rejected": {0: "too long"},
+        "gaps": (Gap("connection lost", 2, 30),),
+        "skipped_bytes": 77,
+    }
+    life.run()
+    header = world.frames()[1].header
+    assert (header.run, header.number, header.source) == (life.notes.run, 2, "tweets")
+    assert (header.records, header.records_before) == (2, 1)
+    assert (header.body_bytes, header.bytes_before) == (6, 2)
+    assert (header.first_received, header.last_received) == (RECEIVED + 1, RECEIVED + 1.5)
+    assert (header.cursor_before, header.cursor_after) == ("1", "2")
+    assert header.rejected == {0: "too long"}
+    assert header.gaps == (Gap("connection lost", 2, 30),)
+    assert header.skipped_bytes == 77
+    assert header.previous is None
+
+
+def test_small_frames_wait_for_company_and_large_ones_do_not(world: World) -> None:
+    large = b"x" * (collector.FLOOD_BYTES - 1) + b"\n"
+    world.feed(b"a\n", large, b"b\n")
+    life = world.run(interval_s=0.05)
+    assert life.wish.waits == pytest.approx([0.05, 0.05])
+    assert [frame.body for frame in world.frames()] == [b"a\n", large, b"b\n"]
+
+
+def test_a_slow_turn_needs_no_pause_behind_it(world: World) -> None:
+    world.feed(b"a\n")
+    life = world.born(interval_s=0.05)
+    life.queue.before_push = lambda: world.clock.sleep(0.06)
+    life.run()
+    assert life.wish.waits == []
+
+
+def test_numbers_for_status(world: World) -> None:
+    world.feed(b"a\n", b"b\nc\n")
+    life = world.born()
+    life.source.waiting_for = "the file"
+    life.run()
+    numbers = life.gauge.numbers
+    assert (numbers["records"], numbers["bytes"], numbers["works"]) == (3, 6, 2)
+    assert (numbers["connections"], numbers["at_risk_records"]) == (3, 0)
+    assert life.gauge.waits == ["the file"]
+
+
+def test_what_only_our_memory_holds_is_at_risk_until_it_is_handed_over(world: World) -> None:
+    world.feed(b"a\nb\n")
+    world.records.ends = False
+    life = world.born()
+    life.source.fleeting = True
+    during = []
+    life.queue.before_push = lambda: during.append(dict(life.gauge.numbers))
+    world.clock.at(10, life.wish.ask_to_drain)
+    life.run()
+    assert (during[0]["at_risk_records"], during[0]["at_risk_bytes"]) == (2, 4)
+    after = life.gauge.numbers
+    assert (after["at_risk_records"], after["at_risk_bytes"]) == (0, 0)
+
+
+# ── a queue that is away, full, or elsewhere ────────────────────────────────────────────
+
+
+def test_a_push_without_an_answer_is_repeated_until_it_has_one(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born()
+    for call in range(1, 9):
+        life.queue.fail(Fault(call, when="after" if call == 8 else "before"))
+    life.run()
+    first = life.queue.pushes[:9]
+    assert {(push.run, push.number, push.header, push.body) for push in first} == {
+        (life.notes.run, 1, first[0].header, b"a\n")
+    }
+    assert life.queue.pushes[9].number == 2
+    assert life.wish.waits[:8] == jitter(8)
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+    assert outages(caplog) == [
+        "waiting for the queue, reading stops: a fault before call 6",
+        "no longer waiting for the queue, reading stops: a fault before call 6",
+    ]
+    assert life.gauge.waits[-1] == ""
+
+
+def test_nothing_is_read_while_the_queue_is_away(world: World) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born()
+    life.queue.fail(Fault(1))
+    life.queue.fail(Fault(2))
+    life.run()
+    until_answer = life.steps()[: life.steps().index("pushed")]
+    assert until_answer == ["resume", "peek", "peeked", "noted", "push", "push", "push"]
+
+
+def test_an_answer_that_was_lost_counts_as_handed_over(world: World) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born()
+    life.queue.fail(Fault(1, when="after"))
+    life.run()
+    assert [push.number for push in life.queue.pushes] == [1, 1, 2]
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+    assert life.source.records.discarded == 2
+
+
+def test_a_full_queue_is_waited_for(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born(interval_s=0)
+    life.queue.bytes_max = 1
+    world.clock.at(2.0, lambda: setattr(life.queue, "bytes_max", 10_000))
+    life.run()
+    waits = life.wish.waits
+    assert waits[:-1] == [collector.FULL_RETRY_S] * (len(waits) - 1)
+    assert sum(waits) == pytest.approx(2.0, abs=2 * collector.FULL_RETRY_S)
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+    assert outages(caplog) == [
+        "waiting for room in the queue, reading stops: it is full",
+        "no longer waiting for room in the queue, reading stops: it is full",
+    ]
+    assert "queue.bytes_max" in life.gauge.waits[0]
+
+
+def elsewhere(world: World, run: str, number: int, cursor: str) -> SourceState:
+    """The queue knows another end of this source than its note file does."""
+    state = SourceState(run, number, cursor, records=number, bytes=2 * number)
+    world.redis.sources["tweets"] = state
+    return state
+
+
+def test_a_queue_that_stands_elsewhere_is_followed_under_a_later_run(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n", b"c\n", b"d\n")
+    life = world.born()
+    ours = life.notes.run
+    state = elsewhere(world, later_run("", 2_000_000, 0), 2, cursor="2")
+    life.run()
+    assert life.source.resumed == [(None, None), ("2", None)]
+    assert life.notes.run > max(ours, state.run)
+    assert {frame.header.run for frame in world.frames()} == {life.notes.run}
+    assert world.queued() == [(1, b"c\n"), (2, b"d\n")]
+    header = world.frames()[0].header
+    assert (header.records_before, header.bytes_before, header.cursor_before) == (0, 0, "2")
+    assert "going on at its cursor 2" in caplog.text
+    assert NoteFile(world.path).word == 4
+    assert NoteFile(world.path).run == life.notes.run
+
+
+def test_a_later_number_of_our_own_run_is_followed_too(world: World) -> None:
+    """Our note file is of the machine before a crash: the queue has more than it says."""
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n", b"c\n")
+    world.run()
+    world.feed(b"d\n", b"e\n")
+    life = world.born()
+    state = elsewhere(world, life.notes.run, 4, cursor="4")
+    life.run()
+    assert life.notes.run > state.run
+    assert world.queued()[3:] == [(1, b"e\n")]
+
+
+@pytest.mark.parametrize("older_run", [False, True])
+def test_a_queue_that_forgot_is_taught_by_force(
+    world: World, caplog: pytest.LogCaptureFixture, older_run: bool
+) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n", b"c\n")
+    world.run()
+    world.feed(b"d\n")
+    life = world.born()
+    run = later_run("", 1, 0) if older_run else life.notes.run
+    elsewhere(world, run, 1, cursor="1")
+    life.run()
+    assert [(push.number, push.force) for push in life.queue.pushes] == [(4, False), (4, True)]
+    assert life.queue.pushes[0].header == life.queue.pushes[1].header
+    assert world.queued()[3:] == [(4, b"d\n")]
+    assert life.source.resumed == [("3", {"at": 2})]
+    assert world.redis.sources["tweets"].cursor == "4"
+    assert "forgotten" in caplog.text
+
+
+def test_a_queue_that_goes_away_while_it_is_asked_where_it_stands(world: World) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n", b"c\n")
+    life = world.born()
+    elsewhere(world, later_run("", 2_000_000, 0), 1, cursor="1")
+    life.queue.fail(Fault(2))  # 1: the push, 2: where does it stand
+    life.run()
+    assert world.queued() == [(1, b"b\n"), (2, b"c\n")]
+    assert life.wish.waits[0] == jitter(1)[0]
+
+
+def test_force_is_kept_when_the_queue_goes_away_behind_it(world: World) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n")
+    world.run()
+    world.feed(b"c\n")
+    life = world.born()
+    elsewhere(world, life.notes.run, 1, cursor="1")
+    life.queue.fail(Fault(3, when="after"))
+    life.run()
+    assert [push.force for push in life.queue.pushes] == [False, True, True]
+    assert world.queued()[2:] == [(3, b"c\n")]
+
+
+# ── birth ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_born_without_a_file(world: World) -> None:
+    life = world.run()
+    assert life.trace == [("resume", 0)]
+    assert life.source.resumed == [(None, None)]
+    assert not world.redis.working
+
+
+@pytest.mark.parametrize("has_cursor", [False, True])
+def test_born_when_the_last_frame_was_handed_over(world: World, has_cursor: bool) -> None:
+    world.records.has_cursor = has_cursor
+    world.feed(b"a\n", b"b\nc\n")
+    world.run()
+    world.feed(b"d\n")
+    life = world.run()
+    assert life.source.resumed == [("2" if has_cursor else None, {"at": 1})]
+    assert life.steps()[:3] == ["resume", "peek", "peeked"]
+    assert world.queued() == [(1, b"a\n"), (2, b"b\nc\n"), (3, b"d\n")]
+    assert world.frames()[2].header.records_before == 3
+
+
+@pytest.mark.parametrize("step", ["noted", "push", "pushed", "discard"])
+@pytest.mark.parametrize("has_cursor", [False, True])
+def test_born_when_the_frame_in_doubt_can_be_made_again(
+    world: World, step: str, has_cursor: bool
+) -> None:
+    world.records.has_cursor = has_cursor
+    world.feed(b"a\n")
+    world.run()
+    world.feed(b"b\nc\n", b"d\n")
+    dead = world.run(die_at=step)
+    assert dead.notes.word == 3
+    life = world.run()
+    assert life.source.resumed == [("1" if has_cursor else None, {"at": 1})]
+    steps = life.steps()
+    assert steps[: steps.index("settle")] == [
+        "resume",
+        "again",
+        "push",
+        "pushed",
+        "discard",
+        "discarded",
+        "done",
+    ]
+    if dead.queue.pushes:
+        assert life.queue.pushes[0] == dead.queue.pushes[0]  # the same bytes, the same number
+    assert world.queued() == [(1, b"a\n"), (2, b"b\nc\n"), (3, b"d\n")]
+    assert [frame.header.records_before for frame in world.frames()] == [0, 1, 3]
+
+
+def test_born_when_the_frame_in_doubt_had_been_handed_over(world: World) -> None:
+    world.feed(b"a\n")
+    world.run()
+    world.feed(b"b\nc\n", b"d\n")
+    world.run(die_at="discarded")
+    world.redis.sources.clear()  # nobody but the source can know
+    life = world.run()
+    assert life.trace[:4] == [("resume", 3), ("again", 3), ("done", 4), ("settle", 4)]
+    assert world.queued() == [(1, b"a\n"), (2, b"b\nc\n"), (3, b"d\n")]
+    assert [frame.header.bytes_before for frame in world.frames()] == [0, 2, 6]
+
+
+def test_a_frame_in_doubt_waits_until_its_source_can_be_read(world: World) -> None:
+    world.feed(b"a\n")
+    world.run(die_at="noted")
+    life = world.born()
+    life.source.again_errors = [Unavailable("the disk is away")] * 3
+    life.run()
+    assert life.wish.waits[:3] == [collector.AGAIN_RETRY_S] * 3
+    assert life.gauge.waits[0] == "the source: the disk is away"
+    assert life.gauge.waits[-1] == ""
+    assert world.queued() == [(1, b"a\n")]
+
+
+def test_a_collector_killed_at_birth_is_born_again(world: World) -> None:
+    world.feed(b"a\n", b"b\n")
+    for step in ("push", "pushed", "discard"):
+        world.run(die_at=step)
+    world.run(die_at="done")
+    world.run()
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+
+
+@pytest.mark.parametrize(
+    ("boot", "kind"), [(OTHER_BOOT, "held"), (BOOT, "file")], ids=["other boot", "other kind"]
+)
+@pytest.mark.parametrize("clock_ms", [1_000_000, 5, 2_000_000])
+def test_born_after_another_boot_or_kind_begins_a_later_run(
+    world: World, boot: str, kind: str, clock_ms: int
+) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\nc\n")
+    before = world.run()
+    world.clock_ms = clock_ms
+    world.feed(b"d\n", b"e\n")
+    life = world.run(boot=boot, kind=kind)
+    assert life.notes.run > before.notes.run
+    assert life.source.resumed == [("2", None)]
+    assert world.queued()[2:] == [(1, b"d\n"), (2, b"e\n")]
+    ends = [frame.header.previous for frame in world.frames()]
+    assert ends == [None, None, *[RunEnd(before.notes.run, 2, 3, 6)] * 2]
+    assert [frame.header.records_before for frame in world.frames()[2:]] == [0, 1]
+
+
+def test_a_frame_that_was_in_hand_at_a_crash_of_the_machine_is_read_again(world: World) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\nc\n")
+    world.run(die_at="push")
+    world.run(die_at="done")  # of frame 1
+    dead = world.run(die_at="noted")
+    assert dead.notes.word == 3
+    world.redis.flush()
+    life = world.run(boot=OTHER_BOOT)
+    assert life.source.resumed == [("1", None)]
+    assert world.queued() == [(1, b"b\nc\n")]
+    assert world.frames()[0].header.previous == RunEnd(dead.notes.run, 1, 1, 2)
+
+
+def test_the_end_of_the_run_before_is_kept_over_kills(world: World) -> None:
+    world.feed(b"a\n")
+    before = world.run()
+    world.feed(b"b\n", b"c\n")
+    world.run(boot=OTHER_BOOT, die_at="pushed")
+    world.run(boot=OTHER_BOOT)
+    ends = [frame.header.previous for frame in world.frames()]
+    assert ends == [None, *[RunEnd(before.notes.run, 1, 1, 2)] * 2]
+
+
+def test_the_cursor_of_the_run_before_is_kept_until_the_first_note(world: World) -> None:
+    """Killed between the new run and its first frame, and the queue knows nothing either."""
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n")
+    world.run()
+    world.redis.flush()
+    world.run(boot=OTHER_BOOT)  # nothing new is there
+    world.run(boot=OTHER_BOOT)
+    world.feed(b"c\n")
+    world.run(boot=OTHER_BOOT, die_at="peeked")
+    life = world.run(boot=OTHER_BOOT)
+    assert life.source.resumed == [("2", None)]
+    assert world.queued() == [(1, b"c\n")]
+
+
+def test_an_adopted_cursor_is_kept_until_the_first_note(world: World) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n", b"c\n")
+    life = world.born()
+    elsewhere(world, later_run("", 2_000_000, 0), 2, cursor="2")
+    life.source.at_peek = [lambda: None, lambda: life.queue.close(), lambda: None]
+    with pytest.raises(Killed):
+        life.source.at_peek[1] = _kill
+        life.run()
+    world.redis.flush()
+    life = world.run()
+    assert life.source.resumed == [("2", None)]
+    assert world.queued() == [(1, b"c\n")]
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def test_sums_go_on_over_frames_and_births(world: World) -> None:
+    bodies = [b"%d\n" % n * n for n in range(1, 9)]
+    for at, body in enumerate(bodies):
+        world.feed(body)
+        if at % 2:
+            world.run(die_at=("noted", "pushed", "discarded", "done")[at // 2])
+        else:
+            world.run()
+    world.run()
+    headers = [frame.header for frame in world.frames()]
+    assert [frame.body for frame in world.frames()] == bodies
+    records = bytes_ = 0
+    for number, (header, body) in enumerate(zip(headers, bodies, strict=True), start=1):
+        assert (header.number, header.records_before, header.bytes_before) == (
+            number,
+            records,
+            bytes_,
+        )
+        records, bytes_ = records + body.count(b"\n"), bytes_ + len(body)
+    state = world.redis.sources["tweets"]
+    assert (state.number, state.records, state.bytes) == (8, records, bytes_)
+
+
+# ── the end ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_source_that_ended_by_itself_says_so(world: World) -> None:
+    world.feed(b"a\n")
+    life = world.run()
+    assert life.gauge.numbers["ended"] == 1
+    assert life.source.stops == []
+
+
+def test_a_source_that_was_stopped_has_not_ended(world: World) -> None:
+    world.records.ends = False
+    world.feed(b"a\n")
+    life = world.born()
+    world.clock.at(12, life.wish.ask_to_drain)
+    life.run()
+    assert life.gauge.numbers["ended"] == 0
+    assert life.source.stops == [False]
+    assert life.steps().count("wait") == 3  # two whole ones and the one that the signal ended
+    assert world.queued() == [(1, b"a\n")]
+
+
+class LingeringSource(FakeSource):
+    """Goes on after a stop until it is told to be quick, as one with open connections does."""
+
+    @property
+    def ended(self) -> bool:
+        return True in self.stops
+
+
+def test_told_to_drain_and_then_to_be_quick(world: World) -> None:
+    world.records.ends = False
+    life = world.born()
+    life.source.__class__ = LingeringSource
+    world.clock.at(1, life.wish.ask_to_drain)
+    world.clock.at(2, life.wish.ask_to_be_quick)
+    life.run()
+    assert life.source.stops == [False, True]
+    assert life.gauge.numbers["ended"] == 0
+
+
+@pytest.mark.parametrize("told_before", [False, True], ids=["TERM", "a second TERM"])
+def test_a_signal_between_look_and_wait_is_not_slept_over(world: World, told_before: bool) -> None:
+    """The peek reads the wake-up away, so the wait behind it would hear nothing."""
+    world.records.ends = False
+    life = world.born()
+    if told_before:
+        life.source.__class__ = LingeringSource
+        life.wish.ask_to_drain()
+        life.source.at_peek = [life.wish.ask_to_be_quick]
+    else:
+        life.source.at_peek = [life.wish.ask_to_drain]
+    life.run()
+    assert "wait" not in life.steps()
+    assert life.source.stops == ([False, True] if told_before else [False])
+
+
+@pytest.mark.parametrize("why", ["away", "full"])
+def test_a_quick_stop_while_the_queue_takes_nothing_leaves_the_note(
+    world: World, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    world.feed(b"a\n", b"b\nc\n", b"d\n")
+    life = world.born()
+    life.source.at_peek = [lambda: None, lambda: break_queue(world, life, why)]
+    world.clock.at(20, life.wish.ask_to_drain)
+    world.clock.at(30, life.wish.ask_to_be_quick)
+    with pytest.raises(Stopped):
+        life.run()
+    assert "2 records (4 bytes) in hand" in caplog.text
+    assert NoteFile(world.path).word == 3
+    assert life.source.records.discarded == 1
+    assert world.clock.now == pytest.approx(1030)
+    world.redis.away = False
+    world.run()
+    assert world.queued() == [(1, b"a\n"), (2, b"b\nc\n"), (3, b"d\n")]
+
+
+def break_queue(world: World, life: Life, why: str) -> None:
+    if why == "away":
+        world.redis.away = True
+    else:
+        life.queue.bytes_max = 1
+
+
+def test_a_drain_waits_for_the_queue_with_the_frame_in_hand(world: World) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born()
+    world.redis.away = True
+    world.clock.at(3, life.wish.ask_to_drain)
+    world.clock.at(40, lambda: setattr(world.redis, "away", False))
+    life.run()
+    assert world.queued() == [(1, b"a\n")]  # the fake source shows nothing after a stop
+    assert life.notes.word == 2
+
+
+def test_a_quick_stop_while_the_source_of_a_frame_in_doubt_is_away(world: World) -> None:
+    world.feed(b"a\n")
+    world.run(die_at="noted")
+    life = world.born()
+    life.source.again_errors = [Unavailable("the disk is away")] * 100
+    world.clock.at(5, life.wish.ask_to_be_quick)
+    with pytest.raises(Stopped):
+        life.run()
+    assert NoteFile(world.path).word == 1
+    world.run()
+    assert world.queued() == [(1, b"a\n")]
+
+
+def test_the_work_loop_beats_while_it_waits(world: World) -> None:
+    """No wait is longer than what a heartbeat allows, whatever is waited for."""
+    world.records.ends = False
+    world.feed(b"a\n")
+    life = world.born()
+    world.redis.away = True
+    beats: list[tuple[float, int]] = []
+    for second in range(100):
+        world.clock.at(second, lambda: beats.append((world.clock.now, life.gauge.beats)))
+    world.clock.at(50, lambda: setattr(world.redis, "away", False))
+    world.clock.at(101, life.wish.ask_to_drain)
+    life.run()
+    longest = max(world.lives[0].wish.waits)
+    assert longest <= backoff.RETRY_S_MAX + backoff.RETRY_S_MIN
+    assert [count for _, count in beats] == sorted({count for _, count in beats})
+
+
+def test_a_note_of_an_unknown_shape_is_not_guessed_at(world: World) -> None:
+    """The header line of the file is JSON with exactly these keys (docs/formats.md)."""
+    world.run()
+    line = world.path.read_bytes()[len(note.MAGIC) :].split(b"\n", 1)[0]
+    assert json.loads(line)["boot"] == BOOT
+    assert json.loads(line)["kind"] == "held"

@@ -1,0 +1,79 @@
+"""Where an instance lives: by configuration, by systemd, by user; and what is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import Exit, InstanceError
+from appliance.instance import Instance, state_directory
+
+HERE = Path.cwd()
+ALL = {
+    "STATE_DIRECTORY": "/var/lib/private/unit",
+    "XDG_STATE_HOME": "/xdg/state",
+    "HOME": "/home/ann",
+}
+
+
+def without(*names: str) -> dict[str, str]:
+    return {name: value for name, value in ALL.items() if name not in names}
+
+
+CASES = [  # configured, environment, is root, the directory
+    ("/srv/streams", ALL, True, "/srv/streams"),
+    ("/srv/streams", {}, False, "/srv/streams"),
+    ("here", {}, False, f"{HERE}/here"),
+    (None, ALL, True, "/var/lib/private/unit"),
+    (None, ALL, False, "/var/lib/private/unit"),
+    (None, ALL | {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, False, "/var/lib/a"),
+    (None, ALL | {"STATE_DIRECTORY": ""}, True, "/var/lib/stream-daemon"),
+    (None, without("STATE_DIRECTORY"), True, "/var/lib/stream-daemon"),
+    (None, without("STATE_DIRECTORY"), False, "/xdg/state/stream-daemon"),
+    (None, {"XDG_STATE_HOME": "", "HOME": "/home/ann"}, False, "/home/ann/.local/state/stream-daemon"),
+    (None, {"HOME": "/home/ann"}, False, "/home/ann/.local/state/stream-daemon"),
+    (None, {"HOME": ""}, False, "/tmp/.local/state/stream-daemon"),
+    (None, {}, True, "/var/lib/stream-daemon"),
+    (None, {}, False, "/tmp/.local/state/stream-daemon"),
+]
+
+
+@pytest.mark.parametrize(("configured", "environ", "is_root", "directory"), CASES)
+def test_the_state_directory(
+    configured: str | None, environ: dict[str, str], is_root: bool, directory: str
+) -> None:
+    assert state_directory(configured, environ, is_root) == Path(directory)
+
+
+def test_everything_of_an_instance_lies_in_its_directory_and_is_its_users_alone(
+    tmp_path: Path,
+) -> None:
+    instance = Instance(tmp_path / "state" / "nfl")
+    instance.make()
+    instance.make()  # what is there already is no error
+    assert sorted(path.name for path in instance.directory.iterdir()) == ["queue", "sources"]
+    assert {path.stat().st_mode & 0o777 for path in instance.directory.iterdir()} == {0o700}
+    assert instance.note("tweets") == instance.directory / "sources" / "tweets.note"
+    paths = [instance.lock, instance.turnstile, instance.control, instance.queue]
+    assert len({*paths}) == 4
+    assert {path.parent for path in paths} == {instance.directory}
+
+
+def test_a_directory_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InstanceError) as raised:
+        Instance(tmp_path / "taken" / "nfl").make()
+    assert raised.value.exit_code is Exit.TAKEN
+    assert str(tmp_path / "taken") in raised.value.message
+    assert "Not a directory" in raised.value.message
+    assert "state_dir" in raised.value.hint
+
+
+def test_the_owner(tmp_path: Path) -> None:
+    assert Instance(tmp_path / "nobody's").owner() is None
+    mine = Instance(tmp_path / "mine")
+    mine.make()
+    assert mine.owner() == tmp_path.owner()
+    if os.getuid() == 0:
+        os.chown(mine.directory, 54321, -1)
+        assert mine.owner() == "#54321"
