@@ -133,8 +133,9 @@ def open_note(
     """Open a source's note file; start a new run unless it is of this boot and kind of source.
 
     A source whose type was changed in the configuration can't read the claims of the other.
-    A file that is damaged is renamed to .bad and begun anew. `new_run(after)` makes a run id that is greater than `after`. Returns the file and, where
-    a new run was started, the last note of the run before (its cursor is still good).
+    A file that is damaged is renamed to .bad and begun anew. `new_run(after)` makes a run id
+    that is greater than `after`. Returns the file and, where a new run was started, the last
+    note of the run before (its cursor is still good).
     """
     page = path.read_bytes() if path.exists() else b""
     identity = _try_identity(page)
