@@ -57,11 +57,6 @@ class Acceptor:
         return self._wire
 
     @property
-    def has_unsent(self) -> bool:
-        """Whether a connection still waits for room on the wire."""
-        return self._wire is not None and self._wire.has_unsent
-
-    @property
     def connections(self) -> list[tuple[int, socket.socket]]:
         """All connections that are not finished, with their cookies."""
         return list(self._connections.items())

@@ -126,7 +126,7 @@ class App:
     # ── what runs in a child ────────────────────────────────────────────────────────────
 
     def _collect(self, name: str, config: AnySource, birth: Birth) -> Exit:
-        notes, before = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
+        notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
         source = self._source(config, birth)
         collector = Collector(
             name,
@@ -137,7 +137,6 @@ class App:
             birth.wish,
             new_run=_new_run,
             frame_interval_s=config.frame_interval_ms / 1000,
-            inherited_cursor=before.cursor_after if before else None,
             checkpoint=self._checkpoint,
             chance=random.random,
         )

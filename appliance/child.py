@@ -19,7 +19,7 @@ from appliance import process
 from appliance.acceptor import Acceptor
 from appliance.backoff import RestartBackoff
 from appliance.counters import Slot
-from appliance.errors import Exit, StreamDaemonError, Unavailable
+from appliance.errors import Exit, StreamDaemonError
 from appliance.link import ChildEnd
 
 HEARTBEAT_S = {"collector": 30.0, "subscriber": 120.0, "recovery": 30.0}
@@ -76,6 +76,7 @@ class Child:
         self._backoff = RestartBackoff()
         self._born = 0.0
         self._works_at_birth = 0
+        self._inherited: set[int] = set()
         self._told: Signals | None = None
         self._aborted_at: float | None = None
 
@@ -85,11 +86,28 @@ class Child:
         return self._process.pid if self._process else None
 
     def start(self, now: float, drain_s: float, close_inherited: Callable[["Child"], None]) -> None:
+        """Fork it, or try again after its backoff where the kernel has no room for it."""
+        try:
+            self._start(now, drain_s, close_inherited)
+        except OSError as error:
+            if self.spec.acceptor:
+                self.spec.acceptor.bury()
+            self._process = None
+            delay_s = self._backoff.after_death(0.0, worked=False)
+            self.start_at = now + delay_s
+            self.restarts += 1
+            text = "%s can't be started: %s; tried again in %.1f s"
+            _log.error(text, self.spec.title, error.strerror, delay_s)
+
+    def _start(
+        self, now: float, drain_s: float, close_inherited: Callable[["Child"], None]
+    ) -> None:
         """Fork it. Its heartbeat begins before it can write one itself."""
         wire = self.spec.acceptor.birth() if self.spec.acceptor else None
         self.slot.beat()
         self._born, self._told, self._aborted_at = now, None, None
         self._works_at_birth = self.slot.get("works")
+        self._inherited = self._cookies()
         parent = os.getpid()
         self._process = _fork.Process(
             target=self._live, args=(wire, parent, drain_s, close_inherited), daemon=False
@@ -128,16 +146,24 @@ class Child:
             self.spec.acceptor.bury()
         self._process.close()
         self._process = None
-        if self._was_to_end() and code in CLEAN:
+        if self._was_to_end() and code in CLEAN and not self._missed_some():
             self.give_up(Exit(code))
             _log.debug("%s ended", self.spec.title)
-        else:
+        elif not self.done:
             self._restart_later(code, now)
         return True
 
     def _was_to_end(self) -> bool:
         """Whether it ended because it should, and not because somebody else said so."""
         return self._told is not None or self.slot.get("ended") > 0
+
+    def _missed_some(self) -> bool:
+        """Whether it ended before connections that were on their way had reached it."""
+        return not self._cookies() <= self._inherited
+
+    def _cookies(self) -> set[int]:
+        acceptor = self.spec.acceptor
+        return {cookie for cookie, _ in acceptor.connections} if acceptor else set()
 
     def _restart_later(self, code: int, now: float) -> None:
         worked = self.slot.get("works") > self._works_at_birth
@@ -214,7 +240,7 @@ class Server:
         self._born = now
         try:
             self._process = self._startable.start()
-        except Unavailable as error:
+        except StreamDaemonError as error:
             delay_s = self._backoff.after_death(0.0, worked=False)
             _log.error("%s; tried again in %.1f s", error.message, delay_s)
             self.start_at = now + delay_s

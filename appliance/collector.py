@@ -70,7 +70,6 @@ class Collector:
         *,
         new_run: Callable[[str], str],
         frame_interval_s: float,
-        inherited_cursor: str | None = None,
         checkpoint: Checkpoint = no_checkpoint,
         chance: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
@@ -83,7 +82,7 @@ class Collector:
         self._wish = wish
         self._new_run = new_run
         self._frame_interval_s = frame_interval_s
-        self._cursor = inherited_cursor
+        self._cursor = notes.cursor
         self._checkpoint = checkpoint
         self._chance = chance
         self._monotonic = monotonic
@@ -263,7 +262,7 @@ class Collector:
             return False
         self._log.warning("the queue stands elsewhere: going on at its cursor %s", state.cursor)
         run = self._new_run(max(self._notes.run, state.run))
-        self._notes.start_run(run)
+        self._notes.start_run(run, state.cursor)
         self._sums = Sums()
         self._cursor = state.cursor
         self._source.resume(self._cursor, None)
@@ -272,11 +271,12 @@ class Collector:
     # ── waiting ─────────────────────────────────────────────────────────────────────────
 
     def _wait(self) -> None:
-        if self._wish.stop and not self._told:
+        if self._wished() != self._told:
             return  # the signal came after the loop had looked, and peek may have cleared it
         self._gauge.beat()
         self._source.wait(WAIT_S_MAX)
         self._gauge.beat()
+        self._wish.wait(0)  # a signal that wants nothing may not wake us again and again
 
     def _pause(self, until: float) -> None:
         """Let records gather: at most one small frame an interval."""
@@ -298,10 +298,15 @@ class Collector:
 
     def _is_at_end(self) -> bool:
         """Whether the source has ended; tells it first if it shall."""
-        if self._wish.stop and self._told != "quick":
-            self._told = "quick" if self._wish.quick else "drain"
+        if self._wished() != self._told:
+            self._told = self._wished()
             self._source.stop(self._wish.quick)
         return self._source.ended
+
+    def _wished(self) -> str:
+        if self._wish.quick:
+            return "quick"
+        return "drain" if self._wish.stop else ""
 
     # ── what others see ─────────────────────────────────────────────────────────────────
 

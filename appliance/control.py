@@ -71,7 +71,7 @@ class Client:
         self._received = b""
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             request = None
         return request if isinstance(request, dict) else {}
 
@@ -111,10 +111,10 @@ class ControlServer:
         return self._socket.fileno()
 
     def accept(self) -> Client | None:
-        """A new client, if there is one."""
+        """A new client, if there is one and room for it."""
         try:
             connection, _address = self._socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except OSError:  # it has left, or the kernel has no room for it: nothing that ends us
             return None
         connection.setblocking(False)
         return Client(connection)

@@ -87,7 +87,7 @@ class Slot:
 
     def _write(self, name: str, text: str) -> None:
         at = _TEXT_AT[name]
-        encoded = text.encode()[:TEXT_BYTES_MAX]
+        encoded = text.encode(errors="backslashreplace")[:TEXT_BYTES_MAX]
         self._words[at // 8] = 0
         self._memory[at + 8 : at + 8 + len(encoded)] = encoded
         self._words[at // 8] = len(encoded)

@@ -21,6 +21,8 @@ from typing import Any
 from appliance.errors import Corrupt
 
 FORMAT = 1
+RUN_BYTES = 16
+TIME_S_MAX = 253_402_300_800  # the year 10000, which no database knows
 LINES = "lines"  # layout: every record ends with one newline and holds none
 
 Buffer = bytes | bytearray | memoryview
@@ -132,9 +134,22 @@ def _parse_header(line: bytes) -> Header:
                 f"a frame of format {fields['format']} can't be read by this version",
                 "finish storing with the version that collected it, or upgrade this one",
             )
-        return Header(**_revived(fields))
-    except (ValueError, TypeError, KeyError) as error:
+        header = Header(**_revived(fields))
+        _check(header)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Corrupt(f"a queue item's header can't be read: {error}") from error
+    return header
+
+
+def _check(header: Header) -> None:
+    """What whoever stores a frame relies on. Raises ValueError or TypeError."""
+    counts = (header.records, header.records_before, header.bytes_before, header.skipped_bytes)
+    if any(type(count) is not int or count < 0 for count in (header.number - 1, *counts)):
+        raise ValueError("a number or a count is none")
+    if len(bytes.fromhex(header.run)) != RUN_BYTES or type(header.source) is not str:
+        raise ValueError("run or source is none")
+    if not all(0 <= time < TIME_S_MAX for time in (header.first_received, header.last_received)):
+        raise ValueError("a time is none")
 
 
 def _revived(fields: dict[str, Any]) -> dict[str, Any]:

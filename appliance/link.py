@@ -4,9 +4,11 @@ A socketpair of packets (SOCK_SEQPACKET), fresh at each birth of the collector, 
 was on its way to a dead one is never mistaken for news. Down: an 8-byte cookie with the
 connection's descriptor. Up: the cookie of a connection that is finished. A cookie is the
 socket's SO_COOKIE: unique per boot, the same through dup, fork and SCM_RIGHTS.
+
+When one side dies with something unread, the kernel tells the other by one ECONNRESET, even
+before what the dead one had sent: that is still there, and is read.
 """
 
-import errno
 import socket
 import struct
 from collections import deque
@@ -60,9 +62,10 @@ class ParentEnd:
                 socket.send_fds(self._wire, [message], [connection.fileno()])
             except BlockingIOError:
                 return
-            except OSError as error:
-                if error.errno != errno.ETOOMANYREFS:  # else: too many are under way, wait
-                    self._unsent.clear()  # it is dead: its successor inherits all
+            except ConnectionError:
+                self._unsent.clear()  # it is dead: its successor inherits all
+                return
+            except OSError:  # too many are under way (ETOOMANYREFS), no memory: later
                 return
             self._unsent.popleft()
 
@@ -71,7 +74,9 @@ class ParentEnd:
         while True:
             try:
                 message = self._wire.recv(_COOKIE.size)
-            except (BlockingIOError, ConnectionResetError):
+            except ConnectionResetError:  # what it had sent comes behind
+                continue
+            except BlockingIOError:
                 return
             if not message:
                 return
@@ -97,7 +102,9 @@ class ChildEnd:
         while True:
             try:
                 message, fds, _flags, _address = socket.recv_fds(self._wire, _COOKIE.size, 1)
-            except (BlockingIOError, ConnectionResetError):
+            except ConnectionResetError:  # what it had sent comes behind
+                continue
+            except BlockingIOError:
                 return
             if not message:
                 return

@@ -4,7 +4,7 @@ One small memory-mapped file a source. The kernel keeps a mapped page when its p
 so what was written before the kill is there after it; only a crash of the machine can leave
 the file stale, and then the boot id differs.
 
-    page 0    magic, boot id, run, the run before (JSON), and one state word W
+    page 0    magic, boot id, run, its first cursor, the run before (JSON), and one state word W
     slot 0,1  the note of frame n is in slot n mod 2 (length, CRC-32, JSON)
 
 W = 2n - 1 says "frame n is in hand", W = 2n "frame n was handed over". The note is written
@@ -80,6 +80,8 @@ class NoteFile:
         self.run: str = identity["run"]
         previous = identity["previous"]
         self.previous = RunEnd(**previous) if previous else None
+        # Where the run's first frame begins: all that is known until its first note.
+        self.cursor: str | None = identity.get("cursor")
 
     @property
     def word(self) -> int:
@@ -112,9 +114,9 @@ class NoteFile:
         assert self.word == 2 * number - 1, (self.word, number)
         self._word[0] = 2 * number
 
-    def start_run(self, run: str) -> None:
-        """Begin a new run of which nothing before is known: frames count from 1 again."""
-        _create(self._path, run, self._boot, self._kind, None)
+    def start_run(self, run: str, cursor: str | None) -> None:
+        """Begin a new run, at `cursor`, of which nothing before is known: frames count from 1."""
+        _create(self._path, run, self._boot, self._kind, None, cursor)
         self._map()
 
     def _read(self, number: int) -> Note:
@@ -127,38 +129,35 @@ class NoteFile:
         return note
 
 
-def open_note(
-    path: Path, boot: str, kind: str, new_run: Callable[[str], str]
-) -> tuple[NoteFile, Note | None]:
+def open_note(path: Path, boot: str, kind: str, new_run: Callable[[str], str]) -> NoteFile:
     """Open a source's note file; start a new run unless it is of this boot and kind of source.
 
     A source whose type was changed in the configuration can't read the claims of the other.
     A file that is damaged is renamed to .bad and begun anew. `new_run(after)` makes a run id
-    that is greater than `after`. Returns the file and, where a new run was started, the last
-    note of the run before (its cursor is still good).
+    that is greater than `after`. A new run begins at the cursor of the run before, which is
+    still good.
     """
     page = path.read_bytes() if path.exists() else b""
-    identity = _try_identity(page)
+    identity = _try_identity(page) if len(page) == FILE_BYTES else None
     if identity is None:
         if page:
             path.replace(path.with_suffix(".bad"))  # never deleted: somebody may want to look
-        _create(path, new_run(""), boot, kind, None)
-        return NoteFile(path), None
-    if (identity["boot"], identity["kind"]) == (boot, kind):
-        return NoteFile(path), None
-    return _after_another_boot(path, page, boot, kind, new_run)
+        _create(path, new_run(""), boot, kind, None, None)
+    elif (identity["boot"], identity["kind"]) != (boot, kind):
+        _after_another_boot(path, page, boot, kind, new_run)
+    return NoteFile(path)
 
 
 def _after_another_boot(
     path: Path, page: bytes, boot: str, kind: str, new_run: Callable[[str], str]
-) -> tuple[NoteFile, Note | None]:
+) -> None:
     """A new run: connections are gone, and what the file says may be older than the crash."""
     identity = _identity(page)
     word = int.from_bytes(page[WORD_AT:PAGE], "little", signed=True)
     last = _read_slot(memoryview(page), (word + 1) // 2)
     previous = _end_of_run(identity["run"], last, word) if last else None
-    _create(path, new_run(identity["run"]), boot, kind, previous)
-    return NoteFile(path), _handed_over(last, word) if last else None
+    cursor = _reached(last, word) if last else identity.get("cursor")
+    _create(path, new_run(identity["run"]), boot, kind, previous, cursor)
 
 
 def _end_of_run(run: str, last: Note, word: int) -> RunEnd:
@@ -167,11 +166,9 @@ def _end_of_run(run: str, last: Note, word: int) -> RunEnd:
     return RunEnd(run, last.number, last.records_after, last.bytes_after)
 
 
-def _handed_over(last: Note, word: int) -> Note:
-    """The last note as one whose cursor_after is where the next reading begins."""
-    if word % 2 == 0:
-        return last
-    return Note(**(asdict(last) | {"cursor_after": last.cursor_before}))
+def _reached(last: Note, word: int) -> str | None:
+    """The cursor behind what was handed over."""
+    return last.cursor_before if word % 2 else last.cursor_after
 
 
 def later_run(after: str, clock_ms: int, chance: int) -> str:
@@ -220,11 +217,15 @@ def _try_identity(page: bytes) -> dict[str, Any] | None:
     return identity if whole else None
 
 
-def _create(path: Path, run: str, boot: str, kind: str, previous: RunEnd | None) -> None:
+def _create(
+    path: Path, run: str, boot: str, kind: str, previous: RunEnd | None, cursor: str | None
+) -> None:
     """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
     before = asdict(previous) if previous else None
-    identity = {"boot": boot, "kind": kind, "run": run, "previous": before}
-    page = (MAGIC + json.dumps(identity).encode() + b"\n").ljust(FILE_BYTES, b"\0")
+    identity = {"boot": boot, "kind": kind, "run": run, "previous": before, "cursor": cursor}
+    head = MAGIC + json.dumps(identity).encode() + b"\n"
+    assert len(head) <= WORD_AT, len(head)
+    page = head.ljust(FILE_BYTES, b"\0")
     beside = path.with_suffix(".new")
     with beside.open("wb") as file:
         file.write(page)

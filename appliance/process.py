@@ -48,6 +48,8 @@ class SignalFd:
 
     def __init__(self, wanted: Iterable[signal.Signals]) -> None:
         wanted = set(wanted)
+        # Whoever started us may ignore it, and children would be gone before they are asked.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
         mask = (ctypes.c_uint8 * 128)()
         for number in wanted:
@@ -103,6 +105,7 @@ class Wish:
         for number in signals.CHILD:
             signal.signal(number, self._note)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # what `allow` relies on
         restore_signal_mask()
 
     @property

@@ -84,9 +84,9 @@ class Recovery:
         self._gauge.set("looked", look)  # last: the sample answers this look
 
     def _sweep_soon(self) -> None:
+        """The plan for the newest death is late enough for all before it: it replaces theirs."""
         now = self._monotonic()
-        later = [now + delay_s for delay_s in SWEEP_AGAIN_S]
-        self._sweeps = sorted([now, *later, *self._sweeps])[: len(SWEEP_AGAIN_S) + 2]
+        self._sweeps = [now, *(now + delay_s for delay_s in SWEEP_AGAIN_S)]
 
     def _next_wait_s(self) -> float:
         return max(0.0, min(SAMPLE_INTERVAL_S, self._sweeps[0] - self._monotonic()))

@@ -22,7 +22,7 @@ from typing import Any
 from appliance import process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
-from appliance.control import Client, ControlServer
+from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import Board
 from appliance.errors import Exit
 
@@ -61,6 +61,7 @@ class Watchdog:
         self._quick = False
         self._drain_by = 0.0
         self._looks = 0
+        self._turned_at = monotonic()
         self._parent = os.getpid()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = {"name": name, "version": version, "pid": self._parent, "since": since}
@@ -95,6 +96,7 @@ class Watchdog:
 
     def _reconcile(self) -> None:
         now = self._monotonic()
+        self._forgive_silence(now)
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._nudge_recovery()
@@ -107,6 +109,14 @@ class Watchdog:
                 child.check_heartbeat(now)
             elif self._is_wanted(child) and now >= child.start_at:
                 child.start(now, self._drain_s, self._close_inherited)
+
+    def _forgive_silence(self, now: float) -> None:
+        """Who didn't beat while this loop itself was stopped is not to blame."""
+        if now - self._turned_at > TICK_S_MAX + LATE_S:
+            self._log.warning("the parent was stopped for a while: heartbeats start anew")
+            for child in self._children:
+                child.slot.beat()
+        self._turned_at = now
 
     def _is_wanted(self, child: Child) -> bool:
         if child.done:
@@ -200,7 +210,9 @@ class Watchdog:
         if over_s < PHASE_GRACE_S:
             return
         for child in self._of(kind):
-            if child.pid:
+            if child.done and not child.pid:
+                continue
+            if child.pid and not child.done:
                 self._log.error("%s does not end: killing it", child.spec.title)
                 child.kill()
             child.give_up(Exit.MAY_BE_LOST if child.spec.may_lose else Exit.TIMED_OUT)
@@ -251,14 +263,8 @@ class Watchdog:
         for thing, events, act in self._interesting():
             poller.register(thing, events)
             acts[thing.fileno()] = act
-        timeout_s = self._timeout_s()
-        slept_at = self._monotonic()
-        for fd, _events in poller.poll(timeout_s * 1000):
+        for fd, _events in poller.poll(self._timeout_s() * 1000):
             acts[fd]()
-        if self._monotonic() - slept_at > timeout_s + LATE_S:
-            self._log.warning("the parent was stopped for a while: heartbeats start anew")
-            for child in self._children:
-                child.slot.beat()
 
     def _interesting(self) -> Iterator[tuple[Any, int, Callable[[], None]]]:
         yield self._signals, select.POLLIN, self._read_signals
@@ -307,8 +313,12 @@ class Watchdog:
         client = self._control.accept()
         if client:
             self._clients.append(client)
+        if len(self._clients) > CLIENTS_MAX:  # the oldest has said nothing for longest
+            self._clients.pop(0).close()
 
     def _serve(self, client: Client) -> None:
+        if client.closed:  # a moment ago, to make room
+            return
         request = client.request()
         if request is None and not client.closed:
             return

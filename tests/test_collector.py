@@ -7,7 +7,7 @@ file does.
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,12 +169,9 @@ class World:
         kind: str = "held",
         die_at: str = "",
         interval_s: float = INTERVAL_S,
-        notes: NoteFile | None = None,
     ) -> Life:
         """A new collector's process; at the step `die_at` it is killed."""
-        before = None
-        if notes is None:
-            notes, before = open_note(self.path, boot, kind, self.new_run)
+        notes = open_note(self.path, boot, kind, self.new_run)
         wish, gauge = FakeWish(self.clock), FakeGauge()
         steps: list[tuple[str, int]] = []
 
@@ -194,7 +191,6 @@ class World:
             wish,
             new_run=self.new_run,
             frame_interval_s=interval_s,
-            inherited_cursor=before.cursor_after if before else None,
             checkpoint=trace,
             chance=lambda: CHANCE,
             monotonic=self.clock,
@@ -226,9 +222,8 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def _every_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    yield
 
 
 def jitter(attempts: int) -> list[float]:
@@ -450,13 +445,12 @@ def test_a_queue_that_stands_elsewhere_is_followed_under_a_later_run(
 
 
 def test_a_later_number_of_our_own_run_is_followed_too(world: World) -> None:
-    """Our note file is of the machine before a crash: the queue has more than it says."""
     world.records.has_cursor = True
     world.feed(b"a\n", b"b\n", b"c\n")
     world.run()
     world.feed(b"d\n", b"e\n")
     life = world.born()
-    state = elsewhere(world, life.notes.run, 4, cursor="4")
+    state = elsewhere(world, life.notes.run, 5, cursor="4")
     life.run()
     assert life.notes.run > state.run
     assert world.queued()[3:] == [(1, b"e\n")]
@@ -656,9 +650,8 @@ def test_an_adopted_cursor_is_kept_until_the_first_note(world: World) -> None:
     world.feed(b"a\n", b"b\n", b"c\n")
     life = world.born()
     elsewhere(world, later_run("", 2_000_000, 0), 2, cursor="2")
-    life.source.at_peek = [lambda: None, lambda: life.queue.close(), lambda: None]
+    life.source.at_peek = [lambda: None, _kill]
     with pytest.raises(Killed):
-        life.source.at_peek[1] = _kill
         life.run()
     world.redis.flush()
     life = world.run()

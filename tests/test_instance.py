@@ -30,7 +30,12 @@ CASES = [  # configured, environment, is root, the directory
     (None, ALL | {"STATE_DIRECTORY": ""}, True, "/var/lib/stream-daemon"),
     (None, without("STATE_DIRECTORY"), True, "/var/lib/stream-daemon"),
     (None, without("STATE_DIRECTORY"), False, "/xdg/state/stream-daemon"),
-    (None, {"XDG_STATE_HOME": "", "HOME": "/home/ann"}, False, "/home/ann/.local/state/stream-daemon"),
+    (
+        None,
+        {"XDG_STATE_HOME": "", "HOME": "/home/ann"},
+        False,
+        "/home/ann/.local/state/stream-daemon",
+    ),
     (None, {"HOME": "/home/ann"}, False, "/home/ann/.local/state/stream-daemon"),
     (None, {"HOME": ""}, False, "/tmp/.local/state/stream-daemon"),
     (None, {}, True, "/var/lib/stream-daemon"),

@@ -16,7 +16,12 @@ WRONG = Unavailable("wrong password", "mend it", loud=True)
 LOCKED = Unavailable("account locked", "unlock it", loud=True)
 OVER = None
 
-HISTORIES = {  # name: [(seconds, what happens)], the lines said (seconds, level, text)
+Event = tuple[float, Unavailable | None]
+Line = tuple[float, str, str]
+
+HISTORIES: dict[
+    str, tuple[list[Event], list[Line]]
+] = {  # name: [(seconds, what happens)], the lines said (seconds, level, text)
     "nothing was away": ([(0, OVER)], []),
     "a server that is just starting": ([(0, DOWN), (0.5, DOWN), (0.9, DOWN), (0.99, OVER)], []),
     "it lasts": (

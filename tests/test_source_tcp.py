@@ -341,6 +341,54 @@ def test_a_graceful_stop_waits_no_longer_than_it_may(place: Place) -> None:
     assert time.monotonic() - began >= LIMITS.close_wait_s * 0.9
 
 
+def test_a_flood_does_not_put_the_end_of_a_graceful_stop_off(place: Place) -> None:
+    sender = place.connect()
+    sender.setblocking(False)
+    place.source.stop(quick=False)
+    began = time.monotonic()
+    while not place.source.ended:
+        fill(sender)
+        chunk = place.source.peek()
+        if chunk:
+            place.source.discard(chunk)
+            place.source.settle()
+        assert time.monotonic() - began < 30
+    assert time.monotonic() - began >= LIMITS.close_wait_s * 0.9
+
+
+def fill(sender: socket.socket) -> None:
+    """Send as much as goes, so that there always is something to read."""
+    try:
+        while True:
+            sender.send(b"a line\n" * 1000)
+    except OSError:  # full, or refused at last
+        pass
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_stop_takes_in_what_was_handed_down_before(place: Place, quick: bool) -> None:
+    sender = place.connect()
+    sender.sendall(b"said and gone\n")
+    sender.close()
+    place.source.stop(quick)
+    assert place.collect() == b"said and gone\n"
+    assert place.source.ended
+
+
+def test_a_quick_stop_of_very_many_connections_makes_frames_that_fit_a_note(place: Place) -> None:
+    place.born(held.Limits(record_bytes_max=100, frame_bytes_max=10_000, close_wait_s=0.2))
+    for _ in range(held.EVENTS_MAX + 10):
+        place.connect().sendall(b"a\n")
+    place.source.stop(quick=True)
+    for records in (held.EVENTS_MAX, 10):
+        chunk = place.peek()
+        assert len(chunk.claim["parts"]) == chunk.records == records
+        place.source.discard(chunk)
+        place.source.settle()
+    place.source.peek()
+    assert place.source.ended
+
+
 def test_an_address_that_is_taken_is_a_clear_error(place: Place) -> None:
     port = place.listener.getsockname()[1]
     with pytest.raises(AddressError, match=f"127.0.0.1:{port}"):

@@ -224,6 +224,8 @@ class HeldSource:
         self._passed_over = []
         used = 0
         for connection in ready:
+            if maker.full:  # the rest is looked at next time: at a stop these are all
+                break
             used += self._peek_one(connection, used, maker)
         if maker.empty:
             return None
@@ -455,6 +457,11 @@ class ChunkMaker:
     def empty(self) -> bool:
         """Whether nothing was added."""
         return not self._parts
+
+    @property
+    def full(self) -> bool:
+        """Whether no more connections fit: a note has a limited size (note.SLOT_BYTES)."""
+        return len(self._parts) >= EVENTS_MAX
 
     def add(self, part: Part, cut: Cut, body: Buffer) -> None:
         """Add one connection's stretch; its records go behind those that are here."""

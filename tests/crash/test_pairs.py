@@ -1,16 +1,20 @@
 """Every step, and every pair of steps, is a place to be killed: nothing lost, nothing doubled.
 
 A life of three bursts, an over-long record, an unfinished last line and its end is played
-once for each choice of one or two kills.
+once for each choice of one or two kills, and of a broken connection with a kill behind it.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.crash.world import World
+import pytest
+
+from tests.crash.world import CALLS, FileWorld, World
 
 LAST_STEPS = 15  # those of the turn that the reset ends
+STEPS_BEHIND = 8  # how long behind a failure kills are tried: about a turn
+COLLECTING = ("peeked", "noted", *CALLS[:2], "pushed", "discarded", "done")
 LONG = b"L" * 2500
 BURSTS = [
     b"".join(b"first %d\n" % n for n in range(60)) + b"half of ",
@@ -23,53 +27,87 @@ SENT = sorted(
 )
 
 
-def play(directory: Path, kill_at: set[int], end: Callable[[World], None]) -> Iterator[World]:
-    world = World(directory, kill_at)
+class Play(NamedTuple):
+    """How a life is played: over what, how it ends, who dies or fails at which steps."""
+
+    kind: type[World] = World
+    end: str = "end"
+    kill_at: tuple[int, ...] = ()
+    fail_at: tuple[int, ...] = ()
+
+
+def play(directory: Path, how: Play) -> World:
+    world = how.kind(directory, how.kill_at, how.fail_at)
     try:
         for burst in BURSTS:
             world.send(burst)
             world.collect()
             world.store()
-        end(world)
+        getattr(world, how.end)()
         world.collect()
         world.store()
-        yield world
     finally:
         world.close()
+    return world
 
 
-def check(directory: Path, kill_at: set[int], end: Callable[[World], None]) -> list[str]:
-    for note in directory.glob("*"):
-        note.unlink()
-    for world in play(directory, kill_at, end):
-        killed = [world.steps.names[at] for at in sorted(kill_at) if at < len(world.steps.names)]
-        unfinished = b"the unfinished last line"
-        records, letters = sorted(world.stored()), sorted(world.dead)
-        if end is World.end:
-            assert records == sorted([*SENT, unfinished]), killed
-            assert letters == [("too long", LONG[:999])], killed
-        else:
-            assert records == SENT, killed
-            assert letters == [("cut", unfinished), ("too long", LONG[:999])], killed
-        assert not world.gaps, killed
-        numbers = sorted(world.frames())
-        assert numbers == list(range(1, len(numbers) + 1)), killed
-        return world.steps.names
-    raise AssertionError("not played")
+def check(directory: Path, how: Play) -> list[str]:
+    """Play it, and compare what is stored; the names of its steps."""
+    for leftover in directory.glob("*"):
+        leftover.unlink()
+    world = play(directory, how)
+    steps = world.steps.names
+    hit = [(at, steps[at]) for at in sorted((*how.kill_at, *how.fail_at)) if at < len(steps)]
+    unfinished = b"the unfinished last line"
+    records, letters = sorted(world.stored()), sorted(world.dead)
+    if how.end == "reset":
+        assert records == SENT, hit
+        assert letters == [("cut", unfinished), ("too long", LONG[:999])], hit
+    else:
+        assert records == sorted([*SENT, unfinished]), hit
+        assert letters == [("too long", LONG[:999])], hit
+    assert not world.gaps, hit
+    numbers = sorted(world.frames())
+    assert numbers == list(range(1, len(numbers) + 1)), hit
+    return steps
 
 
 def test_killed_at_every_pair_of_steps(tmp_path: Path) -> None:
-    steps = check(tmp_path, set(), World.end)
+    steps = check(tmp_path, Play())
     assert {"peeked", "noted", "pushed", "discarded", "done", "stored", "confirmed"} < set(steps)
     for at in range(len(steps)):
-        check(tmp_path, {at}, World.end)
+        check(tmp_path, Play(kill_at=(at,)))
     for pair in combinations(range(len(steps)), 2):
-        check(tmp_path, set(pair), World.end)
+        check(tmp_path, Play(kill_at=pair))
 
 
 def test_killed_at_every_pair_of_steps_around_a_reset(tmp_path: Path) -> None:
-    steps = check(tmp_path, set(), World.reset)
+    steps = check(tmp_path, Play(end="reset"))
     for at in range(len(steps)):
-        check(tmp_path, {at}, World.reset)
+        check(tmp_path, Play(end="reset", kill_at=(at,)))
     for pair in combinations(range(len(steps) - LAST_STEPS, len(steps)), 2):
-        check(tmp_path, set(pair), World.reset)
+        check(tmp_path, Play(end="reset", kill_at=pair))
+
+
+def test_a_file_is_read_once_whoever_is_killed(tmp_path: Path) -> None:
+    steps = check(tmp_path, Play(FileWorld))
+    for at in range(len(steps)):
+        check(tmp_path, Play(FileWorld, kill_at=(at,)))
+    collecting = [at for at, name in enumerate(steps) if name in COLLECTING]
+    assert len(collecting) > 30
+    for pair in combinations(collecting, 2):
+        check(tmp_path, Play(FileWorld, kill_at=pair))
+
+
+@pytest.mark.parametrize("kind", [World, FileWorld])
+def test_killed_behind_a_broken_connection(tmp_path: Path, kind: type[World]) -> None:
+    """Each call to Redis and the database fails once, before or after it was done."""
+    steps = check(tmp_path, Play(kind))
+    calls = [at for at, name in enumerate(steps) if name in CALLS]
+    assert {steps[at] for at in calls} == set(CALLS)
+    for at in calls:
+        check(tmp_path, Play(kind, fail_at=(at,)))
+        for behind in range(at + 1, at + 1 + STEPS_BEHIND):
+            check(tmp_path, Play(kind, kill_at=(behind,), fail_at=(at,)))
+    for pair in pairwise(calls):
+        check(tmp_path, Play(kind, fail_at=pair))

@@ -3,40 +3,60 @@
 A kill is an exception at a checkpoint that throws the role's objects away, as kill -9 does:
 the kernel keeps the connection (the parent's duplicate), the mapped note file keeps its
 bytes, Redis drops the client. The next object of the role is born as a new process is.
+
+A failure is an error at such a step: the connection to Redis or the database breaks before
+or after what was asked for was done.
 """
 
+import os
 import socket
 import struct
-from itertools import count
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from appliance import link
 from appliance.collector import Collector
+from appliance.contracts import Source
+from appliance.errors import Unavailable
 from appliance.link import cookie_of
 from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp
+from appliance.sources.file import FileSource
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
 from tests.fake_store import MemoryDatabase, MemoryStore
 
 BOOT = "b" * 32
+CALLS = (  # steps at which a connection may break
+    "before push",
+    "push done, answer lost",
+    "take done, answer lost",
+    "before commit",
+    "commit done, answer lost",
+    "before confirm",
+    "confirm done, answer lost",
+)
+IDLE_PEEKS = 5  # a source that skips an over-long record shows nothing for a while
 LIMITS = held.Limits(record_bytes_max=1000, frame_bytes_max=1000, close_wait_s=0.0)
 
 
 class Steps:
-    """Counts every step of the world; kills at the chosen ones."""
+    """Counts every step of the world; kills or fails at the chosen ones."""
 
-    def __init__(self, kill_at: set[int]) -> None:
+    def __init__(self, kill_at: set[int], fail_at: set[int]) -> None:
         self.names: list[str] = []
         self._kill_at = kill_at
+        self._fail_at = fail_at
 
     def __call__(self, name: str) -> None:
         self.names.append(name)
         if len(self.names) - 1 in self._kill_at:
             raise Killed
+        if len(self.names) - 1 in self._fail_at and name in CALLS:
+            raise Unavailable(f"broken {name}")
 
 
 class Wish:
@@ -83,20 +103,27 @@ class SteppedQueue(MemoryQueue):
     steps: Steps
 
     def push(self, push: Any) -> Any:
-        self.steps("before push")
+        self._step("before push")
         answer = super().push(push)
-        self.steps("push done, answer lost")
+        self._step("push done, answer lost")
         return answer
 
     def confirm(self, lease: Any) -> None:
-        self.steps("before confirm")
+        self._step("before confirm")
         super().confirm(lease)
-        self.steps("confirm done, answer lost")
+        self._step("confirm done, answer lost")
 
     def take(self, bytes_max: int, wait_s: float) -> Any:
         lease = super().take(bytes_max, wait_s)
-        self.steps("take done, answer lost")
+        self._step("take done, answer lost")
         return lease
+
+    def _step(self, name: str) -> None:
+        try:
+            self.steps(name)
+        except Unavailable:
+            self.close()
+            raise
 
 
 class SteppedStore(MemoryStore):
@@ -114,16 +141,23 @@ class SteppedStore(MemoryStore):
 class World:
     """One TCP connection, its collector, Redis, a subscriber and the database."""
 
-    def __init__(self, directory: Path, kill_at: set[int]) -> None:
-        self.steps = Steps(kill_at)
+    type = "tcp"
+
+    def __init__(
+        self, directory: Path, kill_at: Iterable[int], fail_at: Iterable[int] = ()
+    ) -> None:
+        self.steps = Steps(set(kill_at), set(fail_at))
         self._directory = directory
         self._redis = MemoryRedis()
         self._database = MemoryDatabase()
-        self._runs = count(1)
-        self._sender, self._kept = _tcp_pair()
         self._wish = Wish()
-        self._collecting: tuple[Collector, held.HeldSource] | None = None
+        self._collecting: tuple[Collector, Source] | None = None
         self._subscribing: tuple[Subscriber, SteppedQueue] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        self._sender, self._kept = _tcp_pair()
+        self._sent = 0
 
     def close(self) -> None:
         for thing in (self._sender, self._kept, self._wish):
@@ -133,30 +167,45 @@ class World:
 
     def send(self, data: bytes) -> None:
         self._sender.sendall(data)
+        self._sent += len(data)
+        self._until(lambda seen: seen.position + seen.available == self._sent)
 
     def end(self) -> None:
         """The sender closes; nothing comes any more."""
         self._sender.shutdown(socket.SHUT_WR)
+        self._until(lambda seen: seen.ending)
 
     def reset(self) -> None:
         """The sender resets the connection."""
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sender.close()
+        self._until(lambda seen: seen.failed)
+
+    def _until(self, arrived: Callable[[held.Seen], bool]) -> None:
+        """Wait for the kernel, which may be late with it on a busy machine."""
+        while not arrived(tcp.TcpKernel().observe(self._kept)):
+            os.sched_yield()
 
     def collect(self) -> None:
         """Turns until the source shows nothing; a killed collector is born anew."""
         while not self._survives(self._collect_all):
-            if self._collecting:
-                self._collecting[1].close()  # as the kernel does with a dead process's
-            self._collecting = None
-            self._redis.clients = {c for c in self._redis.clients if not c.startswith("col")}
+            self.kill_collector()
+
+    def kill_collector(self) -> None:
+        if self._collecting:
+            self._collecting[1].close()  # as the kernel does with a dead process's
+        self._collecting = None
+        self._redis.clients = {c for c in self._redis.clients if not c.startswith("col")}
 
     def store(self) -> None:
-        """Leases until the queue is empty; a killed subscriber's are given back."""
-        while not self._survives(self._store_all):
-            self._subscribing = None
-            self._redis.clients = {c for c in self._redis.clients if not c.startswith("sub")}
+        """Leases until the queue is empty; what dead or cut off ones held is given back."""
+        empty = False
+        while not empty:
+            if not self._survives(self._store_all):
+                self._subscribing = None
+                self._redis.clients = {c for c in self._redis.clients if not c.startswith("sub")}
             MemoryQueue(self._redis, "recovery").sweep()
+            empty = not self._redis.working
 
     def stored(self) -> list[bytes]:
         """The raw column."""
@@ -186,16 +235,26 @@ class World:
             self._collecting = self._born_collector()
             self._collecting[0]._birth()
         collector, source = self._collecting
-        while (chunk := source.peek()) is not None:
-            collector._turn(chunk)
+        idle = 0
+        while idle < IDLE_PEEKS:
+            chunk = source.peek()
+            if chunk is None:
+                source.wait(0.0)
+                idle += 1
+            else:
+                collector._turn(chunk)
+                idle = 0
 
-    def _born_collector(self) -> tuple[Collector, held.HeldSource]:
-        notes, _before = open_note(
-            self._directory / "s.note", BOOT, "tcp", lambda after: later_run(after, 1, 0)
-        )
+    def _born_source(self) -> Source:
         _parent, wire = link.pair()
         inherited = [(cookie_of(self._kept), self._kept.dup())]
-        source = held.HeldSource(tcp.TcpKernel(), wire, self._wish, LIMITS, inherited)
+        return held.HeldSource(tcp.TcpKernel(), wire, self._wish, LIMITS, inherited)
+
+    def _born_collector(self) -> tuple[Collector, Source]:
+        notes = open_note(
+            self._directory / "s.note", BOOT, self.type, lambda after: later_run(after, 1, 0)
+        )
+        source = self._born_source()
         queue = SteppedQueue(self._redis, "col")
         queue.steps = self.steps
         collector = Collector(
@@ -216,7 +275,7 @@ class World:
         if not self._subscribing:
             self._subscribing = self._born_subscriber()
         subscriber, _queue = self._subscribing
-        while (lease := subscriber._take()) is not None:
+        while (lease := subscriber._persist("the queue", subscriber._take)) is not None:
             subscriber._work(lease)
 
     def _born_subscriber(self) -> tuple[Subscriber, SteppedQueue]:
@@ -236,6 +295,40 @@ class World:
             chance=lambda: 0.0,
         )
         return subscriber, queue
+
+
+class FileWorld(World):
+    """The same with a file that grows."""
+
+    type = "file"
+
+    def _open(self) -> None:
+        self._file = self._directory / "input.log"
+        self._file.write_bytes(b"")
+        self._follow = True
+
+    def close(self) -> None:
+        self._wish.close()
+        self.kill_collector()
+
+    def send(self, data: bytes) -> None:
+        with self._file.open("ab") as file:
+            file.write(data)
+
+    def end(self) -> None:
+        """From here on the file is read to its end and not followed: by a new collector."""
+        self._follow = False
+        self.kill_collector()
+
+    def _born_source(self) -> Source:
+        return FileSource(
+            str(self._file),
+            "beginning",
+            self._follow,
+            LIMITS.record_bytes_max,
+            LIMITS.frame_bytes_max,
+            boot=BOOT,
+        )
 
 
 def _tcp_pair() -> tuple[socket.socket, socket.socket]:

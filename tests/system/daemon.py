@@ -130,6 +130,7 @@ class Daemon:
             capture_output=True,
             text=True,
             timeout=STOP_S,
+            env=os.environ | {PASSWORD_VARIABLE: PASSWORD},
         )
 
     def run_in_shell(self, line: str, **words: object) -> "subprocess.CompletedProcess[str]":

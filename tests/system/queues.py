@@ -39,7 +39,18 @@ class QueueUnderTest:
 
     def until_empty(self) -> None:
         """Wait until no frame is anywhere, not even in the hands of a dead owner."""
-        until(lambda: not self.waiting() and not self.busy(), EMPTY_S, "the queue to be empty")
+
+        def is_empty() -> bool:
+            try:
+                return not self.waiting() and not self.busy()
+            except redis.ConnectionError:  # the embedded server is starting still
+                return False
+
+        until(is_empty, EMPTY_S, "the queue to be empty")
+
+    def until_filled(self, frames: int) -> None:
+        """Wait until so many frames wait."""
+        until(lambda: self.waiting() >= frames, EMPTY_S, f"{frames} waiting frames")
 
     def check_beginning(self, daemon: Daemon, store: StoreUnderTest, records: Records) -> None:
         """Of one connection that we cut, source s, all is stored that was handed over.

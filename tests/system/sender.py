@@ -30,6 +30,7 @@ class Sender:
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._connection: socket.socket | None = None
+        self._closes = True
         self.refused = False
 
     def __enter__(self) -> "Sender":
@@ -44,8 +45,9 @@ class Sender:
         if self._connection:
             self._connection.close()
 
-    def finish(self) -> None:
+    def finish(self, *, close: bool = True) -> None:
         """Stop sending, half-close, and wait until the daemon's kernel has all of it."""
+        self._closes = close
         self._enough.set()
         self._thread.join(STOP_S)
         assert not self._thread.is_alive(), "the daemon doesn't read"
@@ -65,7 +67,8 @@ class Sender:
                 block = self._records.block()
                 self._connection.sendall(block)
                 self._enough.wait(len(block) / self._bytes_per_s)
-            self._connection.shutdown(socket.SHUT_WR)
+            if self._closes:
+                self._connection.shutdown(socket.SHUT_WR)
         except (BrokenPipeError, ConnectionResetError):
             self.refused = True
 

@@ -328,6 +328,19 @@ def test_a_home_that_is_not_ours(open_dir: Path) -> None:
     check(run_as_nobody("status", cwd=open_dir, env=environment), 3, "not running")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user, which only root can become")
+def test_an_instance_that_is_not_ours(daemon: Daemon) -> None:
+    for place in (daemon.directory, daemon.directory / "state"):
+        place.chmod(0o755)
+    for verb in ("status", "running", "stop", "collect"):
+        done = run_as_nobody("-c", str(daemon.file), verb)
+        assert done.returncode == 73, done.stderr
+        assert "Traceback" not in done.stderr
+        if verb != "collect":
+            check(done, 73, "belongs to user root", "sudo -u root stream-daemon")
+    assert daemon.status()["state"] == "healthy"
+
+
 # ── beside a running instance ───────────────────────────────────────────────────────────
 
 

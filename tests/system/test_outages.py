@@ -5,7 +5,9 @@ process that met the outage says one line when it begins and one when it is over
 what is waited for, and memory stays where it was.
 """
 
+import os
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,8 +26,11 @@ from tests.system.sender import Sender
 from tests.system.stores import MariaDB, Sqlite, StoreUnderTest, until_rows
 
 OUTAGE_S = 5.0
+WAITING_FRAMES = 10
 SEEN_S = 5.0  # until `status` says it
 BACK_S = 20.0  # from the server's return: it reads its data back, and retries are 5 s apart
+RECORD_BYTES_MAX = 50_000
+BYTES_PER_S = 20e6  # in an outage more comes than memory may grow
 GROWTH_BYTES_MAX = 64 * 1024**2  # of all our processes together
 SAID = re.compile(r"^\S+Z \w+ +([^:]+): (waiting for|no longer waiting for) ", re.MULTILINE)
 
@@ -55,10 +60,10 @@ class Load:
 @contextmanager
 def load(more: str, store: StoreUnderTest, seed: int) -> Iterator[Load]:
     """An instance under load; stopped at the end, with exit code 0."""
-    port, records = free_port(), Records(seed)
+    port, records = free_port(), Records(seed, RECORD_BYTES_MAX)
     config = f'[source.s]\ntype = "tcp"\nlisten = "127.0.0.1:{port}"\n{store.section()}'
     with Daemon(f"subscribers = {store.writers}\n{more}\n{config}") as daemon:
-        with Sender(port, records) as sender:
+        with Sender(port, records, bytes_per_s=BYTES_PER_S) as sender:
             load = Load(daemon, sender, records, store)
             load.until_stored_more()
             yield load
@@ -107,14 +112,25 @@ def test_redis_goes_and_comes(
 
 
 def test_the_embedded_server_is_killed(seed: int) -> None:
+    """Three times, each time with frames in it that nobody has taken yet."""
     with load("", Sqlite(), seed) as under:
-        daemon = under.daemon
+        daemon, queue = under.daemon, QueueUnderTest.embedded(under.daemon)
         for _ in range(3):
-            assert daemon.kill_child(until(lambda: server_pid(daemon), BACK_S, "the server"))
-            until(lambda: server_pid(daemon), BACK_S, "the next server")
+            with held_up(daemon):
+                queue.until_filled(WAITING_FRAMES)
+                assert daemon.kill_child(server_pid(daemon))
             under.until_stored_more()
-        under.check(QueueUnderTest.embedded(daemon))
+        under.check(queue)
         assert daemon.said().count("valkey-server died (SIGKILL); it is started again") == 3
+
+
+@contextmanager
+def held_up(daemon: Daemon) -> Iterator[None]:
+    """The subscriber stands still."""
+    subscriber = daemon.status()["subscribers"][0]["pid"]
+    os.kill(subscriber, signal.SIGSTOP)
+    yield
+    os.kill(subscriber, signal.SIGCONT)
 
 
 # ── the database ────────────────────────────────────────────────────────────────────────
@@ -205,9 +221,10 @@ def outages(daemon: Daemon) -> dict[str, tuple[int, int]]:
     return {who: (said[who, "waiting for"], said[who, "no longer waiting for"]) for who, _ in said}
 
 
-def server_pid(daemon: Daemon) -> int | None:
-    """The embedded server's; None while there is none."""
-    return next((pid for title, pid in daemon.children().items() if "valkey" in title), None)
+def server_pid(daemon: Daemon) -> int:
+    """The embedded server's."""
+    [pid] = [pid for title, pid in daemon.children().items() if "valkey" in title]
+    return pid
 
 
 def memory_bytes(daemon: Daemon) -> int:

@@ -11,7 +11,7 @@ import select
 import time
 from pathlib import Path
 
-from tests.redis_servers import PrivateRedis
+from tests.redis_servers import PrivateRedis, find_redis
 from tests.system.daemon import Daemon, free_port, until
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
@@ -21,6 +21,7 @@ from tests.system.writer import Writer
 
 DRAIN_S = 5
 SPARE_S = 3.0  # for recovery, which ends the server, and for the machine
+HANGING_FRAMES = 20  # so many waiting frames mean that nobody takes any
 STORED_S = 30.0  # an earlier parent's children may hand over until then
 WAITS = "children of a killed parent are still handing over: waiting"
 
@@ -112,6 +113,28 @@ def test_a_file_is_stored_once_through_five_parents(tmp_path: Path, seed: int) -
         QueueUnderTest.embedded(daemon).until_empty()
         records.check(store.raws(daemon), records.sent)
         assert daemon.stop() == 0
+
+
+def test_the_parent_is_killed_while_redis_hangs(tmp_path: Path, seed: int) -> None:
+    """A frame is in hand, and its push may be carried out when everybody is dead."""
+    path, dice, records, store = tmp_path / "lines", random.Random(seed), Records(seed), Sqlite()
+    with PrivateRedis(find_redis()) as server:
+        queue = f'queue.url = "{server.address}"\n'
+        config = f'drain_s = {DRAIN_S}\n{queue}[source.s]\ntype = "file"\npath = "{path}"\n'
+        with Daemon(config) as daemon:
+            with Writer(path, records, dice):
+                until(daemon.stored, STORED_S, "rows")
+                server.pause()
+                children = daemon.child_pids()
+                daemon.kill_parent()
+                wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)
+                server.resume()
+                daemon.start()
+                until(daemon.stored, STORED_S, "rows")
+            until_rows(store, daemon, records.sent)
+            QueueUnderTest(server.client(), "stream").until_empty()
+            records.check(store.raws(daemon), records.sent)
+            assert daemon.stop() == 0
 
 
 def wait_for_ends(pids: list[int], deadline: float) -> None:

@@ -4,12 +4,14 @@ What was not stored yet waits in Redis and is stored by the next start.
 """
 
 import os
+import re
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from tests.redis_servers import PrivateRedis
+from tests.redis_servers import PrivateRedis, find_redis
 from tests.system.daemon import Daemon, free_port, until
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
@@ -25,8 +27,16 @@ def config(port: int, more: str = "") -> str:
     return f'[source.s]\ntype = "tcp"\nlisten = "127.0.0.1:{port}"\nclose_wait_s = 1\n{more}'
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_what_a_sender_has_finished_is_kept(number: signal.Signals, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "closes"),
+    [
+        (signal.SIGTERM, True),
+        (signal.SIGINT, True),
+        (signal.SIGTERM, False),
+        (signal.SIGQUIT, False),
+    ],
+)
+def test_what_the_kernel_has_is_kept(number: signal.Signals, closes: bool, seed: int) -> None:
     """The signal comes when our kernel has everything, and nobody has read the last of it."""
     port, records, store = free_port(), Records(seed), Sqlite()
     with Daemon(config(port)) as daemon:
@@ -36,7 +46,7 @@ def test_what_a_sender_has_finished_is_kept(number: signal.Signals, seed: int) -
             os.kill(collector, signal.SIGSTOP)
             unread_from = records.sent
             until(lambda: records.sent >= unread_from + UNREAD_RECORDS, WAIT_S, "the rest")
-            sender.finish()
+            sender.finish(close=closes)
             daemon.signal(number)
             until(lambda: daemon.status()["state"] == "stopping", WAIT_S, "the stop")
             os.kill(collector, signal.SIGCONT)
@@ -75,3 +85,43 @@ def test_leases_are_given_back_when_the_store_is_away(
         queue.until_empty()
         queue.check_beginning(daemon, mariadb_store, records)
         assert daemon.stop() == 0
+
+
+def test_what_cannot_be_handed_over_is_counted(redis: PrivateRedis, seed: int) -> None:
+    """Redis doesn't come back before the deadline: exit 74, and a gap in the store says it.
+
+    Unless the frame had arrived, and only its answer was lost: then it is stored.
+    """
+    port, records, store = free_port(), Records(seed), Sqlite()
+    more = f'[queue]\nurl = "{redis.address}"\n'
+    queue = QueueUnderTest(redis.client(), "stream")
+    with Daemon(f"drain_s = 2\n{config(port, more)}") as daemon:
+        with Sender(port, records) as sender:
+            until(daemon.stored, WAIT_S, "rows")
+            redis.kill()
+            until(lambda: daemon.status()["sources"]["s"]["waiting_for"], WAIT_S, "the outage")
+            assert daemon.stop() == 74
+            sender.wait_for_refusal()
+        said = re.findall(r"ended with (\d+) records .* could not be handed over", daemon.said())
+        redis.start()
+        daemon.start()
+        until(lambda: settled(daemon), WAIT_S, "the frame that was in hand")
+        queue.until_empty()
+        gaps = store.rows(daemon, "SELECT cause, records FROM stream_gaps")
+        assert gaps in ([], [("connection lost", int(said[0]))])
+        lost = sum(count for _, count in gaps)
+        records.check(store.raws(daemon), queue.handed_over("s") - lost)
+        assert daemon.stop() == 0
+
+
+def settled(daemon: Daemon) -> bool:
+    """Whether this instance has stored a frame, or its gap."""
+    store = daemon.status()["store"]
+    return bool(store["stored"] or store["lost"])
+
+
+@pytest.fixture
+def redis() -> Iterator[PrivateRedis]:
+    """A server of the test's own, which it may kill."""
+    with PrivateRedis(find_redis()) as server:
+        yield server

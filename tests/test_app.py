@@ -1,0 +1,432 @@
+"""The wiring: which processes a configuration asks for, and that their parts fit together.
+
+Bodies of children are called here, in the test's process, over the fake queue and the real
+note files, sources and SQLite.
+"""
+
+import os
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance import app, link, process
+from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, App
+from appliance.child import Birth, ChildSpec
+from appliance.config import parse
+from appliance.counters import Board
+from appliance.errors import AddressError, ConfigError, Exit
+from appliance.frame import decode
+from appliance.instance import Instance
+from appliance.settings import Config, TcpSource
+from appliance.sources import tcp
+from tests.fake_queue import MemoryQueue, MemoryRedis
+
+MIB = 1024**2
+
+
+class Wish:
+    """What the parent asks; whoever waits too often is told to end."""
+
+    def __init__(self) -> None:
+        self.drain = self.quick = self.orphaned = False
+        self.allowed: list[float] = []
+        self.waits: list[float] = []
+        self._fd = os.eventfd(0)
+
+    @property
+    def stop(self) -> bool:
+        return self.drain or self.quick
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def clear(self) -> None:
+        """Nothing ever comes."""
+
+    def take_nudge(self) -> bool:
+        return False
+
+    def allow(self, time_s: float) -> None:
+        self.allowed.append(time_s)
+
+    def wait(self, timeout_s: float) -> None:
+        self.waits.append(timeout_s)
+        assert len(self.waits) < 1000, "it waits and waits"
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Place:
+    """An instance's directory, a Redis, and what a test calls of the app."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.instance = Instance(directory / "nfl")
+        self.instance.make()
+        self.redis = MemoryRedis()
+        self.queues: list[tuple[Any, ...]] = []
+        self.wish = Wish()
+        self.directory = directory
+        monkeypatch.setattr(app, "RedisQueue", self._queue)
+
+    def _queue(self, *given: Any, **more: Any) -> MemoryQueue:
+        self.queues.append(given)
+        assert more.keys() == {"token", "beat"}
+        return MemoryQueue(self.redis, given[3], given[4])
+
+    def app(self, sources: str, rest: str = "", **how: Any) -> App:
+        return App(self.config(sources, rest), self.instance, **how)
+
+    def config(self, sources: str, rest: str = "") -> Config:
+        queue = "" if "[queue]" in rest else '[queue]\nurl = "redis://localhost:6379"\n'
+        return parse(f'name = "nfl"\n{rest}\n{queue}{sources}', "test.toml")
+
+    def birth(self, **more: Any) -> Birth:
+        return Birth(self.wish, Board().slot("child"), **more)  # type: ignore[arg-type]
+
+    def rows(self) -> list[tuple[str, str]]:
+        with closing(sqlite3.connect(self.instance.directory / "nfl.db")) as database:
+            return database.execute("SELECT source, raw FROM records ORDER BY seq").fetchall()
+
+
+@pytest.fixture
+def place(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    made = Place(short_dir, monkeypatch)
+    yield made
+    made.wish.close()
+
+
+TCP = '[source.tweets]\ntype = "tcp"\nlisten = "127.0.0.1:{}"\n'
+STDIN = '[source.pipe]\ntype = "stdin"\n'
+
+
+def file_source(path: Path, follow: bool = False, name: str = "log") -> str:
+    follows = str(follow).lower()
+    return f'[source.{name}]\ntype = "file"\npath = "{path}"\nfollow = {follows}\n'
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+# ── which processes ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_processes_of_a_configuration(place: Place) -> None:
+    sources = TCP.format(free_port()) + file_source(Path("/var/log/x")) + STDIN
+    specs = place.app(sources, "subscribers = 2")._specs()
+    told = [(s.kind, s.name, s.type, s.may_lose, bool(s.acceptor)) for s in specs]
+    assert told == [
+        ("recovery", "", "", False, False),
+        ("collector", "tweets", "tcp", True, True),
+        ("collector", "log", "file", False, False),
+        ("collector", "pipe", "stdin", True, False),
+        ("subscriber", "1", "", False, False),
+        ("subscriber", "2", "", False, False),
+    ]
+    assert [spec.title for spec in specs] == [
+        "stream-daemon nfl recovery",
+        "stream-daemon nfl collector tweets",
+        "stream-daemon nfl collector log",
+        "stream-daemon nfl collector pipe",
+        "stream-daemon nfl subscriber 1",
+        "stream-daemon nfl subscriber 2",
+    ]
+    close(specs)
+
+
+def close(specs: list[ChildSpec]) -> None:
+    for spec in specs:
+        if spec.acceptor:
+            spec.acceptor.stop_listening()
+
+
+MYSQL = '[store]\nurl = "mysql://user@db/records"\n'
+COUNTS: list[tuple[str, int | None, int]] = [  # configuration, cores, subscribers
+    ("", 8, 1),  # SQLite has one writer
+    ("subscribers = 3", 8, 3),
+    ("subscribers = 0", 8, 0),
+    (MYSQL, 1, 1),
+    (MYSQL, 3, 3),
+    (MYSQL, 64, 4),
+    (MYSQL, None, 1),
+    ("subscribers = 7\n" + MYSQL, 2, 7),
+]
+
+
+@pytest.mark.parametrize(("rest", "cores", "subscribers"), COUNTS)
+def test_how_many_subscribers(
+    place: Place, monkeypatch: pytest.MonkeyPatch, rest: str, cores: int | None, subscribers: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    specs = place.app(STDIN, rest)._specs()
+    assert len([spec for spec in specs if spec.kind == "subscriber"]) == subscribers
+
+
+def test_an_address_that_is_taken_is_said_before_anything_is_started(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(AddressError, match=f"127.0.0.1:{port}"):
+            place.app(TCP.format(port)).run()
+
+
+def test_a_source_takes_no_more_connections_than_configured(place: Place) -> None:
+    port = free_port()
+    specs = place.app(TCP.format(port) + "connections_max = 1\n")._specs()
+    acceptor = specs[1].acceptor
+    assert acceptor
+    with (
+        socket.create_connection(("127.0.0.1", port), 5),
+        socket.create_connection(("127.0.0.1", port), 5),
+    ):
+        acceptor.accept(acceptor.listeners[0])
+        assert len(acceptor.connections) == 1
+        assert not acceptor.has_room
+    close(specs)
+    acceptor.close_in_child()
+
+
+def test_the_embedded_server_needs_a_program(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(place.directory))
+    monkeypatch.setattr(sys, "prefix", str(place.directory))
+    with pytest.raises(ConfigError, match="valkey-server or redis-server") as raised:
+        place.app(STDIN, '[queue]\nurl = "embedded"')
+    assert "queue.url" in raised.value.hint
+
+
+def test_standard_input_is_kept_for_the_source_that_reads_it(place: Place) -> None:
+    reads = place.app(STDIN)
+    assert os.path.sameopenfile(reads._stdin_fd, 0)
+    os.close(reads._stdin_fd)
+    assert place.app(TCP.format(1))._stdin_fd == -1
+
+
+SIZES = [  # configured, RAM, bytes_max
+    ('bytes_max = "3GiB"', 10**12, 3 * 1024**3),
+    ("", 10**12, QUEUE_BYTES_MAX),
+    ("", 1024**3, 1024**3 // 4),
+]
+
+
+@pytest.mark.parametrize(("line", "memory", "bytes_max"), SIZES)
+def test_what_the_queue_may_hold(
+    place: Place, monkeypatch: pytest.MonkeyPatch, line: str, memory: int, bytes_max: int
+) -> None:
+    monkeypatch.setattr(process, "memory_bytes", lambda: memory)
+    made = place.app(STDIN, f'[queue]\nurl = "redis://localhost"\npush_s = 7\n{line}')
+    made._queue("subscriber", place.birth(), 7)
+    (address, password, name, role, size, timeout_s) = place.queues[0]
+    assert (password, name, role, size, timeout_s) == (None, "nfl", "subscriber", bytes_max, 7)
+    assert address == made._queue_address
+
+
+# ── children's bodies ───────────────────────────────────────────────────────────────────
+
+
+def test_a_file_goes_into_the_queue_and_into_the_database(place: Place) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\ntwo\nthree")
+    wish = place.wish
+    made = place.app(
+        file_source(path),
+        checkpoint=lambda step: setattr(wish, "drain", True) if step == "confirmed" else None,
+    )
+    birth = place.birth()
+    assert made._collect("log", made._config.sources["log"], birth) is Exit.OK
+    assert birth.slot.get("ended") == 1
+    assert birth.slot.get("records") == 3
+    bodies = [decode(item).body for item in place.redis.working]
+    assert b"".join(bodies) == b"one\ntwo\nthree\n"
+    assert made._subscribe(place.birth()) is Exit.OK
+    assert place.rows() == [("log", "one"), ("log", "two"), ("log", "three")]
+    assert not place.redis.working
+    assert not place.redis.busy
+    assert place.redis.clients == {"collector-log-1"}  # the collector ends without a goodbye
+    roles = [(queue[3], queue[5]) for queue in place.queues]
+    assert roles == [("collector-log", 2.0), ("subscriber", app.REPLY_TIMEOUT_S)]
+
+
+def test_what_is_collected_goes_on_where_the_last_process_stopped(place: Place) -> None:
+    path = place.directory / "app.log"
+    runs = []
+    for text in (b"one\n", b"two\n", b"three\n"):
+        with path.open("ab") as file:
+            file.write(text)
+        made = place.app(file_source(path))
+        assert made._collect("log", made._config.sources["log"], place.birth()) is Exit.OK
+        header = decode(place.redis.working[-1]).header
+        runs.append((header.run, header.number, header.records_before))
+    assert [decode(item).body for item in place.redis.working] == [b"one\n", b"two\n", b"three\n"]
+    run = runs[0][0]
+    assert runs == [(run, 1, 0), (run, 2, 1), (run, 3, 2)]
+
+
+def test_another_boot_is_another_run_at_the_same_place(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\n")
+    for boot, text in (("a" * 32, b""), ("b" * 32, b""), ("b" * 32, b"two\n")):
+        monkeypatch.setenv("STREAM_DAEMON_BOOT_ID", boot)
+        with path.open("ab") as file:
+            file.write(text)
+        made = place.app(file_source(path))
+        made._collect("log", made._config.sources["log"], place.birth())
+        place.redis.sources.clear()  # Redis has lost everything with the machine
+    frames = [decode(item) for item in place.redis.working]
+    assert [frame.body for frame in frames] == [b"one\n", b"two\n"]
+    first, second = (frame.header for frame in frames)
+    assert second.run > first.run
+    assert second.previous
+    assert (second.previous.run, second.previous.records) == (first.run, 1)
+
+
+QUICK_EXITS = [("file", Exit.TIMED_OUT), ("tcp", Exit.MAY_BE_LOST), ("stdin", Exit.MAY_BE_LOST)]
+
+
+@pytest.mark.parametrize(("kind", "code"), QUICK_EXITS)
+def test_a_frame_in_hand_at_a_quick_stop_may_be_lost_or_is_safe(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str, code: Exit
+) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\n")
+    sources = {"file": file_source(path), "tcp": TCP.format(1), "stdin": STDIN}[kind]
+    if kind == "stdin":
+        monkeypatch.setattr(os, "dup", lambda _fd: os.open(path, os.O_RDONLY))
+    wish = place.wish
+    made = place.app(
+        sources,
+        checkpoint=lambda step: setattr(wish, "quick", True) if step == "noted" else None,
+    )
+    place.redis.away = True
+    ((name, source),) = made._config.sources.items()
+    wires = connected(b"one\n") if kind == "tcp" else {}
+    assert made._collect(name, source, place.birth(**wires)) is code
+
+
+def connected(data: bytes) -> dict[str, Any]:
+    """A wire, and one connection that was accepted before the birth."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = socket.create_connection(listener.getsockname())
+        connection, _address = listener.accept()
+    tcp.prepare(connection)
+    sender.sendall(data)
+    _parent, wire = link.pair()
+    return {"wire": wire, "connections": [(link.cookie_of(connection), connection)]}
+
+
+def test_a_tcp_source_reads_the_connections_that_it_inherits(place: Place) -> None:
+    made = place.app(TCP.format(1))
+    source = made._config.sources["tweets"]
+    assert isinstance(source, TcpSource)
+    source = msgspec.structs.replace(source, close_wait_s=0.0)
+    wish = place.wish
+    made._checkpoint = lambda step: setattr(wish, "drain", True) if step == "pushed" else None
+    assert made._collect("tweets", source, place.birth(**connected(b"one\ntwo\n"))) is Exit.OK
+    assert [decode(item).body for item in place.redis.working] == [b"one\ntwo\n"]
+
+
+def test_a_source_that_is_gone_from_the_configuration_is_stored_as_text(place: Place) -> None:
+    json = '[source.pipe]\ntype = "stdin"\nformat = "json"\n'
+    made = place.app(json)
+    assert made._maker("pipe")._is_json
+    assert not made._maker("gone")._is_json
+    assert made._maker("gone")._source == "gone"
+
+
+# ── recovery, and its last duty ─────────────────────────────────────────────────────────
+
+
+class FakeServer:
+    """Says when it is shut down."""
+
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def shutdown(self, _timeout_s: float) -> bool:
+        self._said.append("server ended")
+        return True
+
+
+def orphan(place: Place) -> None:
+    place.redis.busy["subscriber-gone"] = [b"frame"]
+
+
+def test_recovery_sweeps_once_more_when_it_is_told_to_end(place: Place) -> None:
+    said: list[str] = []
+    made = place.app(STDIN)
+    made._server = FakeServer(said)  # type: ignore[assignment]
+    place.wish.drain = True
+    orphan(place)
+    assert made._recover(place.birth()) is Exit.OK
+    assert list(place.redis.working) == [b"frame"]
+    assert said == []  # the parent ends the server
+
+
+def test_recovery_ends_well_while_the_queue_is_away(place: Place) -> None:
+    place.wish.drain = True
+    place.redis.away = True
+    assert place.app(STDIN)._recover(place.birth()) is Exit.OK
+
+
+def test_an_orphaned_recovery_waits_for_its_siblings_and_ends_the_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    looks = count()
+
+    def holders(path: Path) -> set[int]:
+        assert path == place.instance.lock
+        living = {1, 2} if next(looks) < 5 else set()
+        if not living:
+            said.append("siblings gone")
+            orphan(place)
+        return living | {os.getpid()}
+
+    monkeypatch.setattr(process, "holders", holders)
+    made = place.app(STDIN, "drain_s = 9")
+    made._server = FakeServer(said)  # type: ignore[assignment]
+    place.wish.drain = place.wish.orphaned = True
+    assert made._recover(place.birth()) is Exit.OK
+    assert said == ["siblings gone", "server ended"]
+    assert list(place.redis.working) == [b"frame"]
+    assert place.wish.waits == [ORPHAN_LOOK_S] * 5
+    assert place.wish.allowed == [9 + ORPHAN_SPARE_S]
+
+
+def test_an_orphaned_recovery_waits_no_longer_than_its_siblings_may_live(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    now = 1000.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += 1
+        return now
+
+    monkeypatch.setattr(process, "holders", lambda _path: {1, os.getpid()})
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    made = place.app(STDIN, "drain_s = 9")
+    made._server = FakeServer(said)  # type: ignore[assignment]
+    place.wish.drain = place.wish.orphaned = True
+    made._recover(place.birth())
+    assert said == ["server ended"]
+    assert 8 <= len(place.wish.waits) <= 9 + ORPHAN_SPARE_S
+
+
+def test_runs_are_later_than_the_ones_before() -> None:
+    run = app._new_run("")
+    assert len(run) == 32
+    assert app._new_run(run) > run
+    assert app._new_run("f" + run[1:]) > "f" + run[1:]

@@ -1,0 +1,92 @@
+"""A child that is really forked: births that fail, and ends that came too early."""
+
+import errno
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from appliance.acceptor import Acceptor
+from appliance.backoff import RESTART_S_MIN
+from appliance.child import Birth, Child, ChildSpec
+from appliance.counters import Board
+from appliance.errors import Exit
+from appliance.sources import tcp
+
+WAIT_S = 10.0
+
+
+@pytest.fixture
+def acceptor() -> Iterator[Acceptor]:
+    made = Acceptor("tweets", lambda: tcp.listen("127.0.0.1:0"), tcp.prepare, 10)
+    yield made
+    made.close_in_child()
+
+
+def child_of(acceptor: Acceptor, run: Callable[[Birth], Exit]) -> Child:
+    spec = ChildSpec("collector", "tweets", "collector tweets", run, acceptor=acceptor)
+    return Child(spec, Board().slot("collector tweets"))
+
+
+def ends_when_asked(birth: Birth) -> Exit:
+    """A collector that looks at no connection."""
+    birth.slot.worked()  # from here on it hears signals
+    birth.wish.wait(WAIT_S)
+    return Exit.OK
+
+
+def ask_and_reap(child: Child, meanwhile: Callable[[], object] = lambda: None) -> None:
+    works = child.slot.get("works")
+    child.start(0.0, 1.0, lambda _child: None)
+    until(lambda: child.slot.get("works") > works)
+    meanwhile()
+    child.ask(signal.SIGTERM)
+    until(lambda: child.reap(1.0))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_is_done_when_it_ended_as_it_was_asked_to(acceptor: Acceptor) -> None:
+    child = child_of(acceptor, ends_when_asked)
+    ask_and_reap(child)
+    assert child.done
+    assert child.restarts == 0
+
+
+def test_it_is_born_again_for_a_connection_that_had_not_reached_it(acceptor: Acceptor) -> None:
+    child = child_of(acceptor, ends_when_asked)
+    (listener,) = acceptor.listeners
+    with socket.create_connection(listener.getsockname()):
+        ask_and_reap(child, meanwhile=acceptor.stop_listening)
+    assert not child.done
+    assert child.restarts == 1
+    assert child.start_at == 1.0 + RESTART_S_MIN
+    ask_and_reap(child)
+    assert child.done, "it had inherited it: whatever it did, nothing else is to come"
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe"])
+def test_where_the_kernel_has_no_room_it_is_tried_again(
+    acceptor: Acceptor, call: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EAGAIN, "no more of these")
+
+    child = child_of(acceptor, ends_when_asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        child.start(5.0, 1.0, lambda _child: None)
+    assert child.pid is None
+    assert child.start_at == 5.0 + RESTART_S_MIN
+    assert "collector tweets can't be started: no more of these" in caplog.text
+    assert acceptor.wire is None
+    ask_and_reap(child)
+    assert child.done

@@ -1,0 +1,144 @@
+"""Shared numbers: each in its own place, whole, and seen by the parent across a fork."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.counters import SLOTS_MAX, TEXT_BYTES_MAX, TEXTS, WORDS, Board, Slot
+
+OWNERS = ("collector a", "collector b", "subscriber 1", "recovery ")
+
+
+def in_child(act: Callable[[], None]) -> None:
+    """Run it in a forked child and wait for its end."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+writes = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), st.sampled_from(WORDS), st.integers(-(2**63), 2**63 - 1)),
+        st.tuples(st.just("add"), st.sampled_from(WORDS), st.integers(-(2**40), 2**40)),
+        st.tuples(st.just("text"), st.sampled_from(TEXTS), st.text(max_size=80)),
+    ).flatmap(lambda write: st.tuples(st.sampled_from(OWNERS), st.just(write)))
+)
+
+
+@given(writes)
+def test_each_write_changes_its_own_place_only(
+    history: list[tuple[str, tuple[str, str, int | str]]],
+) -> None:
+    board = Board()
+    numbers: dict[tuple[str, str], int] = {}
+    texts: dict[tuple[str, str], str] = {}
+    for owner, (how, name, value) in history:
+        slot = board.slot(owner)
+        if isinstance(value, str):
+            write_text(slot, name, value)
+            texts[owner, name] = value
+        elif how == "set":
+            slot.set(name, value)
+            numbers[owner, name] = value
+        elif abs(numbers.get((owner, name), 0) + value) < 2**62:
+            slot.add(name, value)
+            numbers[owner, name] = numbers.get((owner, name), 0) + value
+    for owner in OWNERS:
+        slot = board.slot(owner)
+        assert {name: slot.get(name) for name in WORDS} == {
+            name: numbers.get((owner, name), 0) for name in WORDS
+        }
+        for name in TEXTS:
+            assert slot.text(name) == kept(texts.get((owner, name), ""))
+
+
+def write_text(slot: Slot, name: str, text: str) -> None:
+    slot.waiting_for(text) if name == "waiting_for" else slot.error(text)
+
+
+def kept(text: str) -> str:
+    """What fits, whatever character that ends in."""
+    return text.encode()[:TEXT_BYTES_MAX].decode(errors="replace")
+
+
+def test_a_text_that_is_too_long_is_cut() -> None:
+    slot = Board().slot("a")
+    slot.waiting_for("ä" * TEXT_BYTES_MAX)
+    assert slot.text("waiting_for") == "ä" * (TEXT_BYTES_MAX // 2)
+    slot.error("e" * 2 * TEXT_BYTES_MAX)  # its neighbour
+    slot.waiting_for("w" * TEXT_BYTES_MAX)
+    assert slot.text("waiting_for") == "w" * TEXT_BYTES_MAX
+    assert slot.text("last_error") == "e" * TEXT_BYTES_MAX
+    slot.error("")
+    slot.waiting_for("short")
+    assert slot.text("waiting_for") == "short"
+    assert slot.text("last_error") == ""
+    slot.waiting_for("")
+    assert slot.text("waiting_for") == ""
+
+
+def test_a_text_that_is_no_unicode_is_said_all_the_same() -> None:
+    """A path may hold any bytes; Python has them as lone surrogates."""
+    slot = Board().slot("a")
+    slot.error(os.fsdecode(b"/tmp/caf\xe9"))
+    assert slot.text("last_error").startswith("/tmp/caf")
+
+
+def test_the_parent_sees_what_a_child_writes_and_keeps_it_when_it_dies() -> None:
+    board = Board()
+    slot = board.slot("collector s")
+    slot.add("records", 5)
+
+    def child() -> None:
+        slot.add("records", 2)
+        slot.error("it is away")
+
+    in_child(child)
+    assert (slot.get("records"), slot.text("last_error")) == (7, "it is away")
+    in_child(child)  # its successor goes on counting
+    assert slot.get("records") == 9
+
+
+def test_beats_and_works() -> None:
+    now = [111]
+    slot = Board(clock_ns=lambda: now[0]).slot("a")
+    assert (slot.get("heartbeat_ns"), slot.get("works")) == (0, 0)
+    slot.beat()
+    assert (slot.get("heartbeat_ns"), slot.get("works")) == (111, 0)
+    now[0] = 222
+    slot.worked()
+    assert (slot.get("heartbeat_ns"), slot.get("works")) == (222, 1)
+
+
+def test_a_slot_belongs_to_its_owner() -> None:
+    board = Board()
+    assert board.slot("a") is board.slot("a")
+    assert board.slot("a") is not board.slot("b")
+
+
+def test_there_are_slots_for_so_many_and_no_more() -> None:
+    board = Board()
+    slots = [board.slot(f"subscriber {n}") for n in range(SLOTS_MAX)]
+    for n, slot in enumerate(slots):
+        slot.set("records", n)
+        slot.error(f"{n}" * 100)
+    assert [slot.get("records") for slot in slots] == [*range(SLOTS_MAX)]
+    with pytest.raises(ValueError, match=str(SLOTS_MAX)):
+        board.slot("one more")
+
+
+@pytest.mark.parametrize("name", ["", "record", "Records"])
+def test_a_name_that_is_none(name: str) -> None:
+    slot = Board().slot("a")
+    for act in (lambda: slot.get(name), lambda: slot.add(name, 1), lambda: slot.set(name, 1)):
+        with pytest.raises(KeyError):
+            act()

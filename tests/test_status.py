@@ -1,0 +1,147 @@
+"""`status`: what is said about an instance, from what the parent knows of its children."""
+
+from typing import Any
+
+import pytest
+
+from appliance.counters import Board
+from appliance.errors import Exit
+from appliance.status import ChildState, exit_code, report, screen
+
+IDENTITY = {"name": "nfl", "version": "1.2", "pid": 7, "since": "2026-01-02T03:04:05+00:00"}
+
+
+class Children:
+    """The children of an instance, as the parent describes them."""
+
+    def __init__(self) -> None:
+        self._board = Board()
+        self.all: list[ChildState] = []
+
+    def add(self, kind: str, name: str, numbers: dict[str, int], **more: Any) -> "Children":
+        slot = self._board.slot(f"{kind} {name}")
+        for word, number in numbers.items():
+            slot.set(word, number)
+        given = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
+        texts = {"waiting_for": "", "last_error": ""} | more
+        self.all.append(ChildState(kind=kind, name=name, gauge=slot, **(texts | given)))
+        return self
+
+
+def two_of_each(**more: Any) -> Children:
+    recovery = {"queue_frames": 3, "queue_busy": 1, "queue_bytes": 4096}
+    tweets = {"connections": 2, "records": 100, "bytes": 5000}
+    tweets |= {"at_risk_records": 4, "at_risk_bytes": 40}
+    one = {"records": 60, "stored": 60, "filtered": 20, "dead": 2, "lost": 1}
+    other = {"records": 10, "stored": 10, "filtered": 5, "dead": 1, "lost": 2}
+    return (
+        Children()
+        .add("recovery", "", recovery, restarts=1)
+        .add("collector", "tweets", tweets, type="tcp", restarts=3)
+        .add("collector", "log", {"records": 7, "bytes": 70}, type="file")
+        .add("subscriber", "1", one)
+        .add("subscriber", "2", other, **more)
+    )
+
+
+def test_the_whole_of_it() -> None:
+    assert report(IDENTITY, two_of_each().all, stopping=False) == {
+        **IDENTITY,
+        "state": "healthy",
+        "sources": {
+            "tweets": {
+                "type": "tcp",
+                "pid": 11,
+                "restarts": 3,
+                "connections": 2,
+                "records": 100,
+                "bytes": 5000,
+                "at_risk": {"records": 4, "bytes": 40},
+                "waiting_for": "",
+            },
+            "log": {
+                "type": "file",
+                "pid": 12,
+                "restarts": 0,
+                "connections": 0,
+                "records": 7,
+                "bytes": 70,
+                "at_risk": {"records": 0, "bytes": 0},
+                "waiting_for": "",
+            },
+        },
+        "subscribers": [
+            {"n": 1, "pid": 13, "restarts": 0, "records": 60},
+            {"n": 2, "pid": 14, "restarts": 0, "records": 10},
+        ],
+        "recovery": {"pid": 10, "restarts": 1},
+        "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
+        "store": {"stored": 70, "filtered": 25, "dead": 3, "lost": 3, "waiting_for": ""},
+        "last_error": "",
+    }
+
+
+AWAITED = "the store: no answer → start it"
+
+
+@pytest.mark.parametrize(
+    ("more", "stopping", "state", "code"),
+    [
+        ({}, False, "healthy", Exit.OK),
+        ({"last_error": "long ago"}, False, "healthy", Exit.OK),
+        ({"restarts": 5}, False, "healthy", Exit.OK),
+        ({"waiting_for": AWAITED}, False, "degraded", Exit.DEGRADED),
+        ({"pid": None}, False, "degraded", Exit.DEGRADED),
+        ({}, True, "stopping", Exit.DEGRADED),
+        ({"pid": None, "waiting_for": AWAITED}, True, "stopping", Exit.DEGRADED),
+    ],
+)
+def test_states(more: dict[str, Any], stopping: bool, state: str, code: Exit) -> None:
+    found = report(IDENTITY, two_of_each(**more).all, stopping)
+    assert (found["state"], exit_code(found)) == (state, code)
+    first, second, *_ = screen(found).splitlines()
+    assert first.startswith("nfl ")
+    assert first.endswith("(pid 7, since 2026-01-02T03:04:05+00:00).")
+    assert second == ""
+
+
+def test_the_sentence_says_the_state() -> None:
+    sentences = {
+        "healthy": ({}, False, "nfl collects and stores ("),
+        "degraded": ({"waiting_for": AWAITED}, False, "nfl runs, but something is awaited ("),
+        "stopping": ({}, True, "nfl is stopping ("),
+    }
+    for more, stopping, words in sentences.values():
+        assert screen(report(IDENTITY, two_of_each(**more).all, stopping)).startswith(words)
+
+
+def test_the_screen() -> None:
+    more = {"pid": None, "restarts": 2, "waiting_for": AWAITED, "last_error": "no answer"}
+    lines = screen(report(IDENTITY, two_of_each(**more).all, stopping=False)).splitlines()
+    assert lines[2:] == [
+        "source tweets (tcp): 100 records, 2 connections, pid 11, 3 restarts",
+        "source log (file): 7 records, 0 connections, pid 12, 0 restarts",
+        "queue: 3 frames wait, 1 in hand, 4096 bytes",
+        "store: 70 stored, 25 filtered, 3 dead letters, 3 lost",
+        f"  waiting for {AWAITED}",
+        "subscriber 1: 60 rows, pid 13, 0 restarts",
+        "subscriber 2: 10 rows, not running now, 2 restarts",
+        "recovery: pid 10, 1 restarts",
+        "last error: no answer",
+    ]
+
+
+def test_what_is_awaited_stands_with_who_waits() -> None:
+    children = (
+        Children()
+        .add("recovery", "", {}, waiting_for="the queue")
+        .add("collector", "s", {}, type="tcp", waiting_for="room in the queue")
+    )
+    found = report(IDENTITY, children.all, stopping=False)
+    assert found["sources"]["s"]["waiting_for"] == "room in the queue"
+    assert found["queue"]["waiting_for"] == "the queue"
+    assert found["store"]["waiting_for"] == ""
+    lines = screen(found).splitlines()
+    for who, awaited in (("source s", "room in the queue"), ("queue:", "the queue")):
+        [at] = [number for number, line in enumerate(lines) if line.startswith(who)]
+        assert lines[at + 1] == f"  waiting for {awaited}"

@@ -1,0 +1,474 @@
+"""A subscriber's piece of work, and what goes wrong in it: over fake queue and fake store.
+
+Rows are made by the real RowMaker; what is compared is what the database has in the end.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from appliance import backoff, subscriber
+from appliance.batch import Batch, Stored
+from appliance.contracts import Lease
+from appliance.errors import Rejected, Unavailable
+from appliance.frame import Gap, Header, checksum, encode_header
+from appliance.rows import RowMaker
+from appliance.settings import Column, Filter
+from appliance.subscriber import FOLD_INTERVAL_S, Subscriber
+from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
+from tests.fake_role import FakeClock, FakeGauge, FakeWish
+from tests.fake_store import MemoryDatabase, MemoryStore
+
+CHANCE = 0.5
+RUN = "0" * 31 + "1"
+COLUMNS = {
+    "source": Column(type="VARCHAR(32)", meta="source"),
+    "team": Column(type="VARCHAR(64)", path="team"),
+    "raw": Column(type="LONGTEXT", path=""),
+}
+RAW_ONLY = {name: COLUMNS[name] for name in ("source", "raw")}
+
+
+def item(number: int, body: bytes, source: str = "tweets", **more: Any) -> bytes:
+    """A frame as it lies in the queue."""
+    header = Header(
+        run=RUN,
+        number=number,
+        source=source,
+        records=body.count(b"\n"),
+        records_before=0,
+        bytes_before=0,
+        body_bytes=len(body),
+        crc=checksum(body),
+        first_received=1.0,
+        last_received=2.0,
+        **more,
+    )
+    return encode_header(header) + body
+
+
+class CountingStore(MemoryStore):
+    """Remembers when it was asked to do what."""
+
+    def __init__(self, database: MemoryDatabase, clock: FakeClock) -> None:
+        super().__init__(database)
+        self.folds: list[float] = []
+        self.asked: list[list[int]] = []
+        self.prepared = 0
+        self.fold_error: Unavailable | None = None
+        self._clock = clock
+
+    def prepare(self) -> None:
+        self.prepared += 1
+        super().prepare()
+
+    def store(self, batches: Sequence[Batch]) -> Stored:
+        self.asked.append([batch.number for batch in batches])
+        return super().store(batches)
+
+    def fold(self) -> None:
+        self.folds.append(self._clock.now)
+        if self.fold_error:
+            raise self.fold_error
+        super().fold()
+
+
+class TimedQueue(MemoryQueue):
+    """A take that finds nothing takes its time; `before_confirm` runs at each confirm."""
+
+    def __init__(self, server: MemoryRedis, clock: FakeClock) -> None:
+        super().__init__(server, "subscriber")
+        self.takes: list[tuple[int, float]] = []
+        self.took_at: list[float] = []
+        self.before_confirm: Callable[[], None] = lambda: None
+        self._clock = clock
+
+    def take(self, bytes_max: int, wait_s: float) -> Lease | None:
+        self.takes.append((bytes_max, wait_s))
+        self.took_at.append(self._clock.now)
+        lease = super().take(bytes_max, wait_s)
+        self._clock.sleep(0.01 if lease else wait_s)
+        return lease
+
+    def confirm(self, lease: Lease) -> None:
+        self.before_confirm()
+        super().confirm(lease)
+
+
+class World:
+    """A queue, a database and one subscriber after the other."""
+
+    def __init__(self, lease_bytes_max: int = 10_000) -> None:
+        self.clock = FakeClock()
+        self.redis = MemoryRedis()
+        self.database = MemoryDatabase()
+        self.lease_bytes_max = lease_bytes_max
+        self.gauge = FakeGauge()
+        self.others: list[str] = []
+        self.born()
+
+    def born(self, checkpoint: Callable[[str], None] = lambda _step: None) -> None:
+        """A new subscriber's process."""
+        self.wish = FakeWish(self.clock)
+        self.queue = TimedQueue(self.redis, self.clock)
+        self.store = CountingStore(self.database, self.clock)
+        words = Filter(path="team", any=("packers", "bears"))
+        self.subscriber = Subscriber(
+            self.queue,
+            self.store,
+            {"tweets": RowMaker(COLUMNS, "json", (words,), "tweets")},
+            self.other,
+            self.gauge,
+            self.wish,
+            lease_bytes_max=self.lease_bytes_max,
+            checkpoint=checkpoint,
+            chance=lambda: CHANCE,
+            monotonic=self.clock,
+        )
+
+    def other(self, source: str) -> RowMaker:
+        self.others.append(source)
+        return RowMaker(RAW_ONLY, "text", (), source)
+
+    def push(self, *items: bytes) -> None:
+        self.redis.working += items
+        self.redis.bytes += sum(map(len, items))
+
+    def run(self, stop_after_s: float) -> None:
+        self.clock.at(stop_after_s, self.wish.ask_to_drain)
+        self.subscriber.run()
+
+    def die_and_sweep(self) -> int:
+        """The subscriber's connection is gone; recovery gives its frames back."""
+        self.queue.close()
+        return MemoryQueue(self.redis, "recovery").sweep()
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        return self.database.tables.rows
+
+    def raws(self) -> list[str]:
+        return [row[-1] for row in self.rows]
+
+    def frames(self) -> list[int]:
+        """Numbers of the frames that are accounted for."""
+        tables = self.database.tables
+        folded = [n for run in tables.runs.values() for n in range(1, run.up_to + 1)]
+        return sorted([number for _run, number in tables.frames] + folded)
+
+    def is_empty(self) -> bool:
+        return not self.redis.working and not self.redis.busy and not self.redis.bytes
+
+
+@pytest.fixture
+def world(caplog: pytest.LogCaptureFixture) -> World:
+    caplog.set_level(logging.DEBUG)
+    return World()
+
+
+def tweet(team: str, n: int) -> bytes:
+    return b'{"team":"%s","n":%d}\n' % (team.encode(), n)
+
+
+# ── one lease ───────────────────────────────────────────────────────────────────────────
+
+
+def test_frames_become_rows_and_are_forgotten(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Packers", 2) + tweet("Bears", 3)))
+    world.run(5)
+    assert world.rows == [
+        ("tweets", "Bears", '{"team":"Bears","n":1}'),
+        ("tweets", "Packers", '{"team":"Packers","n":2}'),
+        ("tweets", "Bears", '{"team":"Bears","n":3}'),
+    ]
+    assert world.store.asked == [[1, 2]]
+    assert world.frames() == [1, 2]
+    assert world.is_empty()
+
+
+def test_leases_are_of_the_size_that_was_asked_for(world: World) -> None:
+    items = [item(number, tweet("Bears", number)) for number in range(1, 7)]
+    world.lease_bytes_max = len(items[0]) + 1
+    world.born()
+    world.push(*items)
+    world.run(5)
+    assert world.store.asked == [[1, 2], [3, 4], [5, 6]]
+    assert set(world.queue.takes) == {(world.lease_bytes_max, subscriber.TAKE_WAIT_S)}
+    assert world.is_empty()
+
+
+def test_numbers_for_status(world: World) -> None:
+    body = tweet("Bears", 1) + tweet("Jets", 2) + b"\n" + b"no JSON\n" + tweet("Packers", 3)
+    lost = (Gap("connection lost", 4, 99),)
+    world.push(item(1, body, gaps=lost, rejected={}), item(2, tweet("Bears", 4)))
+    world.run(5)
+    numbers = world.gauge.numbers
+    counts = {name: numbers[name] for name in ("stored", "filtered", "dead", "lost", "records")}
+    assert counts == {"stored": 3, "filtered": 1, "dead": 1, "lost": 4, "records": 3}
+    assert numbers["works"] == 1
+    assert [letter.raw for letter in world.database.tables.dead.values()] == [b"no JSON"]
+    assert world.gauge.beats > 3
+
+
+def test_frames_that_the_store_had_are_counted_by_nobody(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.run(2)
+    world.born()
+    world.push(item(1, tweet("Bears", 1)))
+    world.run(2)
+    assert world.gauge.numbers["stored"] == 1
+    assert len(world.rows) == 1
+
+
+def test_a_row_that_the_database_rejects_costs_one_row(world: World) -> None:
+    world.database.refuse = lambda row: Rejected("too long", "data") if '"n":2' in row[2] else None
+    world.push(item(1, b"".join(tweet("Bears", n) for n in (1, 2, 3))))
+    world.run(2)
+    assert world.raws() == ['{"team":"Bears","n":1}', '{"team":"Bears","n":3}']
+    letters = world.database.tables.dead.values()
+    assert [(letter.position, letter.code) for letter in letters] == [(1, "data")]
+    assert (world.gauge.numbers["stored"], world.gauge.numbers["dead"]) == (2, 1)
+
+
+def test_an_item_that_cannot_be_read_is_set_aside_and_its_neighbours_are_stored(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = item(2, tweet("Bears", 2))[:-3] + b"?}\n"
+    alien = b"not a frame of ours"
+    world.push(item(1, tweet("Bears", 1)), damaged, alien, item(3, tweet("Bears", 3)))
+    world.run(2)
+    assert world.raws() == ['{"team":"Bears","n":1}', '{"team":"Bears","n":3}']
+    assert world.redis.bad == [damaged, alien]
+    assert world.is_empty()
+    assert f"frame 2 of run {RUN}" in world.gauge.errors[0]
+    assert len([r for r in caplog.records if "set aside" in r.getMessage()]) == 2
+
+
+def test_a_lease_of_bad_items_only(world: World) -> None:
+    world.push(b"bad one", b"bad two")
+    world.run(2)
+    assert world.redis.bad == [b"bad one", b"bad two"]
+    assert world.is_empty()
+
+
+def test_a_source_that_is_no_longer_configured_is_stored_as_text(world: World) -> None:
+    world.push(item(1, b"any text\n", "gone"), item(2, b"more\n", "gone"), item(3, b"x\n", "old"))
+    world.run(2)
+    assert world.rows == [("gone", "any text"), ("gone", "more"), ("old", "x")]
+    assert world.others == ["gone", "old"]  # one row maker each
+    assert world.database.tables.runs[bytes.fromhex(RUN)].source == "gone"
+
+
+# ── the store is away ───────────────────────────────────────────────────────────────────
+
+AWAY = Unavailable("it is down", "start it")
+
+
+def back_again(world: World) -> None:
+    world.database.away = None
+
+
+def test_the_same_lease_is_tried_until_the_store_is_back(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Bears", 2)))
+    world.born(lambda step: setattr(world.database, "away", AWAY) if step == "taken" else None)
+    world.clock.at(60, lambda: back_again(world))
+    world.run(70)
+    assert len(world.store.asked) > 5
+    assert world.store.asked == [[1, 2]] * len(world.store.asked)
+    waits = world.wish.waits
+    assert waits[:-1] == [backoff.full_jitter(n, CHANCE) for n in range(len(waits) - 1)]
+    assert world.raws() == ['{"team":"Bears","n":1}', '{"team":"Bears","n":2}']
+    assert world.is_empty()
+    lines = [r.getMessage() for r in caplog.records if "waiting for" in r.getMessage()]
+    assert lines == [
+        "waiting for the store: it is down → start it",
+        "no longer waiting for the store: it is down",
+    ]
+    assert world.gauge.waits == [*["the store: it is down → start it"] * len(waits), ""]
+
+
+def test_a_stop_while_the_store_is_away_gives_the_lease_back(world: World) -> None:
+    items = [item(number, tweet("Bears", number)) for number in (1, 2, 3)]
+    world.push(*items)
+    world.born(lambda step: setattr(world.database, "away", AWAY) if step == "taken" else None)
+    world.run(30)
+    assert list(world.redis.working) == items
+    assert not world.redis.busy
+    assert world.clock.now == pytest.approx(1030)
+    back_again(world)
+    world.born()
+    world.run(2)
+    assert world.frames() == [1, 2, 3]
+    assert world.is_empty()
+
+
+def test_a_stop_with_the_queue_away_too_leaves_the_lease_to_recovery(world: World) -> None:
+    items = [item(number, tweet("Bears", number)) for number in (1, 2)]
+    world.push(*items)
+    world.born(lambda step: setattr(world.database, "away", AWAY) if step == "taken" else None)
+    world.clock.at(10, lambda: setattr(world.redis, "away", True))
+    world.run(30)
+    world.redis.away = False
+    assert world.die_and_sweep() == 2
+    assert list(world.redis.working) == items
+
+
+def test_a_stop_finishes_the_lease_in_hand(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.born(lambda step: world.wish.ask_to_drain() if step == "taken" else None)
+    world.subscriber.run()
+    assert world.frames() == [1]
+    assert world.is_empty()
+
+
+def test_nothing_is_taken_before_the_store_is_prepared(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.database.away = Unavailable("access denied", "grant it", loud=True)
+    world.clock.at(20, lambda: back_again(world))
+    world.run(22)
+    assert world.store.prepared > 3
+    assert world.queue.took_at[0] >= 1020
+    assert world.frames() == [1]
+    assert world.gauge.errors == ["the store: access denied"]
+
+
+def test_a_stop_while_the_store_cannot_be_prepared(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.database.away = AWAY
+    world.run(20)
+    assert len(world.redis.working) == 1
+    assert world.queue.takes == []
+
+
+# ── the queue is away ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_confirm_that_failed_behind_the_commit_stores_nothing_twice(
+    world: World, caplog: pytest.LogCaptureFixture, when: Any
+) -> None:
+    items = [item(number, tweet("Bears", number)) for number in (1, 2)]
+    world.push(*items)
+    world.queue.fail(Fault(2, when))  # 1: the take, 2: the confirm
+    world.run(2)
+    assert world.frames() == [1, 2]
+    assert world.gauge.numbers["works"] == 0
+    assert "a lease was dropped" in caplog.text
+    assert world.die_and_sweep() == (2 if when == "before" else 0)
+    assert list(world.redis.working) == (items if when == "before" else [])
+    world.born()
+    world.run(2)
+    assert world.raws() == ['{"team":"Bears","n":1}', '{"team":"Bears","n":2}']
+    assert world.gauge.numbers["stored"] == 2
+    assert world.is_empty()
+
+
+def test_frames_that_somebody_else_has_by_now_are_not_confirmed(world: World) -> None:
+    """Its connection was cut while it stored; the sweep gave the lease to another subscriber."""
+    world.push(item(1, tweet("Bears", 1)))
+
+    def cut() -> None:
+        world.queue.before_confirm = lambda: None
+        world.redis.restart()
+        MemoryQueue(world.redis, "recovery").sweep()
+
+    world.queue.before_confirm = cut
+    world.run(3)
+    assert world.raws() == ['{"team":"Bears","n":1}']
+    assert world.store.asked == [[1], [1]]
+    assert world.is_empty()
+    assert world.redis.connections_made == 3  # a new name after the error, and recovery's
+
+
+def test_an_item_that_cannot_be_set_aside_comes_back(world: World) -> None:
+    items = [item(1, tweet("Bears", 1)), b"bad"]
+    world.push(*items)
+    world.queue.fail(Fault(2))
+    world.run(2)
+    assert world.rows == []
+    assert world.die_and_sweep() == 2
+    world.born()
+    world.run(2)
+    assert world.frames() == [1]
+    assert world.redis.bad == [b"bad"]
+    assert world.is_empty()
+
+
+def test_the_queue_is_waited_for(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.redis.away = True
+    world.clock.at(60, lambda: setattr(world.redis, "away", False))
+    world.run(70)
+    waits = world.wish.waits
+    assert waits[:-1] == [backoff.full_jitter(n, CHANCE) for n in range(len(waits) - 1)]
+    assert world.frames() == [1]
+    lines = [r.getMessage() for r in caplog.records if "waiting for" in r.getMessage()]
+    assert lines == [
+        "waiting for the queue: the queue is away",
+        "no longer waiting for the queue: the queue is away",
+    ]
+
+
+def test_a_stop_while_the_queue_is_away(world: World) -> None:
+    world.redis.away = True
+    world.run(20)
+    assert world.clock.now == pytest.approx(1020)
+
+
+# ── kills ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("step", ["taken", "stored", "confirmed"])
+def test_killed_at_a_step_nothing_is_lost_or_doubled(world: World, step: str) -> None:
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Bears", 2)))
+
+    def checkpoint(done: str) -> None:
+        if done == step:
+            raise Killed
+
+    world.born(checkpoint)
+    with pytest.raises(Killed):
+        world.subscriber.run()
+    world.die_and_sweep()
+    world.born()
+    world.run(2)
+    assert world.raws() == ['{"team":"Bears","n":1}', '{"team":"Bears","n":2}']
+    assert world.is_empty()
+
+
+# ── fold ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_folds_now_and_then_idle_or_not(world: World) -> None:
+    for second in range(0, 20, 2):
+        world.clock.at(second, partial(world.push, item(second + 1, tweet("Bears", second))))
+    world.run(42)
+    gaps = [b - a for a, b in zip(world.store.folds, world.store.folds[1:], strict=False)]
+    assert all(FOLD_INTERVAL_S <= gap <= FOLD_INTERVAL_S + 1 for gap in gaps)
+    assert len(gaps) >= 42 // (FOLD_INTERVAL_S + 1)
+
+
+def test_a_fold_accounts_for_what_is_stored(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Bears", 2)))
+    world.run(2)
+    run = world.database.tables.runs[bytes.fromhex(RUN)]
+    assert (run.up_to, run.records) == (2, 2)
+
+
+def test_a_fold_that_the_store_refuses_is_no_problem(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.store.fold_error = Unavailable("lock wait timeout")
+    world.push(item(1, tweet("Bears", 1)))
+    world.clock.at(8, lambda: world.push(item(2, tweet("Bears", 2))))
+    world.run(12)
+    assert len(world.store.folds) == 3
+    assert world.frames() == [1, 2]
+    assert set(world.gauge.errors) == {"lock wait timeout"}
+    assert world.wish.waits == []
+    assert world.gauge.waits == []

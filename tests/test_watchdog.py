@@ -1,0 +1,1091 @@
+"""The parent: births, deaths, heartbeats, stops, over tiny forked children.
+
+See tests/watched.py: the parent runs in a process of its own, everybody writes into one
+diary, and a test reads there what happened in which order.
+"""
+
+import errno
+import multiprocessing
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import pytest
+
+from appliance import control
+from appliance.acceptor import Acceptor
+from appliance.child import Birth, ChildSpec
+from appliance.errors import Exit, StreamDaemonError, Unavailable
+from appliance.link import cookie_of
+from appliance.process import restore_signal_mask
+from appliance.sources import tcp
+from tests.watched import (
+    Cast,
+    Diary,
+    Parent,
+    beat_until_told,
+    descriptors,
+    gaps_s,
+    said_delays,
+    state_of,
+)
+
+FAST_STOP = {"PHASE_GRACE_S": 0.3}
+Start = Callable[..., Parent]
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+@pytest.fixture
+def cast(diary: Diary) -> Cast:
+    return Cast(diary)
+
+
+@pytest.fixture
+def start(short_dir: Path, diary: Diary) -> Iterator[Start]:
+    """Starts the one parent of a test; it is gone when the test is over."""
+    started: list[Parent] = []
+
+    def make(specs: list[ChildSpec], **how: Any) -> Parent:
+        started.append(Parent(short_dir, diary, specs, **how))
+        return started[-1].__enter__()
+
+    yield make
+    for parent in started:
+        parent.__exit__(sys.exc_info()[0])
+
+
+def born(diary: Diary, who: str) -> int:
+    """Wait for the next birth of this child; its pid."""
+    return int(diary.wait_for(rf"{who} born (\d+)")[1])
+
+
+def order_of(lines: list[str], *patterns: str) -> list[str]:
+    """Those of the lines that match, without pids and times."""
+    plain = [re.sub(r"(?<=born) \d+( at \d+)?$", "", line) for line in lines]
+    return [line for line in plain if any(re.search(pattern, line) for pattern in patterns)]
+
+
+# ── collectors with connections ─────────────────────────────────────────────────────────
+
+
+class Reader:
+    """A collector that says what its connections hold, and finishes them when it is told."""
+
+    def __init__(self, diary: Diary, name: str, birth: Birth) -> None:
+        assert birth.wire
+        self._diary, self._name, self._wire, self._wish = diary, name, birth.wire, birth.wish
+        self._connections: dict[int, socket.socket] = {}
+        for cookie, connection in birth.connections:
+            self._show("inherited", cookie, connection)
+
+    def read(self) -> None:
+        """Whatever comes until it is told to end."""
+        while not self._wish.stop:
+            select.select([self._wire.fileno(), self._wish.fileno()], [], [], 0.1)
+            self.take()
+
+    def take(self) -> None:
+        for cookie, connection in self._wire.arrivals():
+            self._show("got", cookie, connection)
+
+    def _show(self, how: str, cookie: int, connection: socket.socket) -> None:
+        assert cookie not in self._connections
+        assert cookie == cookie_of(connection)
+        self._connections[cookie] = connection
+        select.select([connection], [], [], 5)
+        self._diary.say(self._name, how, connection.recv(100, socket.MSG_PEEK).decode())
+
+    def finish(self) -> None:
+        for cookie, connection in self._connections.items():
+            self._diary.say(self._name, "finishes", connection.recv(100).decode())
+            connection.shutdown(socket.SHUT_RDWR)
+            self._wire.report_finished(cookie)
+
+
+def reading(cast: Cast, name: str, acceptor: Acceptor) -> ChildSpec:
+    def body(birth: Birth) -> Exit:
+        reader = Reader(cast.diary, name, birth)
+        reader.read()
+        reader.take()
+        reader.finish()
+        return Exit.OK
+
+    return cast.spec("collector", name, body, acceptor=acceptor)
+
+
+class Listener:
+    """An acceptor made in the test; its address, and clients that are closed at the end."""
+
+    def __init__(self, name: str) -> None:
+        self.acceptor = Acceptor(name, lambda: tcp.listen("127.0.0.1:0"), tcp.prepare, 100)
+        self.address = self.acceptor.listeners[0].getsockname()
+        self.inode = os.readlink(f"/proc/self/fd/{self.acceptor.listeners[0].fileno()}")
+        self.clients: list[socket.socket] = []
+
+    def send(self, text: str) -> None:
+        self.clients.append(socket.create_connection(self.address, 5))
+        self.clients[-1].sendall(text.encode())
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def listeners() -> Iterator[dict[str, Listener]]:
+    made = {name: Listener(name) for name in "ab"}
+    yield made
+    for listener in made.values():
+        listener.close()
+
+
+# ── deaths and births ───────────────────────────────────────────────────────────────────
+
+
+def dying(cast: Cast, kind: str, name: str, deaths: list[str], **more: Any) -> ChildSpec:
+    """Dies in these ways, one a life ("worked, " before it counts as work); then it obeys."""
+
+    def body(birth: Birth) -> Exit:
+        lives = birth.slot.get("lost")  # a number that only this test uses
+        birth.slot.set("lost", lives + 1)
+        if lives >= len(deaths):
+            beat_until_told(birth)
+            return Exit.OK
+        return die(birth, deaths[lives])
+
+    return cast.spec(kind, name, body, **more)
+
+
+def die(birth: Birth, how: str) -> Exit:
+    if how.startswith("worked, "):
+        birth.slot.worked()
+        how = how.removeprefix("worked, ")
+    if how.startswith("SIG"):
+        os.kill(os.getpid(), Signals[how])
+    if how == "error":
+        raise StreamDaemonError("it can't", "help it")
+    return Exit(int(how))
+
+
+def test_a_dead_child_is_started_again_with_a_growing_delay(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    deaths = ["70", "SIGKILL", "error", "0", "74"]
+    parent = start([cast.recovery(), dying(cast, "collector", "a", deaths)])
+    for _ in range(len(deaths) + 1):
+        born(diary, "collector a")
+    status = parent.status()["sources"]["a"]
+    assert status["restarts"] == len(deaths)
+    assert parent.status()["recovery"]["restarts"] == 0
+    assert parent.stop() == Exit.OK
+    delays = said_delays(diary.lines, "stream-daemon nfl collector a")
+    causes = ["exit code 70", "SIGKILL", "exit code 70", "exit code 0", "exit code 74"]
+    assert delays == list(zip(causes, [0.1, 0.2, 0.4, 0.8, 1.6], strict=True))
+    gaps = gaps_s(diary.lines, "collector a")
+    for gap, (_cause, delay) in zip(gaps, delays, strict=True):
+        assert delay <= gap < delay + 0.5
+    assert "log ERROR it can't   → help it" in diary.lines
+
+
+def test_work_lets_the_delay_begin_anew(start: Start, diary: Diary, cast: Cast) -> None:
+    deaths = ["70", "70", "worked, SIGKILL", "70", "worked, 70"]
+    parent = start([cast.recovery(), dying(cast, "collector", "a", deaths)])
+    for _ in range(len(deaths) + 1):
+        born(diary, "collector a")
+    assert parent.stop() == Exit.OK
+    delays = said_delays(diary.lines, "stream-daemon nfl collector a")
+    assert [delay for _, delay in delays] == [0.1, 0.2, 0.1, 0.2, 0.1]
+
+
+def test_each_child_has_a_delay_of_its_own(start: Start, diary: Diary, cast: Cast) -> None:
+    twice = ["70", "70"]
+    parent = start(
+        [
+            cast.recovery(),
+            dying(cast, "collector", "a", twice),
+            dying(cast, "subscriber", "1", twice),
+        ]
+    )
+    for _ in range(3):
+        born(diary, "collector a")
+    for _ in range(3):
+        born(diary, "subscriber 1")
+    assert parent.stop() == Exit.OK
+    for title in ("collector a", "subscriber 1"):
+        delays = said_delays(diary.lines, f"stream-daemon nfl {title}")
+        assert [delay for _, delay in delays] == [0.1, 0.2]
+
+
+def test_a_child_that_somebody_killed_leaves_no_zombie(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), cast.obedient("subscriber", "1")])
+    recovery = born(diary, "recovery")
+    first = born(diary, "subscriber 1")
+    os.kill(first, signal.SIGKILL)
+    diary.wait_for("recovery nudged")
+    second = born(diary, "subscriber 1")
+    assert state_of(first) == ""
+    assert set(parent.children()) == {recovery, second}
+    (subscriber,) = parent.status()["subscribers"]
+    assert (subscriber["pid"], subscriber["restarts"]) == (second, 1)
+    assert parent.stop() == Exit.OK
+    assert said_delays(diary.lines, "stream-daemon nfl subscriber 1") == [("SIGKILL", 0.1)]
+
+
+def test_recovery_is_started_again_too(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    os.kill(born(diary, "recovery"), signal.SIGKILL)
+    second = born(diary, "recovery")
+    assert parent.status()["recovery"] == {"pid": second, "restarts": 1}
+    assert parent.stop() == Exit.OK
+
+
+def test_a_child_that_was_told_to_end_by_a_stranger_is_wanted_still(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    os.kill(born(diary, "collector a"), signal.SIGTERM)
+    diary.wait_for("collector a told drain")
+    born(diary, "collector a")
+    assert parent.stop() == Exit.OK
+
+
+def test_subscribers_wait_for_the_first_sweep(start: Start, diary: Diary, cast: Cast) -> None:
+    may_sweep, let_sweep = os.pipe()
+
+    def recovery(birth: Birth) -> Exit:
+        select.select([may_sweep], [], [])
+        diary.say("recovery sweeps")
+        birth.slot.add("swept", 1)
+        beat_until_told(birth)
+        return Exit.OK
+
+    parent = start(
+        [
+            cast.spec("recovery", "", recovery),
+            cast.obedient("collector", "a"),
+            cast.obedient("subscriber", "1"),
+        ]
+    )
+    born(diary, "collector a")
+    assert not diary.hears("subscriber", within_s=0.4)
+    os.write(let_sweep, b"!")
+    born(diary, "subscriber 1")
+    os.close(may_sweep)
+    os.close(let_sweep)
+    assert parent.stop() == Exit.OK
+    assert order_of(diary.lines, "sweeps", "subscriber 1 born") == [
+        "recovery sweeps",
+        "subscriber 1 born",
+    ]
+
+
+class FullKernel:
+    """A multiprocessing context that has no room for so many processes."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self._real = multiprocessing.get_context("fork")
+
+    def Process(self, **how: Any) -> Any:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return self._real.Process(**how)
+
+
+def test_a_kernel_without_room_for_a_process_is_tried_again(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    a = listeners["a"]
+    parent = start(
+        [reading(cast, "a", a.acceptor), cast.recovery()], limits={"_fork": FullKernel(3)}
+    )
+    a.send("hello")
+    born(diary, "collector a")
+    born(diary, "recovery")
+    diary.wait_for("a (got|inherited) hello")
+    assert parent.stop() == Exit.OK
+    failed = [line for line in diary.lines if "can't be started" in line]
+    delays = [line.rpartition("tried again in ")[2] for line in failed]
+    assert sorted(delays) == ["0.1 s", "0.1 s", "0.2 s"]
+
+
+def test_a_child_dies_with_the_parent(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    born(diary, "collector a")
+    parent.send(signal.SIGKILL)
+    assert parent.wait() == -signal.SIGKILL
+    assert "collector a told drain" in diary.lines
+    assert "recovery told drain" in diary.lines
+
+
+def test_a_child_has_its_title_and_its_own_signals(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    pid = born(diary, "collector a")
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == (
+        b"stream-daemon nfl collector a"
+    )
+    fields = dict(
+        line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    assert int(fields["SigBlk"], 16) == 0
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGHUP):
+        assert int(fields["SigIgn"], 16) >> (number - 1) & 1
+        os.kill(pid, number)  # the terminal's reach all; only the parent listens
+    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+    assert not diary.hears("told", within_s=0.2)
+    assert parent.stop() == Exit.OK
+
+
+# ── heartbeats ──────────────────────────────────────────────────────────────────────────
+
+IMPATIENT = {
+    "HEARTBEAT_S": {"collector": 0.5, "subscriber": 0.5, "recovery": 5.0},
+    "ABORT_TO_KILL_S": 0.3,
+}
+
+
+def silent(cast: Cast, ignores_abort: bool) -> ChildSpec:
+    """Falls silent in its first life."""
+
+    def body(birth: Birth) -> Exit:
+        if not birth.slot.get("lost"):
+            birth.slot.set("lost", 1)
+            if ignores_abort:
+                signal.signal(signal.SIGABRT, lambda *_: cast.diary.say("aborted"))
+            while True:
+                signal.pause()
+        beat_until_told(birth)
+        return Exit.OK
+
+    return cast.spec("collector", "a", body)
+
+
+@pytest.mark.parametrize("ignores_abort", [False, True])
+def test_a_silent_child_is_ended(
+    start: Start, diary: Diary, cast: Cast, ignores_abort: bool
+) -> None:
+    started_at = time.monotonic()
+    parent = start([cast.recovery(), silent(cast, ignores_abort)], limits=IMPATIENT)
+    born(diary, "collector a")
+    diary.wait_for("log ERROR stream-daemon nfl collector a is silent for")
+    assert time.monotonic() - started_at >= IMPATIENT["HEARTBEAT_S"]["collector"]  # type: ignore[index]
+    born(diary, "collector a")
+    assert not diary.hears("is silent", within_s=0.7)
+    assert parent.stop() == Exit.OK
+    cause = "SIGKILL" if ignores_abort else "SIGABRT"
+    assert said_delays(diary.lines, "stream-daemon nfl collector a") == [(cause, 0.1)]
+    assert diary.lines.count("aborted") == int(ignores_abort)
+
+
+def test_a_child_that_only_works_slowly_is_left_alone(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def body(birth: Birth) -> Exit:
+        while not birth.wish.stop:
+            birth.slot.beat()
+            birth.wish.wait(0.4)
+        return Exit.OK
+
+    parent = start([cast.recovery(), cast.spec("collector", "a", body)], limits=IMPATIENT)
+    born(diary, "collector a")
+    assert not diary.hears("silent|died", within_s=1.5)
+    assert parent.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["in a turn's work", "in its wait"])
+def test_after_the_parent_itself_was_stopped_heartbeats_start_anew(
+    start: Start, diary: Diary, cast: Cast, idle: bool
+) -> None:
+    """All of it is stopped for a while (a paused machine); the parent wakes up first."""
+    limits = IMPATIENT | {"LATE_S": 0.3}
+    parent = start([cast.recovery(), cast.obedient("collector", "a")], limits=limits)
+    pid = born(diary, "collector a")  # the parent is still at it
+    assert not idle or not diary.hears("log", within_s=0.3)
+    parent.send(signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
+    assert not diary.hears("log", within_s=1.2)
+    parent.send(signal.SIGCONT)
+    diary.wait_for("heartbeats start anew")
+    os.kill(pid, signal.SIGCONT)
+    assert not diary.hears("silent|died", within_s=0.8)
+    assert parent.status()["sources"]["a"]["pid"] == pid
+    assert parent.stop() == Exit.OK
+
+
+# ── stopping ────────────────────────────────────────────────────────────────────────────
+
+SAY_WHEN_TOLD = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.write(int(sys.argv[1]), b"server born %d\\n" % os.getpid())
+if sys.argv[2] == "obeys":
+    signal.sigwait({signal.SIGTERM})
+    os.write(int(sys.argv[1]), b"server told\\n")
+else:
+    signal.sigwait({signal.SIGHUP})
+"""
+
+
+class FakeServer:
+    """A server's process that says what happens to it; fails to start at first."""
+
+    def __init__(self, diary: Diary, failures: int = 0, manner: str = "obeys") -> None:
+        self._diary = diary
+        self._failures = failures
+        self._manner = manner
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        if self._failures:
+            self._failures -= 1
+            raise Unavailable("another server still holds the lock")
+        return subprocess.Popen(
+            [sys.executable, "-ISc", SAY_WHEN_TOLD, str(self._diary.fd), self._manner],
+            pass_fds=[self._diary.fd],
+            preexec_fn=restore_signal_mask,
+        )
+
+
+def test_a_stop_goes_through_its_phases_in_order(start: Start, diary: Diary, cast: Cast) -> None:
+    specs = [
+        cast.recovery(),
+        *(cast.obedient("collector", name, lingers_s=0.15) for name in "ab"),
+        *(cast.obedient("subscriber", name, lingers_s=0.15) for name in "12"),
+    ]
+    parent = start(specs, server=FakeServer(diary))
+    for who in ("recovery", "collector a", "collector b", "subscriber 1", "subscriber 2"):
+        born(diary, who)
+    server = born(diary, "server")
+    assert parent.stop() == Exit.OK
+    lines = order_of(diary.lines, "told", "ends")
+    steps = [sorted(lines[at : at + 2]) for at in range(0, 8, 2)]
+    assert [*steps, lines[8:]] == [
+        ["collector a told drain", "collector b told drain"],
+        ["collector a ends 0", "collector b ends 0"],
+        ["subscriber 1 told drain", "subscriber 2 told drain"],
+        ["subscriber 1 ends 0", "subscriber 2 ends 0"],
+        ["recovery told drain", "recovery ends 0", "server told"],
+    ]
+    assert "log INFO nfl ended with exit code 0" in diary.lines
+    assert state_of(server) == ""
+    assert not parent.control.exists()
+
+
+def stubborn(cast: Cast, kind: str, name: str, **more: Any) -> ChildSpec:
+    """Doesn't end when it is told to drain, only when it is told to be quick."""
+
+    def body(birth: Birth) -> Exit:
+        said = False
+        while not birth.wish.quick:
+            birth.slot.beat()
+            birth.wish.wait(0.1)
+            if birth.wish.drain and not said:
+                cast.diary.say(kind, name, "told drain")
+                said = True
+        cast.diary.say(kind, name, "told quick")
+        return Exit.OK
+
+    return cast.spec(kind, name, body, **more)
+
+
+@pytest.mark.parametrize("number", [Signals.SIGTERM, Signals.SIGINT])
+def test_a_second_term_is_quick(start: Start, diary: Diary, cast: Cast, number: Signals) -> None:
+    parent = start(
+        [cast.recovery(), stubborn(cast, "collector", "a"), cast.obedient("subscriber", "1")]
+    )
+    born(diary, "subscriber 1")
+    parent.send(number)
+    diary.wait_for("collector a told drain")
+    assert not diary.hears("told", within_s=0.3)
+    assert parent.status()["state"] == "stopping"
+    parent.send(number)
+    assert parent.wait() == Exit.OK
+    assert order_of(diary.lines, "told") == [
+        "collector a told drain",
+        "collector a told quick",
+        "subscriber 1 told quick",
+        "recovery told quick",
+    ]
+
+
+def test_quit_is_quick_from_the_start(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start(
+        [cast.recovery(), stubborn(cast, "collector", "a"), cast.obedient("subscriber", "1")]
+    )
+    born(diary, "subscriber 1")
+    parent.send(signal.SIGQUIT)
+    assert parent.wait() == Exit.OK
+    told = order_of(diary.lines, "told")
+    assert told == [f"{who} told quick" for who in ("collector a", "subscriber 1", "recovery")]
+    assert "log INFO stopping at once" in diary.lines
+
+
+def immovable(cast: Cast, kind: str, name: str, **more: Any) -> ChildSpec:
+    """Works on, whatever it is told."""
+
+    def body(birth: Birth) -> Exit:
+        while True:
+            birth.slot.beat()
+            birth.wish.wait(0.1)
+            if birth.wish.quick:
+                cast.diary.say(kind, name, "told quick")
+
+    return cast.spec(kind, name, body, **more)
+
+
+MIXTURES: dict[str, tuple[dict[str, bool], Exit]] = {  # hangs, may lose → exit
+    "a TCP source hangs": ({"a": True}, Exit.MAY_BE_LOST),
+    "a file hangs": ({"b": False}, Exit.TIMED_OUT),
+    "both hang": ({"a": True, "b": False}, Exit.MAY_BE_LOST),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_who_does_not_end_in_time_is_killed_and_the_exit_code_says_it(
+    start: Start, diary: Diary, cast: Cast, name: str
+) -> None:
+    hanging, code = MIXTURES[name]
+    specs = [
+        (immovable if source in hanging else Cast.obedient)(
+            cast, "collector", source, may_lose=source == "a"
+        )
+        for source in "ab"
+    ]
+    parent = start(
+        [cast.recovery(), *specs, cast.obedient("subscriber", "1")], drain_s=0.3, limits=FAST_STOP
+    )
+    born(diary, "subscriber 1")
+    stopped_at = time.monotonic()
+    assert parent.stop() == code
+    assert 0.6 <= time.monotonic() - stopped_at < 3
+    for source in hanging:
+        assert f"collector {source} told quick" in diary.lines
+        assert f"log ERROR stream-daemon nfl collector {source} does not end: killing it" in (
+            diary.lines
+        )
+    assert "subscriber 1 told quick" in diary.lines
+    assert "recovery told quick" in diary.lines
+    assert not any("started again" in line for line in diary.lines)
+    assert f"log INFO nfl ended with exit code {int(code)}" in diary.lines
+
+
+def test_a_subscriber_that_hangs_leaves_the_rest_queued(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start(
+        [
+            cast.recovery(),
+            cast.obedient("collector", "a", may_lose=True),
+            immovable(cast, "subscriber", "1"),
+        ],
+        drain_s=0.3,
+        limits=FAST_STOP,
+    )
+    born(diary, "subscriber 1")
+    assert parent.stop() == Exit.TIMED_OUT
+    assert "collector a told drain" in diary.lines
+
+
+def test_a_server_that_does_not_end_is_killed(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start(
+        [cast.recovery(), cast.obedient("collector", "a")],
+        server=FakeServer(diary, manner="hangs"),
+        drain_s=0.3,
+        limits=FAST_STOP,
+    )
+    server = born(diary, "server")
+    assert parent.stop() == Exit.OK
+    assert state_of(server) == ""
+
+
+def test_what_children_say_of_their_end_becomes_the_exit_code(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def ends_with(code: Exit) -> Callable[[Birth], Exit]:
+        def body(birth: Birth) -> Exit:
+            beat_until_told(birth)
+            return code
+
+        return body
+
+    parent = start(
+        [
+            cast.recovery(),
+            cast.spec("collector", "a", ends_with(Exit.MAY_BE_LOST)),
+            cast.spec("collector", "b", ends_with(Exit.TIMED_OUT)),
+            cast.spec("subscriber", "1", ends_with(Exit.TIMED_OUT)),
+        ]
+    )
+    born(diary, "subscriber 1")
+    assert parent.stop() == Exit.MAY_BE_LOST
+
+
+def test_a_collector_that_dies_while_it_stops_is_started_to_hand_over(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def body(birth: Birth) -> Exit:
+        beat_until_told(birth)
+        if not birth.slot.get("lost"):
+            birth.slot.set("lost", 1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        diary.say("collector a handed over")
+        return Exit.OK
+
+    parent = start(
+        [cast.recovery(), cast.spec("collector", "a", body), cast.obedient("subscriber", "1")]
+    )
+    born(diary, "collector a")
+    assert parent.stop() == Exit.OK
+    assert order_of(diary.lines, "handed over", "recovery told") == [
+        "collector a handed over",
+        "recovery told drain",
+    ]
+
+
+def test_a_subscriber_that_dies_while_it_stops_is_not_started_again(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def body(birth: Birth) -> Exit:
+        beat_until_told(birth)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return Exit.OK
+
+    parent = start([cast.recovery(), cast.spec("subscriber", "1", body)])
+    born(diary, "subscriber 1")
+    assert parent.stop() == Exit.OK
+    assert len(order_of(diary.lines, "subscriber 1 born")) == 1
+    assert diary.lines.index("recovery told drain")
+
+
+# ── the end of all sources ──────────────────────────────────────────────────────────────
+
+
+def ending(cast: Cast, name: str) -> ChildSpec:
+    """A source that ends by itself."""
+
+    def body(birth: Birth) -> Exit:
+        birth.slot.set("ended", 1)
+        return Exit.OK
+
+    return cast.spec("collector", name, body)
+
+
+def looking(cast: Cast, depths: list[tuple[int, int, int]]) -> ChildSpec:
+    """A recovery whose looks at the queue find these frames, busy frames and bytes."""
+
+    def body(birth: Birth) -> Exit:
+        birth.slot.add("swept", 1)
+        while not birth.wish.stop:
+            birth.slot.beat()
+            look = birth.slot.get("look")
+            if look > birth.slot.get("looked"):
+                depth = depths[min(look, len(depths)) - 1]
+                cast.diary.say("look", look, *depth)
+                for word, value in zip(("frames", "busy", "bytes"), depth, strict=True):
+                    birth.slot.set(f"queue_{word}", value)
+                birth.slot.set("looked", look)
+            birth.wish.wait(0.05)
+        return Exit.OK
+
+    return cast.spec("recovery", "", body)
+
+
+def test_when_all_sources_have_ended_the_queue_is_looked_at_until_it_is_empty(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    depths = [(3, 0, 90), (0, 1, 30), (0, 0, 30), (0, 0, 0)]
+    parent = start(
+        [
+            looking(cast, depths),
+            ending(cast, "a"),
+            ending(cast, "b"),
+            cast.obedient("subscriber", "1"),
+        ]
+    )
+    assert parent.wait() == Exit.OK
+    lines = order_of(diary.lines, "^look", "everything is stored", "subscriber 1 told")
+    assert [line for line in lines if line != "look 5 0 0 0"] == [
+        "look 1 3 0 90",
+        "look 2 0 1 30",
+        "look 3 0 0 30",
+        "look 4 0 0 0",
+        "log INFO every source has ended and everything is stored",
+        "subscriber 1 told drain",
+    ]
+    assert len(order_of(diary.lines, "collector . born")) == 2
+
+
+def test_one_source_that_goes_on_keeps_all_running(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start(
+        [
+            looking(cast, [(0, 0, 0)]),
+            ending(cast, "a"),
+            cast.obedient("collector", "b"),
+            cast.obedient("subscriber", "1"),
+        ]
+    )
+    diary.wait_for("collector a ends")
+    assert not diary.hears("look|told", within_s=0.5)
+    assert parent.status()["sources"]["a"]["pid"] is None
+    assert parent.stop() == Exit.OK
+
+
+def test_without_subscribers_the_end_of_the_sources_is_the_end(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def recovery(birth: Birth) -> Exit:
+        birth.slot.set("queue_frames", 7)
+        diary.say("sampled")
+        beat_until_told(birth)
+        return Exit.OK
+
+    def collector(birth: Birth) -> Exit:
+        diary_said.wait()
+        birth.slot.set("ended", 1)
+        return Exit.OK
+
+    class Once:
+        """An event that the test sets."""
+
+        read, write = os.pipe()
+
+        def wait(self) -> None:
+            select.select([self.read], [], [], 10)
+
+    diary_said = Once()
+    parent = start([cast.spec("recovery", "", recovery), cast.spec("collector", "a", collector)])
+    diary.wait_for("sampled")
+    os.write(diary_said.write, b"!")
+    assert parent.wait() == Exit.OK
+    os.close(diary_said.read)
+    os.close(diary_said.write)
+    assert "log INFO every source has ended; 7 frames wait in the queue" in diary.lines
+
+
+def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def body(birth: Birth) -> Exit:
+        first = not birth.slot.get("ended")
+        birth.slot.set("ended", 1)
+        if first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Exit.OK
+
+    parent = start(
+        [
+            looking(cast, [(0, 0, 0)]),
+            cast.spec("collector", "a", body),
+            cast.obedient("subscriber", "1"),
+        ]
+    )
+    assert parent.wait() == Exit.OK
+    assert len(order_of(diary.lines, "collector a born")) == 2
+
+
+# ── signals and the control socket ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [Signals.SIGHUP, Signals.SIGTSTP, Signals.SIGUSR2])
+def test_a_signal_that_means_nothing_yet_is_said(
+    start: Start, diary: Diary, cast: Cast, number: Signals
+) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    pid = born(diary, "collector a")
+    parent.send(number)
+    diary.wait_for(f"log WARNING {number.name} means nothing in this version: ignored")
+    assert parent.status()["sources"]["a"]["pid"] == pid
+    assert parent.stop() == Exit.OK
+
+
+def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
+    def collector(birth: Birth) -> Exit:
+        for name, value in {"records": 12, "bytes": 345, "connections": 2}.items():
+            birth.slot.set(name, value)
+        birth.slot.set("at_risk_records", 4)
+        birth.slot.set("at_risk_bytes", 56)
+        beat_until_told(birth)
+        return Exit.OK
+
+    def subscriber(birth: Birth) -> Exit:
+        for name, value in {"records": 9, "stored": 9, "filtered": 2, "dead": 1, "lost": 5}.items():
+            birth.slot.set(name, value)
+        birth.slot.waiting_for("the store: it is down → start it")
+        birth.slot.error("the store: it is down")
+        diary.say("numbers are set")
+        beat_until_told(birth)
+        return Exit.OK
+
+    parent = start(
+        [
+            cast.recovery(),
+            cast.spec("collector", "a", collector, type="tcp"),
+            cast.spec("subscriber", "1", subscriber),
+        ]
+    )
+    pids = {who: born(diary, who) for who in ("recovery", "collector a", "subscriber 1")}
+    diary.wait_for("numbers are set")
+    status = parent.status()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", status.pop("since"))
+    assert status == {
+        "name": "nfl",
+        "version": "1.2.3",
+        "pid": parent.pid,
+        "state": "degraded",
+        "sources": {
+            "a": {
+                "type": "tcp",
+                "pid": pids["collector a"],
+                "restarts": 0,
+                "connections": 2,
+                "records": 12,
+                "bytes": 345,
+                "at_risk": {"records": 4, "bytes": 56},
+                "waiting_for": "",
+            }
+        },
+        "subscribers": [{"n": 1, "pid": pids["subscriber 1"], "restarts": 0, "records": 9}],
+        "recovery": {"pid": pids["recovery"], "restarts": 0},
+        "queue": {"frames": 0, "bytes": 0, "busy": 0, "waiting_for": ""},
+        "store": {
+            "stored": 9,
+            "filtered": 2,
+            "dead": 1,
+            "lost": 5,
+            "waiting_for": "the store: it is down → start it",
+        },
+        "last_error": "the store: it is down",
+    }
+    assert parent.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_stop_by_request_is_answered_at_the_end_with_the_exit_code(
+    start: Start, diary: Diary, cast: Cast, now: bool
+) -> None:
+    def body(birth: Birth) -> Exit:
+        beat_until_told(birth)
+        diary.say("told", "quick" if birth.wish.quick else "drain")
+        return Exit.TIMED_OUT
+
+    parent = start([cast.recovery(), cast.spec("collector", "a", body)])
+    born(diary, "collector a")
+    with parent.connect() as first, parent.connect() as second:
+        for client in (first, second):
+            answer = control.converse(client, {"verb": "status"})
+            assert answer["state"] == "healthy"
+    assert parent.ask(verb="stop", now=now) == {"exit": 75}
+    assert "told quick" in diary.lines or not now or diary.wait_for("told quick")
+    assert parent.wait() == Exit.TIMED_OUT
+    assert order_of(diary.lines, "^told") == [f"told {'quick' if now else 'drain'}"]
+
+
+def test_clients_that_say_nothing_or_nonsense_hold_nobody_up(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    born(diary, "collector a")
+    with parent.connect() as silent_one, parent.connect() as gone, parent.connect() as wrong:
+        gone.sendall(b'{"verb": "sta')
+        gone.close()
+        wrong.sendall(b"\xff\xfe\n")
+        assert b"unknown verb" in wrong.recv(1000)
+        assert parent.status()["pid"] == parent.pid
+        assert parent.stop() == Exit.OK
+        assert silent_one.recv(1) == b""
+
+
+def test_more_silent_clients_than_it_keeps_hold_nobody_up(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    born(diary, "collector a")
+    clients = []
+    for number in range(2 * control.CLIENTS_MAX):
+        clients.append(parent.connect())
+        if number % 10 == 0:  # let it take those in who came
+            assert parent.status()["pid"] == parent.pid
+    assert clients[0].recv(1) == b""  # the oldest made room
+    for client in clients:
+        client.close()
+    assert parent.status()["pid"] == parent.pid
+    assert parent.stop() == Exit.OK
+
+
+# ── the server ──────────────────────────────────────────────────────────────────────────
+
+
+def test_the_server_is_started_again(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start(
+        [cast.recovery(), cast.obedient("collector", "a")], server=FakeServer(diary, failures=2)
+    )
+    first = born(diary, "server")
+    os.kill(first, signal.SIGKILL)
+    second = born(diary, "server")
+    assert state_of(first) == ""
+    assert second in parent.children()
+    assert parent.stop() == Exit.OK
+    tried = [line for line in diary.lines if "another server still holds the lock" in line]
+    assert [line.rpartition("tried again in ")[2] for line in tried] == ["0.1 s", "0.2 s"]
+    assert said_delays(diary.lines, "valkey-server") == [("SIGKILL", 0.4)]
+
+
+def test_the_server_lives_until_recovery_has_ended(start: Start, diary: Diary, cast: Cast) -> None:
+    """Killed in the middle of a stop it comes back: collectors have frames to hand over."""
+    parent = start([cast.recovery(), stubborn(cast, "collector", "a")], server=FakeServer(diary))
+    server = born(diary, "server")
+    parent.send(signal.SIGTERM)
+    diary.wait_for("collector a told drain")
+    os.kill(server, signal.SIGKILL)
+    born(diary, "server")
+    parent.send(signal.SIGTERM)
+    assert parent.wait() == Exit.OK
+    assert order_of(diary.lines, "told", "recovery ends")[-3:] == [
+        "recovery told quick",
+        "recovery ends 0",
+        "server told",
+    ]
+
+
+# ── connections and descriptors ─────────────────────────────────────────────────────────
+
+
+def test_a_collector_inherits_what_its_predecessor_had(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    a = listeners["a"]
+    parent = start([cast.recovery(), reading(cast, "a", a.acceptor)])
+    first = born(diary, "collector a")
+    a.send("one")
+    diary.wait_for("a got one")
+    os.kill(first, signal.SIGKILL)
+    a.send("two")
+    second = born(diary, "collector a")
+    diary.wait_for("a inherited one")
+    a.send("three")
+    diary.wait_for("a got three")
+    seen = [line for line in diary.lines if line.endswith("two")]
+    assert len(seen) == 1  # inherited or sent, never both
+    assert second != first
+    assert parent.stop() == Exit.OK
+    assert sorted(order_of(diary.lines, "finishes")) == [
+        "a finishes one",
+        "a finishes three",
+        "a finishes two",
+    ]
+
+
+def at_once_with_the_stop(parent: Parent, listener: Listener, text: str) -> None:
+    """A sender connects, and both are there when the parent looks."""
+    parent.send(signal.SIGSTOP)
+    while state_of(parent.pid) != "T":
+        os.sched_yield()
+    listener.send(text)
+    parent.send(signal.SIGTERM)
+    parent.send(signal.SIGCONT)
+
+
+def test_a_connection_that_came_with_the_stop_is_handed_down(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    """The kernel has acknowledged what is in the backlog, and the stop closes it."""
+    a = listeners["a"]
+    parent = start([cast.recovery(), reading(cast, "a", a.acceptor)])
+    born(diary, "collector a")
+    at_once_with_the_stop(parent, a, "late")
+    assert parent.wait() == Exit.OK
+    assert order_of(diary.lines, "late", "ends") == [
+        "a got late",
+        "a finishes late",
+        "collector a ends 0",
+        "recovery ends 0",
+    ]
+    assert a.clients[0].recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(a.address, 5)
+
+
+def test_a_collector_that_ended_before_its_connections_is_started_again(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    """It ends at the first word, without a look at what was handed down before."""
+
+    def body(birth: Birth) -> Exit:
+        reader = Reader(diary, "a", birth)
+        beat_until_told(birth)
+        reader.finish()
+        return Exit.OK
+
+    a = listeners["a"]
+    spec = cast.spec("collector", "a", body, acceptor=a.acceptor)
+    parent = start([cast.recovery(), spec])
+    born(diary, "collector a")
+    at_once_with_the_stop(parent, a, "late")
+    assert parent.wait() == Exit.OK
+    assert order_of(diary.lines, "late", "collector a ends", "told") == [
+        "collector a ends 0",
+        "a inherited late",
+        "a finishes late",
+        "collector a ends 0",
+        "recovery told drain",
+    ]
+
+
+def test_a_child_holds_only_what_is_its_own(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    collectors = [reading(cast, name, one.acceptor) for name, one in listeners.items()]
+    parent = start([cast.recovery(), *collectors, cast.obedient("subscriber", "1")])
+    everybody = ("recovery", "collector a", "collector b", "subscriber 1")
+    first = [born(diary, who) for who in everybody]
+    for name, listener in listeners.items():
+        listener.send("hello")
+        diary.wait_for(f"{name} got hello")
+    with parent.connect(), parent.connect():  # two clients who have said nothing
+        assert parent.status()["pid"] == parent.pid
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+        pids = {who: born(diary, who) for who in everybody}
+        held = {who: descriptors(pid) for who, pid in pids.items()}
+        parents = descriptors(parent.pid)
+        for name, listener in listeners.items():
+            diary.wait_for(f"{name} inherited hello")
+            assert listener.inode in parents
+        from_the_test = descriptors(os.getpid())
+        own_to_parent = sockets_of(parents - from_the_test) | {"anon_inode:[signalfd]"}
+        connections = {name: accepted(listener) for name, listener in listeners.items()}
+        for who, links in held.items():
+            name = who.removeprefix("collector ")
+            mine = {connections[name]} if name in connections else set()
+            assert links & own_to_parent == mine, who
+    assert parent.stop() == Exit.OK
+
+
+def sockets_of(links: set[str]) -> set[str]:
+    return {link for link in links if link.startswith("socket:")}
+
+
+def accepted(listener: Listener) -> str:
+    """The other end of the listener's only client, as /proc says it (proc_net_tcp)."""
+    (client,) = listener.clients
+    ports = [f"{name[1]:04X}" for name in (listener.address, client.getsockname())]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if [end.partition(":")[2] for end in fields[1:3]] == ports:
+            return f"socket:[{fields[9]}]"
+    raise AssertionError("no such connection")
