@@ -21,6 +21,7 @@ ANSWER_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 1.0  # a client that doesn't read may not hold the parent up
 
 _UCRED = struct.Struct("3i")
+_TIMEVAL = struct.Struct("@ll")
 
 Handler = Callable[["Client", dict[str, Any]], None]
 
@@ -136,9 +137,13 @@ def connect(path: Path, timeout_s: float | None = ANSWER_TIMEOUT_S) -> socket.so
     """
     check_path(path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout_s)
+    # Blocking, with the kernel's own timeout: with Python's a full backlog fails at once.
+    seconds = 0.0 if timeout_s is None else timeout_s
+    timeout = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
     try:
         connection.connect(str(path))
+        connection.settimeout(timeout_s)
     except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
         connection.close()
         raise NotRunning(f"nothing answers at {path}: {error.strerror}") from error

@@ -162,6 +162,10 @@ class Wish:
 def born(title: str, parent: int, drain_s: float) -> Wish:
     """The first thing a child does: its own handlers, its title, and dying with the parent."""
     wish = Wish(parent, drain_s)
+    # multiprocessing gives Python's sys.stdin another file; the descriptor stays the parent's.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     _checked(_libc.prctl(PR_SET_PDEATHSIG, signals.DRAIN, 0, 0, 0))
     setproctitle.setproctitle(title)
     if wish.orphaned:  # it died before prctl: no signal will come

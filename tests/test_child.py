@@ -90,3 +90,20 @@ def test_where_the_kernel_has_no_room_it_is_tried_again(
     assert acceptor.wire is None
     ask_and_reap(child)
     assert child.done
+
+
+def test_it_does_not_hold_the_standard_input_of_its_parent(acceptor: Acceptor) -> None:
+    def looks(birth: Birth) -> Exit:
+        birth.slot.set("bytes", os.readlink("/proc/self/fd/0") == os.devnull)
+        return ends_when_asked(birth)
+
+    child = child_of(acceptor, looks)
+    ours, (reading, writing) = os.dup(0), os.pipe()
+    os.dup2(reading, 0)
+    try:
+        ask_and_reap(child)
+    finally:
+        os.dup2(ours, 0)
+        for fd in (ours, reading, writing):
+            os.close(fd)
+    assert child.slot.get("bytes") == 1

@@ -6,6 +6,7 @@ the loopback; a successor is a new HeldSource over the parent's duplicates.
 """
 
 import os
+import select
 import socket
 import struct
 import time
@@ -296,6 +297,45 @@ def test_a_connection_that_comes_twice_is_one(place: Place) -> None:
     place.parent.send(place.kept[0])
     assert place.collect() == b"x\n"
     assert place.source.connections == 1
+
+
+def test_a_record_that_the_kernel_cannot_hold_is_given_up_and_nothing_spins(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "STALL_S", 0.5)
+    wide = held.Limits(record_bytes_max=8 << 20, frame_bytes_max=8 << 20, close_wait_s=0.2)
+    place.born(wide)
+    sender, other = place.connect(), place.connect()
+    place.collect()
+    place.kept[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    sender.sendall(b"before\n")
+    sender.setblocking(False)
+    sent = 0
+    while True:  # until the kernel takes no more
+        try:
+            sent += sender.send(b"L" * 65536)
+        except BlockingIOError:
+            if not select.select([], [sender], [], 0.2)[1]:
+                break
+    chunk, collected, looks = place.peek(), b"", 0
+    deadline = time.monotonic() + 30
+    while not chunk.rejected and time.monotonic() < deadline:
+        collected += bytes(chunk.body)
+        place.source.discard(chunk)
+        other.sendall(b"other\n")
+        while not (shown := place.source.peek()):
+            looks += 1
+            place.source.wait(5)
+            assert time.monotonic() < deadline
+        chunk = shown
+        time.sleep(0.05)  # a turn takes its time
+    assert chunk.rejected == {0: "too long"}
+    again = place.born(wide).again(chunk.claim)
+    assert again is not None
+    assert (bytes(again.body), again.rejected) == (bytes(chunk.body), chunk.rejected)
+    assert looks < 200, "it doesn't spin"
+    assert b"before\n" in collected
+    assert b"other\n" in collected
 
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────

@@ -26,6 +26,8 @@ from appliance.framing import Cut, Ending, cut
 
 EVENTS_MAX = 256  # connections that share one frame
 WAIT = select.EPOLLIN | select.EPOLLRDHUP
+STALL_S = 5.0  # so long the kernel may hold no more of an unfinished record
+STALL_LOOK_S = 1.0
 
 
 class Seen(NamedTuple):
@@ -160,6 +162,7 @@ class HeldSource:
         self._by_fd: dict[int, Connection] = {}
         self._passed_over: list[Connection] = []
         self._shown: Chunk | None = None
+        self._stalls = Stalls(monotonic)
         self._stop_by: float | None = None
         self._stop_at: dict[int, int] | None = None  # cookie → position to read up to
         self._epoll = select.epoll()
@@ -221,6 +224,9 @@ class HeldSource:
         ready = self._in_order(self._poll(0))
         if self._stop_at is not None:
             ready = list(self._connections.values())  # also those that nothing wakes
+        else:
+            stalled = self._stalls.to_look_at()  # first: one that is given up needs a chunk alone
+            ready = stalled + [one for one in ready if one not in stalled]
         self._passed_over = []
         used = 0
         for connection in ready:
@@ -247,6 +253,8 @@ class HeldSource:
         """Block until a connection, the parent or a signal has something."""
         if self._stop_by is not None:
             timeout_s = min(timeout_s, max(0.0, self._stop_by - self._monotonic()))
+        if self._stalls.any:
+            timeout_s = min(timeout_s, STALL_LOOK_S)
         self._epoll.poll(timeout_s, 1)
 
     def stop(self, quick: bool) -> None:
@@ -355,8 +363,11 @@ class HeldSource:
         if cut.taken == 1 and not part.ending:
             self._take_single(connection, cut, available)
             return 0
+        if not cut.taken and self._is_given_up(connection, part, available, maker):
+            # Alone in its chunk, because the chunk's limit is what the kernel holds of it.
+            maker.close(record_bytes_max=available)
+            cut = part.cut(self._buffer, at, available)
         if not cut.taken:
-            self._nothing_whole(connection, part, available)
             return 0
         self._wake_at(connection, 1)
         connection.skipping = cut.skipping
@@ -387,11 +398,19 @@ class HeldSource:
         else:
             self._wake_at(connection, 1)
 
-    def _nothing_whole(self, connection: Connection, part: Part, available: int) -> None:
+    def _is_given_up(
+        self, connection: Connection, part: Part, available: int, maker: "ChunkMaker"
+    ) -> bool:
+        """An unfinished record: wait for its rest, or see that it will never come."""
         if part.length < available:  # the buffer was too small behind other connections
             self._passed_over.append(connection)
-        else:
+        elif connection.wake_at <= available:
             self._wake_at(connection, available + 1)
+        else:  # woken for nothing: the kernel will hold no more
+            if self._stalls.began(connection, available):
+                self._epoll.modify(connection.socket.fileno(), select.EPOLLRDHUP)
+            return maker.empty and self._stalls.lasts(connection)
+        return False
 
     def _finish_if_empty(self, connection: Connection) -> None:
         seen = self._kernel.observe(connection.socket)
@@ -401,6 +420,7 @@ class HeldSource:
     def _finish(self, connection: Connection) -> None:
         """Ended and empty, and no note speaks of it: the parent may let go of it too."""
         self._epoll.unregister(connection.socket.fileno())
+        self._stalls.over(connection)
         del self._connections[connection.cookie]
         del self._by_fd[connection.socket.fileno()]
         # A close alone sends no FIN while the parent holds its duplicate.
@@ -409,6 +429,8 @@ class HeldSource:
         connection.socket.close()
 
     def _wake_at(self, connection: Connection, available: int) -> None:
+        if self._stalls.over(connection):
+            self._epoll.modify(connection.socket.fileno(), WAIT)
         if connection.wake_at != available:
             self._kernel.wake_at(connection.socket, available)
             connection.wake_at = available
@@ -441,12 +463,55 @@ class HeldSource:
         return seen.position + seen.available
 
 
+class Stalls:
+    """Connections with an unfinished record of which the kernel will hold no more.
+
+    Its buffers may be too small for the record (tcp_rmem of tcp(7)), or memory is short. Such
+    a connection isn't polled, it would wake us all the time, but looked at now and then. When
+    nothing has come for STALL_S the record is given up as one that is too long.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._since: dict[int, tuple[Connection, int, float]] = {}
+        self._look_at = 0.0
+
+    @property
+    def any(self) -> bool:
+        """Whether there are such connections."""
+        return bool(self._since)
+
+    def began(self, connection: Connection, available: int) -> bool:
+        """Note what is there; whether this connection has just stalled."""
+        _, before, _ = self._since.get(connection.cookie, (connection, -1, 0.0))
+        if available != before:
+            self._since[connection.cookie] = (connection, available, self._monotonic())
+        return before < 0
+
+    def lasts(self, connection: Connection) -> bool:
+        """Whether nothing has come for so long that nothing will."""
+        return self._monotonic() - self._since[connection.cookie][2] >= STALL_S
+
+    def over(self, connection: Connection) -> bool:
+        """The connection goes on, or is gone; whether it had stalled."""
+        return self._since.pop(connection.cookie, None) is not None
+
+    def to_look_at(self) -> list[Connection]:
+        """All of them, once in STALL_LOOK_S."""
+        now = self._monotonic()
+        if now < self._look_at:
+            return []
+        self._look_at = now + STALL_LOOK_S
+        return [connection for connection, _, _ in self._since.values()]
+
+
 class ChunkMaker:
     """Collects the parts of many connections into one chunk."""
 
     def __init__(self, first_received: float, record_bytes_max: int) -> None:
         self.record_bytes_max = record_bytes_max
         self._first_received = first_received
+        self._closed = False
         self._parts: list[Part] = []
         self._bodies: list[Buffer] = []
         self._rejected: dict[int, str] = {}
@@ -461,7 +526,12 @@ class ChunkMaker:
     @property
     def full(self) -> bool:
         """Whether no more connections fit: a note has a limited size (note.SLOT_BYTES)."""
-        return len(self._parts) >= EVENTS_MAX
+        return self._closed or len(self._parts) >= EVENTS_MAX
+
+    def close(self, record_bytes_max: int) -> None:
+        """Only one part comes, and with a limit of its own."""
+        self._closed = True
+        self.record_bytes_max = record_bytes_max
 
     def add(self, part: Part, cut: Cut, body: Buffer) -> None:
         """Add one connection's stretch; its records go behind those that are here."""

@@ -27,7 +27,7 @@ from tests.system.stores import MariaDB, Sqlite, StoreUnderTest, until_rows
 
 OUTAGE_S = 5.0
 WAITING_FRAMES = 10
-SEEN_S = 5.0  # until `status` says it
+SEEN_S = 15.0  # until `status` says it
 BACK_S = 20.0  # from the server's return: it reads its data back, and retries are 5 s apart
 RECORD_BYTES_MAX = 50_000
 BYTES_PER_S = 20e6  # in an outage more comes than memory may grow
@@ -179,6 +179,8 @@ def test_wrong_password_then_missing_database(mariadb: MariaDBServer, seed: int)
         stored = mariadb.run(f"SELECT raw FROM {name}.records")
         records.check((raw.encode() for (raw,) in stored), records.sent)
         assert outages(daemon) == {"subscriber": (2, 1)}, daemon.said()
+        assert daemon.said().count("→ check user and password under [store]") == 1
+        assert daemon.said().count("→ create it (CREATE DATABASE)") == 1
         assert PASSWORD not in daemon.said()
         assert daemon.stop() == 0
     mariadb.run(f"DROP DATABASE {name}")
