@@ -1,13 +1,20 @@
 """Where the program starts: `stream-daemon`, `python -m appliance` and the frozen file."""
 
 import sys
+import traceback
+
+INTERNAL = 70  # errors.Exit.INTERNAL; this file imports nothing but the command line
 
 
 def main() -> int:
     """Run the command line; the result is the exit code."""
     import appliance.cli  # only when called: importing this file must do nothing
 
-    return appliance.cli.main()
+    try:
+        return appliance.cli.main()
+    except Exception:  # noqa: BLE001 - the last to see it: a mistake of ours, said as it is
+        traceback.print_exc()
+        return INTERNAL
 
 
 if __name__ == "__main__":

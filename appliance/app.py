@@ -36,6 +36,7 @@ from appliance.watchdog import Watchdog
 QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
 SUBSCRIBERS_AUTO_MAX = 4
+CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
 ORPHAN_LOOK_S = 0.2
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
@@ -65,9 +66,9 @@ class App:
     def run(self) -> Exit:
         """Run the instance to its end."""
         sources = self._config.sources.values()
-        process.raise_descriptor_limit(
-            sum(source.connections_max for source in sources if isinstance(source, TcpSource))
-        )
+        connections = sum(one.connections_max for one in sources if isinstance(one, TcpSource))
+        children = 1 + len(sources) + self._subscriber_count()
+        process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
         specs = self._specs()  # listens: an address that is taken ends it here
         if self._server:
             self._server.take_over()
@@ -98,8 +99,7 @@ class App:
         recovery = ChildSpec("recovery", "", f"stream-daemon {name} recovery", self._recover)
         collectors = [self._collector_spec(*item) for item in self._config.sources.items()]
         subscribers = [
-            ChildSpec("subscriber", f"{n}", f"stream-daemon {name} subscriber {n}", self._subscribe)
-            for n in range(1, self._subscriber_count() + 1)
+            self._subscriber_spec(f"{number}") for number in range(1, self._subscriber_count() + 1)
         ]
         return [recovery, *collectors, *subscribers]
 
@@ -115,6 +115,10 @@ class App:
             acceptor=acceptor,
         )
 
+    def _subscriber_spec(self, number: str) -> ChildSpec:
+        title = f"stream-daemon {self._config.name} subscriber {number}"
+        return ChildSpec("subscriber", number, title, lambda birth: self._subscribe(number, birth))
+
     def _subscriber_count(self) -> int:
         wanted = self._config.subscribers
         if wanted != "auto":
@@ -126,6 +130,8 @@ class App:
     # ── what runs in a child ────────────────────────────────────────────────────────────
 
     def _collect(self, name: str, config: AnySource, birth: Birth) -> Exit:
+        if not isinstance(config, StdinSource):
+            self._close_stdin()
         notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
         source = self._source(config, birth)
         collector = Collector(
@@ -148,12 +154,14 @@ class App:
             source.close()
         return Exit.OK
 
-    def _subscribe(self, birth: Birth) -> Exit:
+    def _subscribe(self, number: str, birth: Birth) -> Exit:
+        self._close_stdin()
         config = self._config
         makers = {name: self._maker(name) for name in config.sources}
         queue = self._queue("subscriber", birth, REPLY_TIMEOUT_S)
         store = self._store(birth)
         subscriber = Subscriber(
+            number,
             queue,
             store,
             makers,
@@ -170,6 +178,7 @@ class App:
         return Exit.OK
 
     def _recover(self, birth: Birth) -> Exit:
+        self._close_stdin()
         queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
         recovery = Recovery(queue, birth.slot, birth.wish, chance=random.random)
         recovery.run()
@@ -194,6 +203,11 @@ class App:
                 return
             birth.slot.beat()
             birth.wish.wait(ORPHAN_LOOK_S)
+
+    def _close_stdin(self) -> None:
+        """In a child that doesn't read it: who feeds us shall see when its reader is gone."""
+        if self._stdin_fd >= 0:
+            os.close(self._stdin_fd)
 
     # ── concrete classes ────────────────────────────────────────────────────────────────
 

@@ -220,16 +220,18 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._backoff = RestartBackoff()
         self._born = self.start_at = 0.0
+        self._works = self._works_at_birth = 0
 
     @property
     def lives(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
-    def keep(self, now: float) -> None:
-        """Start it, or start it again after its backoff."""
+    def keep(self, now: float, works: int) -> None:
+        """Start it, or start it again after its backoff; `works` counts what was done with it."""
+        self._works = works
         if self._process and not self.lives:
-            delay_s = self._backoff.after_death(now - self._born, worked=False)
+            delay_s = self._backoff.after_death(now - self._born, works > self._works_at_birth)
             _say_restart("valkey-server", self._process.returncode, delay_s)
             self._process = None
             self.start_at = now + delay_s
@@ -238,6 +240,7 @@ class Server:
 
     def _start(self, now: float) -> None:
         self._born = now
+        self._works_at_birth = self._works
         try:
             self._process = self._startable.start()
         except StreamDaemonError as error:

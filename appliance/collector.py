@@ -205,14 +205,14 @@ class Collector:
                     push = self._push_of(note, chunk, force=True)
                     continue
             except Unavailable as error:
-                self._outage.goes_on("the queue, reading stops", error)
+                self._outage.goes_on("the queue (reading stops)", error)
                 self._wait_to_retry(backoff.full_jitter(attempt, self._chance()))
                 attempt += 1
                 continue
             if answer is not Pushed.FULL:
                 self._outage.is_over()
                 return True
-            self._outage.goes_on("room in the queue, reading stops", QUEUE_FULL)
+            self._outage.goes_on("room in the queue (reading stops)", QUEUE_FULL)
             self._wait_to_retry(FULL_RETRY_S)
 
     def _push_of(self, note: Note, chunk: Chunk, force: bool = False) -> Push:

@@ -27,6 +27,7 @@ from appliance.settings import (
     DEFAULT_COLUMNS,
     DEFAULT_NAME,
     GIB,
+    HELD_RECORD_BYTES_LIMIT,
     KIB,
     LATER_KEYS,
     LATER_VALUES,
@@ -189,7 +190,18 @@ def _source(name: str, table: object, at: Place) -> AnySource:
     )
     if isinstance(source, TcpSource):
         _placed(host_and_port, source.listen, at / "listen")
+        _check_held(source.record_bytes_max, at / "record_bytes_max")
     return _with_room(source, "frame_bytes_max" in table, at / "frame_bytes_max")
+
+
+def _check_held(record_bytes_max: int, at: Place) -> None:
+    """A record of a connection has to fit into the kernel's buffer, which holds it for us."""
+    if record_bytes_max > HELD_RECORD_BYTES_LIMIT:
+        limit = toml(size_text(HELD_RECORD_BYTES_LIMIT))
+        raise at.error(
+            "longer records over tcp are not in this version",
+            f"write record_bytes_max = {limit} or less, or take them from a file or stdin",
+        )
 
 
 def _shape(table: dict[str, Any], at: Place) -> type[AnySource]:

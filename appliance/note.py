@@ -78,8 +78,7 @@ class NoteFile:
         identity = _identity(bytes(self._memory[:PAGE]))
         self._boot, self._kind = identity["boot"], identity["kind"]
         self.run: str = identity["run"]
-        previous = identity["previous"]
-        self.previous = RunEnd(**previous) if previous else None
+        self.previous = _before(identity)
         # Where the run's first frame begins: all that is known until its first note.
         self.cursor: str | None = identity.get("cursor")
 
@@ -155,9 +154,15 @@ def _after_another_boot(
     identity = _identity(page)
     word = int.from_bytes(page[WORD_AT:PAGE], "little", signed=True)
     last = _read_slot(memoryview(page), (word + 1) // 2)
-    previous = _end_of_run(identity["run"], last, word) if last else None
+    # A run without a frame is known to nobody: the one before it stays the run before.
+    previous = _end_of_run(identity["run"], last, word) if last else _before(identity)
     cursor = _reached(last, word) if last else identity.get("cursor")
     _create(path, new_run(identity["run"]), boot, kind, previous, cursor)
+
+
+def _before(identity: dict[str, Any]) -> RunEnd | None:
+    previous = identity["previous"]
+    return RunEnd(**previous) if previous else None
 
 
 def _end_of_run(run: str, last: Note, word: int) -> RunEnd:

@@ -15,6 +15,7 @@ from msgspec import Meta
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 DEFAULT_NAME = "stream"
 FRAME_BYTES_LIMIT = 256 * MIB  # Redis takes items up to 512 MiB
+HELD_RECORD_BYTES_LIMIT = 2 * MIB  # the kernel holds 3 MiB of a connection for sure (tcp_rmem)
 QUEUE_BYTES_LIMIT = 2**53  # Lua counts in doubles: exact up to here
 PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
 WAIT_S_LIMIT = 86_400

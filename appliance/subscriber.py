@@ -39,6 +39,7 @@ class Subscriber:
 
     def __init__(
         self,
+        name: str,
         queue: Queue,
         store: Store,
         makers: Mapping[str, MakesBatches],
@@ -62,7 +63,7 @@ class Subscriber:
         self._chance = chance
         self._monotonic = monotonic
         self._fold_at = 0.0
-        self._log = logging.getLogger("subscriber")
+        self._log = logging.getLogger(f"subscriber {name}")
         self._outage = Outage(self._log, gauge, monotonic)
 
     def run(self) -> None:

@@ -102,7 +102,7 @@ class Watchdog:
             self._nudge_recovery()
         self._advance(now)
         if self._server and not self._is_past("recovery"):
-            self._server.keep(now)
+            self._server.keep(now, sum(child.slot.get("works") for child in self._children))
         for child in self._children:
             if child.pid:
                 self._ask(child)

@@ -386,7 +386,7 @@ def test_without_a_collector_nothing_is_sent_and_nothing_forgotten(place: Place)
     assert place.born().read() == [b"one"]
 
 
-def test_after_a_stop_nobody_is_let_in(place: Place) -> None:
+def test_after_a_stop_nobody_is_let_in(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.send(b"one")
     place.acceptor.stop_listening()
     assert place.acceptor.listeners == []
@@ -394,6 +394,7 @@ def test_after_a_stop_nobody_is_let_in(place: Place) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(place.address, READ_S)
     place.accept()  # the poll that saw the stop had seen the listener, too
+    assert warnings(caplog) == []
     place.acceptor.stop_listening()
 
 

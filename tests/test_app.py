@@ -247,7 +247,7 @@ def test_a_file_goes_into_the_queue_and_into_the_database(place: Place) -> None:
     assert birth.slot.get("records") == 3
     bodies = [decode(item).body for item in place.redis.working]
     assert b"".join(bodies) == b"one\ntwo\nthree\n"
-    assert made._subscribe(place.birth()) is Exit.OK
+    assert made._subscribe("1", place.birth()) is Exit.OK
     assert place.rows() == [("log", "one"), ("log", "two"), ("log", "three")]
     assert not place.redis.working
     assert not place.redis.busy

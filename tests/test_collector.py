@@ -374,8 +374,8 @@ def test_a_push_without_an_answer_is_repeated_until_it_has_one(
     assert life.wish.waits[:8] == jitter(8)
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
     assert outages(caplog) == [
-        "waiting for the queue, reading stops: a fault before call 6",
-        "no longer waiting for the queue, reading stops: a fault before call 6",
+        "waiting for the queue (reading stops): a fault before call 6",
+        "no longer waiting for the queue (reading stops): a fault before call 6",
     ]
     assert life.gauge.waits[-1] == ""
 
@@ -411,8 +411,8 @@ def test_a_full_queue_is_waited_for(world: World, caplog: pytest.LogCaptureFixtu
     assert sum(waits) == pytest.approx(2.0, abs=2 * collector.FULL_RETRY_S)
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
     assert outages(caplog) == [
-        "waiting for room in the queue, reading stops: it is full",
-        "no longer waiting for room in the queue, reading stops: it is full",
+        "waiting for room in the queue (reading stops): it is full",
+        "no longer waiting for room in the queue (reading stops): it is full",
     ]
     assert "queue.bytes_max" in life.gauge.waits[0]
 
@@ -474,6 +474,19 @@ def test_a_queue_that_forgot_is_taught_by_force(
     assert life.source.resumed == [("3", {"at": 2})]
     assert world.redis.sources["tweets"].cursor == "4"
     assert "forgotten" in caplog.text
+
+
+def test_a_frame_in_doubt_that_begins_elsewhere_is_dropped_for_the_queues_cursor(
+    world: World,
+) -> None:
+    world.records.has_cursor = True
+    world.feed(b"a\n", b"b\n", b"c\n")
+    world.run(die_at="noted")
+    state = elsewhere(world, later_run("", 2_000_000, 0), 2, cursor="2")
+    life = world.run()
+    assert life.source.resumed == [(None, {"at": 0}), ("2", None)]
+    assert life.notes.run > state.run
+    assert world.queued() == [(1, b"c\n")]
 
 
 def test_a_queue_that_goes_away_while_it_is_asked_where_it_stands(world: World) -> None:
@@ -634,15 +647,17 @@ def test_the_cursor_of_the_run_before_is_kept_until_the_first_note(world: World)
     """Killed between the new run and its first frame, and the queue knows nothing either."""
     world.records.has_cursor = True
     world.feed(b"a\n", b"b\n")
-    world.run()
+    before = world.run()
     world.redis.flush()
     world.run(boot=OTHER_BOOT)  # nothing new is there
     world.run(boot=OTHER_BOOT)
+    world.run(boot=BOOT)  # and the machine again
     world.feed(b"c\n")
     world.run(boot=OTHER_BOOT, die_at="peeked")
     life = world.run(boot=OTHER_BOOT)
     assert life.source.resumed == [("2", None)]
     assert world.queued() == [(1, b"c\n")]
+    assert world.frames()[0].header.previous == RunEnd(before.notes.run, 2, 2, 4)
 
 
 def test_an_adopted_cursor_is_kept_until_the_first_note(world: World) -> None:

@@ -398,6 +398,8 @@ MISTAKES = [
      "x.toml:3: source.s.frame_bytes_max: a frame must hold the largest record",
      'write frame_bytes_max = "2KiB" or more'),
     (source("frame_bytes_max = 1000"), "x.toml:3: source.s.frame_bytes_max", '"1MiB" or more'),
+    (source("listen = ':1'\nrecord_bytes_max = '3MiB'", "tcp"),
+          "source.s.record_bytes_max: longer records over tcp are not in this version", '"2MiB"'),
     (source("record_bytes_max = '257MiB'"), "source.s.record_bytes_max: expected a size", ""),
     *((source(f"listen = '{listen}'", "tcp"), f"x.toml:3: source.s.listen: {said}", ":5170")
       for listen, said in (

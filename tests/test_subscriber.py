@@ -117,6 +117,7 @@ class World:
         self.store = CountingStore(self.database, self.clock)
         words = Filter(path="team", any=("packers", "bears"))
         self.subscriber = Subscriber(
+            "1",
             self.queue,
             self.store,
             {"tweets": RowMaker(COLUMNS, "json", (words,), "tweets")},

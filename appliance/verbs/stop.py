@@ -1,15 +1,18 @@
 """`stream-daemon stop`: end the instance gracefully and exit with its exit code."""
 
 import argparse
+import math
 import os
 import select
 import sys
+import time
 
-from appliance import control
+from appliance import control, process
 from appliance.errors import Exit
 from appliance.instance import Instance
 from appliance.verbs import locate
 
+LOOK_AGAIN_S = 0.2
 LAST_STEP_S = 10.0  # from its last word to its end
 
 
@@ -19,8 +22,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         connection = control.connect(instance.control, args.timeout)
     except control.NotRunning:
-        print("not running", file=sys.stderr)
-        return int(Exit.OK)
+        return _not_running(instance, args.timeout)
     except TimeoutError:
         return _too_long(instance, "not heard", args.timeout)
     except PermissionError:
@@ -38,6 +40,20 @@ def run(args: argparse.Namespace) -> int:
             select.select([pidfd], [], [], LAST_STEP_S)
             os.close(pidfd)
     return int(answer["exit"])
+
+
+def _not_running(instance: Instance, timeout_s: float | None) -> int:
+    """Nothing to stop, unless children of a killed parent are still handing over."""
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    if not process.holders(instance.lock):
+        print("not running", file=sys.stderr)
+        return int(Exit.OK)
+    print("its parent was killed; waiting for the children to hand over", file=sys.stderr)
+    while process.holders(instance.lock):
+        if time.monotonic() > deadline:
+            return _too_long(instance, "still handing over", timeout_s or 0.0)
+        time.sleep(LOOK_AGAIN_S)  # flock(2) has no descriptor to wait on
+    return int(Exit.INTERNAL)
 
 
 def _pidfd(pid: int) -> int | None:

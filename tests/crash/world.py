@@ -284,6 +284,7 @@ class World:
         queue.steps = store.steps = self.steps
         maker = RowMaker(DEFAULT_COLUMNS, "text", (), "s")
         subscriber = Subscriber(
+            "1",
             queue,
             store,
             {"s": maker},
