@@ -205,16 +205,17 @@ def parse_url(url: str) -> MySQLAddress:
     """Read mysql://user@host:3306/database, ?unix_socket=/path; names may be %-encoded.
 
     Raises:
-        ConfigError: says what is wrong with it and what to write instead.
+        ConfigError: not such a URL, or a password stands in it.
     """
     check_store_url(url)
     parts = urlsplit(url)
+    unix_socket = dict(parse_qsl(parts.query)).get("unix_socket")
     return MySQLAddress(
         host=unquote(parts.hostname or "localhost"),
         port=parts.port or PORT,
         user=unquote(parts.username or ""),
         database=unquote(parts.path.removeprefix("/")),
-        unix_socket=dict(parse_qsl(parts.query)).get("unix_socket"),
+        unix_socket=unix_socket,
     )
 
 
