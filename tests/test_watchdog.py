@@ -426,6 +426,7 @@ def test_after_the_parent_itself_was_stopped_heartbeats_start_anew(
     assert not diary.hears("silent|died", within_s=0.8)
     assert parent.status()["sources"]["a"]["pid"] == pid
     assert parent.stop() == Exit.OK
+    assert len([line for line in diary.lines if "heartbeats start anew" in line]) == 1
 
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────
@@ -809,7 +810,8 @@ def test_a_signal_that_means_nothing_yet_is_said(
     pid = born(diary, "collector a")
     parent.send(number)
     diary.wait_for(f"log WARNING {number.name} means nothing in this version: ignored")
-    assert parent.status()["sources"]["a"]["pid"] == pid
+    status = parent.status()
+    assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
     assert parent.stop() == Exit.OK
 
 
@@ -943,6 +945,30 @@ def test_the_server_is_started_again(start: Start, diary: Diary, cast: Cast) -> 
     tried = [line for line in diary.lines if "another server still holds the lock" in line]
     assert [line.rpartition("tried again in ")[2] for line in tried] == ["0.1 s", "0.2 s"]
     assert said_delays(diary.lines, "valkey-server") == [("SIGKILL", 0.4)]
+
+
+@pytest.mark.parametrize(("works", "delays"), [(False, [0.1, 0.2, 0.4]), (True, [0.1] * 3)])
+def test_work_lets_the_servers_delay_begin_anew(
+    start: Start, diary: Diary, cast: Cast, works: bool, delays: list[float]
+) -> None:
+    def collector(birth: Birth) -> Exit:
+        while not birth.wish.stop:
+            birth.slot.beat()
+            if works:
+                birth.slot.worked()
+            birth.wish.wait(0.01)
+        return Exit.OK
+
+    parent = start(
+        [cast.recovery(), cast.spec("collector", "a", collector)], server=FakeServer(diary)
+    )
+    for _ in delays:
+        server = born(diary, "server")
+        assert not diary.hears("died", within_s=0.1)
+        os.kill(server, signal.SIGKILL)
+    born(diary, "server")
+    assert parent.stop() == Exit.OK
+    assert [delay for _cause, delay in said_delays(diary.lines, "valkey-server")] == delays
 
 
 def test_the_server_lives_until_recovery_has_ended(start: Start, diary: Diary, cast: Cast) -> None:

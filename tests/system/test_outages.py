@@ -101,13 +101,13 @@ def test_redis_goes_and_comes(
     with PrivateRedis(find_redis(), tcp=True) as server:
         more = f'queue.url = "{server.tcp_address}"'
         with load(more, Sqlite(), seed) as under:
-            go_through(under, outage(server), "the queue, reading stops: Redis at")
+            go_through(under, outage(server), "the queue (reading stops): Redis at")
             under.check(QueueUnderTest(server.client(), "stream"))
             said = outages(under.daemon)
             if outage is hanging:  # only the collector's patience is shorter than this outage
                 assert said == {"collector s": (1, 1)}, under.daemon.said()
             else:
-                each = {"collector s": (1, 1), "subscriber": (1, 1), "recovery": (1, 1)}
+                each = {"collector s": (1, 1), "subscriber 1": (1, 1), "recovery": (1, 1)}
                 assert said == each, under.daemon.said()
 
 
@@ -146,7 +146,8 @@ def test_the_database_goes_and_comes(
         outage = mariadb_store.away(killed=how == "killed")
         go_through(under, outage, "the store: database stream@")
         under.check(QueueUnderTest(redis_server.client(), name))
-        assert outages(under.daemon) == {"subscriber": (2, 2)}, under.daemon.said()
+        each = {f"subscriber {n}": (1, 1) for n in range(1, mariadb_store.writers + 1)}
+        assert outages(under.daemon) == each, under.daemon.said()
 
 
 @dataclass
@@ -178,7 +179,7 @@ def test_wrong_password_then_missing_database(mariadb: MariaDBServer, seed: int)
             daemon.until_stored(records.sent)
         stored = mariadb.run(f"SELECT raw FROM {name}.records")
         records.check((raw.encode() for (raw,) in stored), records.sent)
-        assert outages(daemon) == {"subscriber": (2, 1)}, daemon.said()
+        assert outages(daemon) == {"subscriber 1": (2, 1)}, daemon.said()
         assert daemon.said().count("→ check user and password under [store]") == 1
         assert daemon.said().count("→ create it (CREATE DATABASE)") == 1
         assert PASSWORD not in daemon.said()
