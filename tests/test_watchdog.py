@@ -1088,6 +1088,7 @@ def test_a_child_holds_only_what_is_its_own(
             os.kill(pid, signal.SIGKILL)
         pids = {who: born(diary, who) for who in everybody}
         held = {who: descriptors(pid) for who, pid in pids.items()}
+        assert parent.status()["pid"] == parent.pid  # it is through with the births
         parents = descriptors(parent.pid)
         for name, listener in listeners.items():
             diary.wait_for(f"{name} inherited hello")
