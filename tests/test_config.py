@@ -481,7 +481,7 @@ def test_a_mistake_is_told_with_its_place_and_the_next_step(
 
 # ── what is not in this version ─────────────────────────────────────────────────────────
 
-VALUES = {  # all that DESIGN's contract knows beyond this version
+VALUES = {  # all that is refused as not in this version
     "source.SOURCE.type": ["unix", "udp", "http", "sse", "websocket", "jetstream"],
     "source.SOURCE.framing": ["nul", "octet-count", "length32", "length-line"],
     "source.SOURCE.format": ["syslog"],

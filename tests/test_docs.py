@@ -3,12 +3,16 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from signal import Signals
 
 import msgspec
 import pytest
 
+from appliance.cli import VERBS
 from appliance.config import Config, FileSource, SourceConfig, StdinSource, TcpSource, parse
+from appliance.errors import Exit
 from appliance.settings import LATER_KEYS, LATER_VALUES, Column, Filter, SecretRef
+from appliance.signals import LATER, PARENT
 from appliance.toml_tables import size_text, toml
 from appliance.verbs.init import EXAMPLE, run
 
@@ -125,3 +129,32 @@ def test_toml_in_the_documentation_parses(block: str) -> None:
     if "[source" not in block:
         block += '\n[source.input]\ntype = "stdin"\nformat = "json"\n'
     parse(block, "block")
+
+
+# ── commands, exit codes, signals ───────────────────────────────────────────────────────
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def first_cells(section: str) -> list[str]:
+    """The first cell of each row of a table of docs/operations.md."""
+    text = OPERATIONS.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [line.strip("|").split("|")[0].strip() for line in text.split("\n") if "|" in line][2:]
+
+
+def test_every_command_and_option_is_documented() -> None:
+    documented = {cell.strip("`").split()[0]: cell for cell in first_cells("Commands")}
+    assert documented.keys() >= VERBS.keys()
+    for verb, (_what, _example, options) in VERBS.items():
+        for flags, _settings in options:
+            assert any(flag in documented[verb] for flag in flags), f"{verb} {flags}"
+
+
+def test_every_exit_code_is_documented() -> None:
+    assert sorted(map(int, first_cells("Exit codes"))) == sorted(Exit)
+
+
+def test_every_signal_is_documented() -> None:
+    documented = " ".join(first_cells("Signals to the parent"))
+    for number in {*PARENT, *LATER} - {Signals.SIGCHLD}:  # that one is the kernel's
+        assert number.name.removeprefix("SIG") in documented, number.name
