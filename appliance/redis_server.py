@@ -45,7 +45,8 @@ def find_server(environ: Mapping[str, str], prefix: str, bundle: str | None) -> 
     if bundle is not None:
         ours.insert(0, Path(bundle) / "valkey-server")
     for candidate in ours:
-        if candidate.is_file() and os.access(candidate, os.X_OK):
+        # os.path: a folder that this user can't look into holds no server for it.
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return str(candidate)
     path = environ.get("PATH", os.defpath)
     return next(filter(None, (shutil.which(name, path=path) for name in SEARCH)), None)
