@@ -45,9 +45,10 @@ def two_of_each(**more: Any) -> Children:
 
 
 def test_the_whole_of_it() -> None:
-    assert report(IDENTITY, two_of_each().all, stopping=False) == {
+    assert report(IDENTITY, two_of_each().all, stopping=False, paused=False) == {
         **IDENTITY,
         "state": "healthy",
+        "paused": False,
         "sources": {
             "tweets": {
                 "type": "tcp",
@@ -71,8 +72,8 @@ def test_the_whole_of_it() -> None:
             },
         },
         "subscribers": [
-            {"n": 1, "pid": 13, "restarts": 0, "records": 60},
-            {"n": 2, "pid": 14, "restarts": 0, "records": 10},
+            {"n": 1, "pid": 13, "restarts": 0, "records": 60, "waiting_for": ""},
+            {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": ""},
         ],
         "recovery": {"pid": 10, "restarts": 1},
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
@@ -97,7 +98,7 @@ AWAITED = "the store: no answer → start it"
     ],
 )
 def test_states(more: dict[str, Any], stopping: bool, state: str, code: Exit) -> None:
-    found = report(IDENTITY, two_of_each(**more).all, stopping)
+    found = report(IDENTITY, two_of_each(**more).all, stopping, paused=False)
     assert (found["state"], exit_code(found)) == (state, code)
     first, second, *_ = screen(found).splitlines()
     assert first.startswith("nfl ")
@@ -112,12 +113,16 @@ def test_the_sentence_says_the_state() -> None:
         "stopping": ({}, True, "nfl is stopping ("),
     }
     for more, stopping, words in sentences.values():
-        assert screen(report(IDENTITY, two_of_each(**more).all, stopping)).startswith(words)
+        assert screen(report(IDENTITY, two_of_each(**more).all, stopping, paused=False)).startswith(
+            words
+        )
 
 
 def test_the_screen() -> None:
     more = {"pid": None, "restarts": 2, "waiting_for": AWAITED, "last_error": "no answer"}
-    lines = screen(report(IDENTITY, two_of_each(**more).all, stopping=False)).splitlines()
+    lines = screen(
+        report(IDENTITY, two_of_each(**more).all, stopping=False, paused=False)
+    ).splitlines()
     assert lines[2:] == [
         "source tweets (tcp): 100 records, 2 connections, pid 11, 3 restarts",
         "source log (file): 7 records, 0 connections, pid 12, 0 restarts",
@@ -137,7 +142,7 @@ def test_what_is_awaited_stands_with_who_waits() -> None:
         .add("recovery", "", {}, waiting_for="the queue")
         .add("collector", "s", {}, type="tcp", waiting_for="room in the queue")
     )
-    found = report(IDENTITY, children.all, stopping=False)
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
     assert found["sources"]["s"]["waiting_for"] == "room in the queue"
     assert found["queue"]["waiting_for"] == "the queue"
     assert found["store"]["waiting_for"] == ""

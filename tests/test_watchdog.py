@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from appliance import control
+from appliance import control, signals
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec
 from appliance.errors import Exit, StreamDaemonError, Unavailable
@@ -802,7 +802,7 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [Signals.SIGHUP, Signals.SIGTSTP, Signals.SIGUSR2])
+@pytest.mark.parametrize("number", signals.LATER)
 def test_a_signal_that_means_nothing_yet_is_said(
     start: Start, diary: Diary, cast: Cast, number: Signals
 ) -> None:
@@ -849,6 +849,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
         "version": "1.2.3",
         "pid": parent.pid,
         "state": "degraded",
+        "paused": False,
         "sources": {
             "a": {
                 "type": "tcp",
@@ -861,7 +862,15 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "waiting_for": "",
             }
         },
-        "subscribers": [{"n": 1, "pid": pids["subscriber 1"], "restarts": 0, "records": 9}],
+        "subscribers": [
+            {
+                "n": 1,
+                "pid": pids["subscriber 1"],
+                "restarts": 0,
+                "records": 9,
+                "waiting_for": "the store: it is down → start it",
+            }
+        ],
         "recovery": {"pid": pids["recovery"], "restarts": 0},
         "queue": {"frames": 0, "bytes": 0, "busy": 0, "waiting_for": ""},
         "store": {

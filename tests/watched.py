@@ -126,6 +126,7 @@ class Parent:
         diary: Diary,
         specs: list[ChildSpec],
         *,
+        subscriber: Callable[[str], ChildSpec] | None = None,
         server: Startable | None = None,
         drain_s: float = 30.0,
         limits: dict[str, Any] | None = None,
@@ -133,6 +134,7 @@ class Parent:
         self.diary = diary
         self.control = directory / "control.sock"
         self._specs = specs
+        self._subscriber = subscriber or self._no_more
         self._server = server
         self._drain_s = drain_s
         self._limits = {"TICK_S_MAX": 0.1} | (limits or {})
@@ -164,13 +166,25 @@ class Parent:
         for name, value in self._limits.items():
             setattr(watchdog if hasattr(watchdog, name) else child, name, value)
         server = ControlServer(self.control)
-        parent = Watchdog("nfl", "1.2.3", self._specs, Board(), server, self._server, self._drain_s)
+        parent = Watchdog(
+            "nfl",
+            "1.2.3",
+            self._specs,
+            Board(),
+            server,
+            self._server,
+            self._drain_s,
+            self._subscriber,
+        )
         try:
             code = parent.run()
         finally:
             server.close()
         parent.answer_stops()
         raise SystemExit(int(code))
+
+    def _no_more(self, number: str) -> ChildSpec:
+        raise AssertionError(f"nobody asked for subscriber {number}")
 
     @property
     def pid(self) -> int:
