@@ -157,7 +157,7 @@ class Child:
         if self._was_to_end() and code in CLEAN and not self._missed_some():
             self.give_up(Exit(code))
             _log.debug("%s ended", self.spec.title)
-        elif self.retired:
+        elif self.retired and not self.done:
             self.give_up(Exit.OK)  # recovery gives back what it held
         elif not self.done:
             self._restart_later(code, now)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance import signals
 from appliance.config import Config, FileSource, SourceConfig, StdinSource, TcpSource, parse
 from appliance.settings import LATER_KEYS, LATER_VALUES, Column, Filter, SecretRef
 from appliance.toml_tables import size_text, toml
@@ -86,6 +87,21 @@ def test_what_comes_later_is_listed() -> None:
         assert listed or later[key] == "a path"
         assert all(re.fullmatch(values, value) for value in listed)
         assert len(listed) == (0 if later[key] == "a path" else values.count("|") + 1)
+
+
+def test_every_signal_to_the_parent_is_listed() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Signals to the parent\n")[2].strip()
+    meaning = {
+        f"SIG{name.strip()}": row.split("|")[2]
+        for row in table.partition("\n\n")[0].splitlines()[2:]
+        for name in row.split("|")[1].split(",")
+    }
+    assert meaning.keys() == {number.name for number in (*signals.PARENT, *signals.LATER)}
+    for number in signals.LATER:
+        assert "nothing in this version" in meaning[number.name]
+    for number in signals.PARENT:
+        assert "nothing in this version" not in meaning[number.name]
 
 
 def test_init_prints_a_configuration_that_parses(capsys: pytest.CaptureFixture[str]) -> None:

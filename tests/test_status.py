@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from appliance import signals
 from appliance.counters import Board
 from appliance.errors import Exit
 from appliance.status import ChildState, exit_code, report, screen
@@ -22,7 +23,7 @@ class Children:
         slot = self._board.slot(f"{kind} {name}")
         for word, number in numbers.items():
             slot.set(word, number)
-        given = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
+        given: dict[str, Any] = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
         texts = {"waiting_for": "", "last_error": ""} | more
         self.all.append(ChildState(kind=kind, name=name, gauge=slot, **(texts | given)))
         return self
@@ -95,6 +96,8 @@ AWAITED = "the store: no answer → start it"
         ({"pid": None}, False, "degraded", Exit.DEGRADED),
         ({}, True, "stopping", Exit.DEGRADED),
         ({"pid": None, "waiting_for": AWAITED}, True, "stopping", Exit.DEGRADED),
+        ({"pid": None, "retired": True, "waiting_for": AWAITED}, False, "healthy", Exit.OK),
+        ({"retired": True, "waiting_for": AWAITED}, False, "degraded", Exit.DEGRADED),
     ],
 )
 def test_states(more: dict[str, Any], stopping: bool, state: str, code: Exit) -> None:
@@ -150,3 +153,37 @@ def test_what_is_awaited_stands_with_who_waits() -> None:
     for who, awaited in (("source s", "room in the queue"), ("queue:", "the queue")):
         [at] = [number for number, line in enumerate(lines) if line.startswith(who)]
         assert lines[at + 1] == f"  waiting for {awaited}"
+
+
+def test_paused_is_degraded_until_it_stops_whether_or_not_subscribers_rest_already() -> None:
+    for more in ({}, {"waiting_for": signals.PAUSED}):
+        found = report(IDENTITY, two_of_each(**more).all, stopping=False, paused=True)
+        assert (found["state"], found["paused"], exit_code(found)) == ("degraded", True, 2)
+        first, *lines = screen(found).splitlines()
+        assert first.startswith("nfl collects, but storing is paused (TSTP); resume with CONT (pid")
+        assert lines.count(f"  {signals.PAUSED}") == len(more)
+        waits = [one["waiting_for"] for one in found["subscribers"]]
+        assert waits == ["", more.get("waiting_for", "")]
+        assert found["store"]["waiting_for"] == more.get("waiting_for", "")
+    found = report(IDENTITY, two_of_each().all, stopping=True, paused=True)
+    assert (found["state"], found["paused"]) == ("stopping", True)
+    assert screen(found).startswith("nfl is stopping (")
+
+
+def test_what_a_retired_subscriber_has_stored_still_counts() -> None:
+    """It is listed until it has gone; what it waited for is nobody's business then."""
+    gone = {"retired": True, "pid": None, "waiting_for": AWAITED}
+    found = report(IDENTITY, two_of_each(**gone).all, stopping=False, paused=False)
+    assert [one["n"] for one in found["subscribers"]] == [1]
+    assert (found["store"]["stored"], found["store"]["lost"]) == (70, 3)
+    assert found["store"]["waiting_for"] == ""
+    going = report(IDENTITY, two_of_each(retired=True).all, stopping=False, paused=False)
+    assert [one["n"] for one in going["subscribers"]] == [1, 2]
+
+
+def test_subscribers_are_listed_by_number_whoever_came_first() -> None:
+    children = Children().add("recovery", "", {})
+    for number in ("10", "2", "1"):
+        children.add("subscriber", number, {})
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert [one["n"] for one in found["subscribers"]] == [1, 2, 10]

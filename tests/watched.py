@@ -7,6 +7,7 @@ process is gone the pipe ends, and what is left of it is read in one go.
 """
 
 import faulthandler
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import re
 import select
 import signal
 import socket
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -117,7 +119,8 @@ class DiaryLog(logging.Handler):
 class Parent:
     """A watchdog over these children, running from `with` on.
 
-    `limits` sets constants of watchdog.py and child.py in that process only.
+    `terminal` becomes its controlling terminal; `limits` sets constants of watchdog.py and
+    child.py in that process only.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class Parent:
         subscriber: Callable[[str], ChildSpec] | None = None,
         server: Startable | None = None,
         drain_s: float = 30.0,
+        terminal: int | None = None,
         limits: dict[str, Any] | None = None,
     ) -> None:
         self.diary = diary
@@ -137,6 +141,7 @@ class Parent:
         self._subscriber = subscriber or self._no_more
         self._server = server
         self._drain_s = drain_s
+        self._terminal = terminal
         self._limits = {"TICK_S_MAX": 0.1} | (limits or {})
         self._process = _fork.Process(target=self._live)
 
@@ -159,6 +164,9 @@ class Parent:
         self.diary.close()
 
     def _live(self) -> None:
+        if self._terminal is not None:
+            os.setsid()
+            fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)
         faulthandler.disable()  # pytest's: a child that is aborted says nothing of its own
         root = logging.getLogger()
         root.handlers[:] = [DiaryLog(self.diary)]
