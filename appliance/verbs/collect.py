@@ -57,7 +57,10 @@ def _acquire(lock: process.Lock, instance: Instance, drain_s: float) -> None:
     _refuse_second(instance)
     turnstile = process.Lock(instance.turnstile)
     if not turnstile.try_acquire():
-        raise AlreadyRuns("another `collect` already waits for this instance's lock")
+        raise AlreadyRuns(
+            "another `collect` already waits for this instance's lock",
+            "nothing: that one starts it; see stream-daemon status",
+        )
     try:
         _wait_for_leftovers(lock, instance, drain_s)
     finally:
