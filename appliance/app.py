@@ -81,6 +81,7 @@ class App:
             control,
             self._server,
             self._config.drain_s,
+            self._subscriber_spec,
         )
         process.set_title(f"stream-daemon {self._config.name}")
         gc.collect()

@@ -63,6 +63,7 @@ class Child:
     Attributes:
         start_at: not started before this moment (monotonic).
         done: it has ended as it should and isn't wanted any more; `exit` says how.
+        retired: it was one too many: however it ends, it isn't started again.
     """
 
     def __init__(self, spec: ChildSpec, slot: Slot) -> None:
@@ -71,6 +72,7 @@ class Child:
         self.start_at = 0.0
         self.restarts = 0
         self.done = False
+        self.retired = False
         self.exit = Exit.OK
         self._process: ForkProcess | None = None
         self._backoff = RestartBackoff()
@@ -84,6 +86,11 @@ class Child:
     def pid(self) -> int | None:
         """Its pid while it lives (or is dead and not buried yet)."""
         return self._process.pid if self._process else None
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was one too many and has ended."""
+        return self.retired and not self.pid
 
     def start(self, now: float, drain_s: float, close_inherited: Callable[["Child"], None]) -> None:
         """Fork it, or try again after its backoff where the kernel has no room for it."""
@@ -105,6 +112,7 @@ class Child:
         """Fork it. Its heartbeat begins before it can write one itself."""
         wire = self.spec.acceptor.birth() if self.spec.acceptor else None
         self.slot.beat()
+        self.slot.waiting_for("")  # a predecessor may have died while it waited
         self._born, self._told, self._aborted_at = now, None, None
         self._works_at_birth = self.slot.get("works")
         self._inherited = self._cookies()
@@ -149,6 +157,8 @@ class Child:
         if self._was_to_end() and code in CLEAN and not self._missed_some():
             self.give_up(Exit(code))
             _log.debug("%s ended", self.spec.title)
+        elif self.retired and not self.done:
+            self.give_up(Exit.OK)  # recovery gives back what it held
         elif not self.done:
             self._restart_later(code, now)
         return True
@@ -175,6 +185,12 @@ class Child:
     def give_up(self, code: Exit) -> None:
         """It isn't wanted any more; this is how it ended."""
         self.done, self.exit = True, code
+
+    def want_again(self) -> None:
+        """One that was retired, and has ended, is wanted after all."""
+        assert self.gone
+        self.retired = self.done = False
+        self.start_at = 0.0
 
     def ask(self, wish: Signals) -> None:
         """Ask it to end, once for each kind of asking."""

@@ -40,7 +40,12 @@ VERBS: dict[str, tuple[str, str, Options]] = {
     "collect": (
         "collect and store until stopped, in the foreground",
         "stream-daemon -c /etc/stream-daemon/stream-daemon.toml collect",
-        (),
+        (
+            (
+                ("--if-needed",),
+                {"action": "store_true", "help": "if it runs already, exit 0 in silence (cron)"},
+            ),
+        ),
     ),
     "stop": (
         "stop the instance gracefully, wait, and exit with its exit code",

@@ -32,6 +32,7 @@ WORDS = (
     "swept",  # recovery: sweeps finished
     "looked",  # recovery: the parent's look number that its newest sample answers
     "look",  # parent → recovery: please look again under this number
+    "paused",  # parent → subscriber: take nothing while this is 1
 )
 TEXTS = ("waiting_for", "last_error")
 TEXT_BYTES_MAX = 240

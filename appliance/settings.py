@@ -19,6 +19,7 @@ HELD_RECORD_BYTES_LIMIT = 2 * MIB  # the kernel holds 3 MiB of a connection for 
 QUEUE_BYTES_LIMIT = 2**53  # Lua counts in doubles: exact up to here
 PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
 WAIT_S_LIMIT = 86_400
+SUBSCRIBERS_LIMIT = 64
 
 _A_SIZE = 'a size such as "64KiB", "1MiB" or a number of bytes'
 _SECONDS = "a number of seconds"
@@ -143,7 +144,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     name: Text = DEFAULT_NAME
     state_dir: Annotated[Text, Meta(examples=["/var/lib/stream-daemon"])] | None = None
-    subscribers: Annotated[int, Meta(ge=0, le=64)] | Literal["auto"] = "auto"
+    subscribers: Annotated[int, Meta(ge=0, le=SUBSCRIBERS_LIMIT)] | Literal["auto"] = "auto"
     drain_s: Annotated[float, Meta(gt=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 60.0
     sources: dict[str, AnySource] = msgspec.field(name="source")
     queue: QueueConfig = QueueConfig()

@@ -10,11 +10,19 @@ PARENT: dict[Signals, str] = {
     Signals.SIGINT: "drain",
     Signals.SIGQUIT: "quick",
     Signals.SIGCHLD: "reap",
+    Signals.SIGTTIN: "more",
+    Signals.SIGTTOU: "fewer",
+    Signals.SIGTSTP: "pause",
+    Signals.SIGCONT: "resume",
+    Signals.SIGUSR2: "report",
 }
 """Signal to the parent → what it does. A second TERM or INT is `quick`."""
 
-LATER = (Signals.SIGHUP, Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
-"""Settled meanings that this version lacks: received and said, so that none ends or stops us."""
+PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
+"""A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""
+
+LATER = (Signals.SIGHUP, Signals.SIGUSR1)
+"""Settled meanings that this version lacks: received and said, so that none ends us."""
 
 CHILD: dict[Signals, str] = {
     Signals.SIGTERM: "drain",
@@ -37,3 +45,6 @@ CHILD_IGNORES = (
 DRAIN = Signals.SIGTERM
 QUICK = Signals.SIGUSR2
 NUDGE = Signals.SIGUSR1
+
+PAUSED = "storing is paused (TSTP); resume with CONT"
+"""What a subscriber says of itself while it takes nothing."""

@@ -6,13 +6,17 @@ Keys of the JSON are a contract: more may come, none goes.
 from dataclasses import dataclass
 from typing import Any
 
+from appliance import signals
 from appliance.contracts import Gauge
 from appliance.errors import Exit
 
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """One wanted process: `pid` None while it is dead; `kind` as in the process table."""
+    """One process: `pid` None while it is dead; `kind` as in the process table.
+
+    `retired`: it isn't wanted any more, but what it has stored still counts.
+    """
 
     kind: str
     name: str
@@ -22,18 +26,27 @@ class ChildState:
     gauge: Gauge
     waiting_for: str
     last_error: str
+    retired: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody misses it."""
+        return self.retired and self.pid is None
 
 
-def report(identity: dict[str, Any], children: list[ChildState], stopping: bool) -> dict[str, Any]:
+def report(
+    identity: dict[str, Any], children: list[ChildState], stopping: bool, paused: bool
+) -> dict[str, Any]:
     """The whole of `status --json`; `identity` is name, version, pid and since."""
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
     recovery = next(child for child in children if child.kind == "recovery")
     return {
         **identity,
-        "state": _state(children, stopping),
+        "state": _state(children, stopping, paused),
+        "paused": paused,
         "sources": {child.name: _source(child) for child in sources},
-        "subscribers": [_subscriber(child) for child in subscribers],
+        "subscribers": _subscribers(subscribers),
         "recovery": {"pid": recovery.pid, "restarts": recovery.restarts},
         "queue": {
             "frames": recovery.gauge.get("queue_frames"),
@@ -46,7 +59,9 @@ def report(identity: dict[str, Any], children: list[ChildState], stopping: bool)
                 name: sum(child.gauge.get(name) for child in subscribers)
                 for name in ("stored", "filtered", "dead", "lost")
             },
-            "waiting_for": next((c.waiting_for for c in subscribers if c.waiting_for), ""),
+            "waiting_for": next(
+                (c.waiting_for for c in subscribers if c.waiting_for and not c.gone), ""
+            ),
         },
         "last_error": next((child.last_error for child in children if child.last_error), ""),
     }
@@ -86,11 +101,11 @@ def screen(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _state(children: list[ChildState], stopping: bool) -> str:
+def _state(children: list[ChildState], stopping: bool, paused: bool) -> str:
     if stopping:
         return "stopping"
-    unwell = any(child.waiting_for or child.pid is None for child in children)
-    return "degraded" if unwell else "healthy"
+    unwell = any(c.waiting_for or c.pid is None for c in children if not c.gone)
+    return "degraded" if unwell or paused else "healthy"
 
 
 def _sentence(report: dict[str, Any]) -> str:
@@ -99,6 +114,8 @@ def _sentence(report: dict[str, Any]) -> str:
         "degraded": "runs, but something is awaited",
         "stopping": "is stopping",
     }[report["state"]]
+    if report["paused"] and report["state"] == "degraded":
+        what = f"collects, but {signals.PAUSED}"
     return f"{report['name']} {what} (pid {report['pid']}, since {report['since']})."
 
 
@@ -119,12 +136,18 @@ def _source(child: ChildState) -> dict[str, Any]:
     }
 
 
+def _subscribers(children: list[ChildState]) -> list[dict[str, Any]]:
+    rows = [_subscriber(child) for child in children if not child.gone]
+    return sorted(rows, key=lambda row: int(row["n"]))
+
+
 def _subscriber(child: ChildState) -> dict[str, Any]:
     return {
         "n": int(child.name),
         "pid": child.pid,
         "restarts": child.restarts,
         "records": child.gauge.get("records"),
+        "waiting_for": child.waiting_for,
     }
 
 
@@ -134,4 +157,6 @@ def _process(row: dict[str, Any]) -> str:
 
 
 def _waits(text: str) -> list[str]:
+    if text == signals.PAUSED:
+        return [f"  {text}"]
     return [f"  waiting for {text}"] if text else []

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from appliance import backoff
+from appliance import backoff, signals
 from appliance.batch import Batch
 from appliance.contracts import Checkpoint, Gauge, Lease, Queue, Store, Wish, no_checkpoint
 from appliance.errors import Corrupt, Unavailable
@@ -20,6 +20,7 @@ from appliance.logs import Outage
 T = TypeVar("T")
 
 TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
+PAUSE_LOOK_S = 0.5
 FOLD_INTERVAL_S = 5.0
 
 
@@ -69,8 +70,10 @@ class Subscriber:
     def run(self) -> None:
         """Store until told to stop; the lease in hand is finished or given back."""
         try:
+            self._rest_while_paused()
             self._persist("the store", self._store.prepare)
             while not self._wish.stop:
+                self._rest_while_paused()
                 lease = self._persist("the queue", self._take)
                 if lease is not None:
                     self._work(lease)
@@ -79,6 +82,8 @@ class Subscriber:
             self._log.info("stopped while waiting")
 
     def _take(self) -> Lease | None:
+        if self._is_paused():  # while the queue was waited for
+            return None
         return self._queue.take(self._lease_bytes_max, TAKE_WAIT_S)
 
     # ── one lease ───────────────────────────────────────────────────────────────────────
@@ -141,6 +146,25 @@ class Subscriber:
             self._gauge.error(error.message)
 
     # ── waiting ─────────────────────────────────────────────────────────────────────────
+
+    def _is_paused(self) -> bool:
+        return self._gauge.get("paused") > 0
+
+    def _rest_while_paused(self) -> None:
+        """Touch neither queue nor store until the parent lets storing go on.
+
+        Raises:
+            Stopped: told to end meanwhile.
+        """
+        if not self._is_paused():
+            return
+        self._gauge.waiting_for(signals.PAUSED)
+        while self._is_paused():
+            if self._wish.stop:
+                raise Stopped
+            self._gauge.beat()
+            self._wish.wait(PAUSE_LOOK_S)
+        self._gauge.waiting_for("")
 
     def _persist(self, what: str, act: Callable[[], T]) -> T:
         """Do it until it succeeds, waiting while `what` is away.

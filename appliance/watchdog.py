@@ -6,10 +6,12 @@ signal (signalfd), a connection, a control request or the next deadline.
 
 A child is wanted until it has exited with 0, which it does when its source ended or when it
 was told to stop. Stopping goes through PHASES one after the other: collectors hand over,
-subscribers finish their lease, recovery sweeps, the server goes last. The parent never
+subscribers finish their lease, recovery sweeps, the server goes last. One subscriber more or
+fewer, or none that stores for a while, is wanted by signal (see signals.py). The parent never
 calls waitpid(-1), which would make `is_alive` lie: it asks each process.
 """
 
+import json
 import logging
 import os
 import select
@@ -17,14 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from signal import Signals
 from typing import Any
 
 from appliance import process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
 from appliance.control import CLIENTS_MAX, Client, ControlServer
-from appliance.counters import Board
+from appliance.counters import SLOTS_MAX, Board
 from appliance.errors import Exit
+from appliance.settings import SUBSCRIBERS_LIMIT
 
 SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
 PHASES = ("collector", "subscriber", "recovery", "server")
@@ -45,14 +49,18 @@ class Watchdog:
         control: ControlServer,
         server: Startable | None,
         drain_s: float,
+        subscriber: Callable[[str], ChildSpec],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
-        self._children = [Child(spec, board.slot(f"{spec.kind} {spec.name}")) for spec in specs]
+        self._board = board
+        self._children = [self._child(spec) for spec in specs]
         self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
         self._control = control
         self._server = Server(server) if server else None
         self._drain_s = drain_s
+        self._subscriber = subscriber  # makes one with this number
+        self._paused = False
         self._monotonic = monotonic
         self._clients: list[Client] = []
         self._stop_clients: list[Client] = []
@@ -119,7 +127,7 @@ class Watchdog:
         self._turned_at = now
 
     def _is_wanted(self, child: Child) -> bool:
-        if child.done:
+        if child.done or child.retired:
             return False
         if self._phase is not None and PHASES.index(child.spec.kind) < self._phase:
             return False
@@ -131,6 +139,9 @@ class Watchdog:
     @property
     def _recovery(self) -> Child:
         return next(child for child in self._children if child.spec.kind == "recovery")
+
+    def _child(self, spec: ChildSpec) -> Child:
+        return Child(spec, self._board.slot(f"{spec.kind} {spec.name}"))
 
     def _of(self, kind: str) -> list[Child]:
         return [child for child in self._children if child.spec.kind == kind]
@@ -159,6 +170,47 @@ class Watchdog:
         if self._server and self._server.lives:
             self._server.terminate()
             self._server.join()
+
+    # ── how many subscribers store, and whether ─────────────────────────────────────────
+
+    @property
+    def _subscribers(self) -> list[Child]:
+        """Those that are wanted, the newest last."""
+        return [child for child in self._of("subscriber") if not child.retired]
+
+    def _one_more(self) -> None:
+        """Want one subscriber more, under the lowest number that nobody has (any more)."""
+        known = {child.spec.name: child for child in self._of("subscriber")}
+        numbers = map(str, range(1, SUBSCRIBERS_LIMIT + 1))
+        number = next((n for n in numbers if n not in known or known[n].gone), None)
+        if number is None or (number not in known and len(self._children) >= SLOTS_MAX):
+            self._log.warning("no room for one subscriber more")
+            return
+        child = known.get(number)
+        if child:
+            child.want_again()
+            self._children.remove(child)
+        else:
+            child = self._child(self._subscriber(number))
+        child.slot.set("paused", self._paused)
+        self._children.append(child)
+        self._log.info("one subscriber more: %d", len(self._subscribers))
+
+    def _one_fewer(self) -> None:
+        """The newest subscriber finishes its lease and isn't wanted any more."""
+        if not self._subscribers:
+            self._log.warning("there is no subscriber left to end")
+            return
+        self._subscribers[-1].retired = True
+        self._log.info("one subscriber fewer: %d", len(self._subscribers))
+
+    def _pause(self, paused: bool) -> None:
+        """Ask the subscribers to take nothing, or to go on; collectors never notice."""
+        if paused != self._paused:
+            self._log.info("storing %s", "is paused; CONT resumes it" if paused else "goes on")
+        self._paused = paused
+        for child in self._of("subscriber"):
+            child.slot.set("paused", paused)
 
     # ── ending ──────────────────────────────────────────────────────────────────────────
 
@@ -220,8 +272,10 @@ class Watchdog:
             self._server.kill()
 
     def _ask(self, child: Child) -> None:
-        """Ask a child of the current phase to end."""
-        if self._phase is not None and PHASES.index(child.spec.kind) == self._phase:
+        """Ask a child of the current phase to end, or one that was one too many."""
+        if child.retired or (
+            self._phase is not None and PHASES.index(child.spec.kind) == self._phase
+        ):
             child.ask(signals.QUICK if self._quick else signals.DRAIN)
 
     def _finished(self) -> bool:
@@ -233,7 +287,7 @@ class Watchdog:
         if not collectors or not all(child.done for child in collectors):
             return
         waiting = self._recovery.slot.get("queue_frames")
-        if not self._of("subscriber"):
+        if not self._subscribers:
             self._log.info("every source has ended; %d frames wait in the queue", waiting)
             self.stop(quick=False)
         elif self._queue_seen_empty():
@@ -296,16 +350,29 @@ class Watchdog:
 
     def _read_signals(self) -> None:
         for received in self._signals.read():
-            match signals.PARENT.get(received.signal):
-                case "drain":
-                    self.stop(quick=False)
-                case "quick":
-                    self.stop(quick=True)
-                case "reap":
-                    pass  # reconcile asks each process
-                case None:
-                    name = received.signal.name
-                    self._log.warning("%s means nothing in this version: ignored", name)
+            if received.code <= 0 or received.signal not in signals.PROCESS_ONLY:
+                self._obey(received.signal)
+
+    def _obey(self, number: Signals) -> None:
+        match signals.PARENT.get(number):
+            case "drain":
+                self.stop(quick=False)
+            case "quick":
+                self.stop(quick=True)
+            case "more":
+                self._one_more()
+            case "fewer":
+                self._one_fewer()
+            case "pause":
+                self._pause(True)
+            case "resume":
+                self._pause(False)
+            case "report":
+                self._log_report()
+            case "reap":
+                pass  # reconcile asks each process
+            case None:
+                self._log.warning("%s means nothing in this version: ignored", number.name)
 
     # ── control ─────────────────────────────────────────────────────────────────────────
 
@@ -344,7 +411,16 @@ class Watchdog:
                 gauge=child.slot,
                 waiting_for=child.slot.text("waiting_for"),
                 last_error=child.slot.text("last_error"),
+                retired=child.retired,
             )
             for child in self._children
         ]
-        return status.report(self._identity, states, stopping=self._phase is not None)
+        stopping = self._phase is not None
+        return status.report(self._identity, states, stopping, self._paused)
+
+    def _log_report(self) -> None:
+        """Log the report as one line of JSON. Whoever asks for it gets it, at any log level."""
+        text = json.dumps(self.report())
+        self._log.handle(
+            self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, text, (), None)
+        )

@@ -34,7 +34,8 @@ def test_each_verb_is_a_module_with_a_run() -> None:
 
 
 OPTIONS = [
-    (("collect",), {}),
+    (("collect",), {"if_needed": False}),
+    (("collect", "--if-needed"), {"if_needed": True}),
     (("stop",), {"now": False, "timeout": None}),
     (("stop", "--now"), {"now": True}),
     (("stop", "--timeout", "90"), {"timeout": 90.0}),

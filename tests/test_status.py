@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from appliance import signals
 from appliance.counters import Board
 from appliance.errors import Exit
 from appliance.status import ChildState, exit_code, report, screen
@@ -22,7 +23,7 @@ class Children:
         slot = self._board.slot(f"{kind} {name}")
         for word, number in numbers.items():
             slot.set(word, number)
-        given = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
+        given: dict[str, Any] = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
         texts = {"waiting_for": "", "last_error": ""} | more
         self.all.append(ChildState(kind=kind, name=name, gauge=slot, **(texts | given)))
         return self
@@ -45,9 +46,10 @@ def two_of_each(**more: Any) -> Children:
 
 
 def test_the_whole_of_it() -> None:
-    assert report(IDENTITY, two_of_each().all, stopping=False) == {
+    assert report(IDENTITY, two_of_each().all, stopping=False, paused=False) == {
         **IDENTITY,
         "state": "healthy",
+        "paused": False,
         "sources": {
             "tweets": {
                 "type": "tcp",
@@ -71,8 +73,8 @@ def test_the_whole_of_it() -> None:
             },
         },
         "subscribers": [
-            {"n": 1, "pid": 13, "restarts": 0, "records": 60},
-            {"n": 2, "pid": 14, "restarts": 0, "records": 10},
+            {"n": 1, "pid": 13, "restarts": 0, "records": 60, "waiting_for": ""},
+            {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": ""},
         ],
         "recovery": {"pid": 10, "restarts": 1},
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
@@ -94,10 +96,12 @@ AWAITED = "the store: no answer → start it"
         ({"pid": None}, False, "degraded", Exit.DEGRADED),
         ({}, True, "stopping", Exit.DEGRADED),
         ({"pid": None, "waiting_for": AWAITED}, True, "stopping", Exit.DEGRADED),
+        ({"pid": None, "retired": True, "waiting_for": AWAITED}, False, "healthy", Exit.OK),
+        ({"retired": True, "waiting_for": AWAITED}, False, "degraded", Exit.DEGRADED),
     ],
 )
 def test_states(more: dict[str, Any], stopping: bool, state: str, code: Exit) -> None:
-    found = report(IDENTITY, two_of_each(**more).all, stopping)
+    found = report(IDENTITY, two_of_each(**more).all, stopping, paused=False)
     assert (found["state"], exit_code(found)) == (state, code)
     first, second, *_ = screen(found).splitlines()
     assert first.startswith("nfl ")
@@ -112,12 +116,16 @@ def test_the_sentence_says_the_state() -> None:
         "stopping": ({}, True, "nfl is stopping ("),
     }
     for more, stopping, words in sentences.values():
-        assert screen(report(IDENTITY, two_of_each(**more).all, stopping)).startswith(words)
+        assert screen(report(IDENTITY, two_of_each(**more).all, stopping, paused=False)).startswith(
+            words
+        )
 
 
 def test_the_screen() -> None:
     more = {"pid": None, "restarts": 2, "waiting_for": AWAITED, "last_error": "no answer"}
-    lines = screen(report(IDENTITY, two_of_each(**more).all, stopping=False)).splitlines()
+    lines = screen(
+        report(IDENTITY, two_of_each(**more).all, stopping=False, paused=False)
+    ).splitlines()
     assert lines[2:] == [
         "source tweets (tcp): 100 records, 2 connections, pid 11, 3 restarts",
         "source log (file): 7 records, 0 connections, pid 12, 0 restarts",
@@ -137,7 +145,7 @@ def test_what_is_awaited_stands_with_who_waits() -> None:
         .add("recovery", "", {}, waiting_for="the queue")
         .add("collector", "s", {}, type="tcp", waiting_for="room in the queue")
     )
-    found = report(IDENTITY, children.all, stopping=False)
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
     assert found["sources"]["s"]["waiting_for"] == "room in the queue"
     assert found["queue"]["waiting_for"] == "the queue"
     assert found["store"]["waiting_for"] == ""
@@ -145,3 +153,37 @@ def test_what_is_awaited_stands_with_who_waits() -> None:
     for who, awaited in (("source s", "room in the queue"), ("queue:", "the queue")):
         [at] = [number for number, line in enumerate(lines) if line.startswith(who)]
         assert lines[at + 1] == f"  waiting for {awaited}"
+
+
+def test_paused_is_degraded_until_it_stops_whether_or_not_subscribers_rest_already() -> None:
+    for more in ({}, {"waiting_for": signals.PAUSED}):
+        found = report(IDENTITY, two_of_each(**more).all, stopping=False, paused=True)
+        assert (found["state"], found["paused"], exit_code(found)) == ("degraded", True, 2)
+        first, *lines = screen(found).splitlines()
+        assert first.startswith("nfl collects, but storing is paused (TSTP); resume with CONT (pid")
+        assert lines.count(f"  {signals.PAUSED}") == len(more)
+        waits = [one["waiting_for"] for one in found["subscribers"]]
+        assert waits == ["", more.get("waiting_for", "")]
+        assert found["store"]["waiting_for"] == more.get("waiting_for", "")
+    found = report(IDENTITY, two_of_each().all, stopping=True, paused=True)
+    assert (found["state"], found["paused"]) == ("stopping", True)
+    assert screen(found).startswith("nfl is stopping (")
+
+
+def test_what_a_retired_subscriber_has_stored_still_counts() -> None:
+    """It is listed until it has gone; what it waited for is nobody's business then."""
+    gone = {"retired": True, "pid": None, "waiting_for": AWAITED}
+    found = report(IDENTITY, two_of_each(**gone).all, stopping=False, paused=False)
+    assert [one["n"] for one in found["subscribers"]] == [1]
+    assert (found["store"]["stored"], found["store"]["lost"]) == (70, 3)
+    assert found["store"]["waiting_for"] == ""
+    going = report(IDENTITY, two_of_each(retired=True).all, stopping=False, paused=False)
+    assert [one["n"] for one in going["subscribers"]] == [1, 2]
+
+
+def test_subscribers_are_listed_by_number_whoever_came_first() -> None:
+    children = Children().add("recovery", "", {})
+    for number in ("10", "2", "1"):
+        children.add("subscriber", number, {})
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert [one["n"] for one in found["subscribers"]] == [1, 2, 10]

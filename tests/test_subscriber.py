@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance import backoff, subscriber
+from appliance import backoff, signals, subscriber
 from appliance.batch import Batch, Stored
 from appliance.contracts import Lease
 from appliance.errors import Rejected, Unavailable
@@ -419,6 +419,66 @@ def test_a_stop_while_the_queue_is_away(world: World) -> None:
     world.redis.away = True
     world.run(20)
     assert world.clock.now == pytest.approx(1020)
+
+
+# ── paused ──────────────────────────────────────────────────────────────────────────────
+
+
+def pause(world: World, paused: int = 1) -> None:
+    world.gauge.set("paused", paused)
+
+
+def test_the_lease_in_hand_is_finished_and_nothing_is_taken_until_it_is_resumed(
+    world: World,
+) -> None:
+    items = [item(number, tweet("Bears", number)) for number in (1, 2)]
+    world.lease_bytes_max = len(items[0])
+    world.born()
+    world.push(*items)
+    world.queue.before_confirm = lambda: pause(world)  # in the middle of the first lease
+    found: list[Any] = []
+
+    def resume() -> None:
+        found.append((world.frames(), list(world.redis.working), dict(world.redis.busy)))
+        found.append((len(world.queue.takes), len(world.store.folds), world.gauge.waits[-1]))
+        world.queue.before_confirm = lambda: None
+        pause(world, 0)
+
+    world.clock.at(100, resume)
+    world.run(103)
+    assert found == [([1], items[1:], {}), (1, 1, signals.PAUSED)]
+    assert world.frames() == [1, 2]
+    assert world.gauge.waits == [signals.PAUSED, ""]
+    resumed_after = world.queue.took_at[1] - 1100
+    assert 0 <= resumed_after <= subscriber.PAUSE_LOOK_S
+
+
+def test_it_beats_while_it_is_paused(world: World) -> None:
+    pause(world)
+    world.run(100)
+    assert world.gauge.beats >= 100
+    assert set(world.wish.waits) == {subscriber.PAUSE_LOOK_S}
+
+
+def test_a_stop_ends_it_while_it_is_paused_without_taking_anything(world: World) -> None:
+    pause(world)
+    world.push(item(1, tweet("Bears", 1)))
+    world.run(10)
+    assert world.clock.now == 1010
+    assert (world.queue.takes, world.store.prepared, world.frames()) == ([], 0, [])
+    assert len(world.redis.working) == 1
+
+
+def test_a_queue_that_returns_while_it_is_paused_is_not_taken_from(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.redis.away = True
+    world.clock.at(10, lambda: pause(world))
+    world.clock.at(20, lambda: setattr(world.redis, "away", False))
+    world.clock.at(100, world.wish.ask_to_drain)
+    world.subscriber.run()
+    assert world.frames() == []
+    assert len(world.redis.working) == 1
+    assert world.gauge.waits[-1] == signals.PAUSED
 
 
 # ── kills ───────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ diary, and a test reads there what happened in which order.
 """
 
 import errno
+import json
 import multiprocessing
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from appliance import control
+from appliance import control, signals
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec
 from appliance.errors import Exit, StreamDaemonError, Unavailable
@@ -802,7 +803,7 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [Signals.SIGHUP, Signals.SIGTSTP, Signals.SIGUSR2])
+@pytest.mark.parametrize("number", signals.LATER)
 def test_a_signal_that_means_nothing_yet_is_said(
     start: Start, diary: Diary, cast: Cast, number: Signals
 ) -> None:
@@ -812,6 +813,262 @@ def test_a_signal_that_means_nothing_yet_is_said(
     diary.wait_for(f"log WARNING {number.name} means nothing in this version: ignored")
     status = parent.status()
     assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
+    assert parent.stop() == Exit.OK
+
+
+def numbers(parent: Parent) -> list[int]:
+    return [one["n"] for one in parent.status()["subscribers"]]
+
+
+def until_numbers(parent: Parent, wanted: list[int]) -> None:
+    deadline = time.monotonic() + 5
+    while numbers(parent) != wanted:
+        assert time.monotonic() < deadline, numbers(parent)
+        time.sleep(0.02)
+
+
+def storing(cast: Cast, name: str, **more: Any) -> ChildSpec:
+    """A subscriber that stores one record in each life."""
+
+    def body(birth: Birth) -> Exit:
+        birth.slot.add("stored", 1)
+        cast.diary.say("subscriber", name, "stored")
+        beat_until_told(birth)
+        cast.diary.say("subscriber", name, "told", "quick" if birth.wish.quick else "drain")
+        time.sleep(more.get("lingers_s", 0.0))
+        return Exit.OK
+
+    return cast.spec("subscriber", name, body)
+
+
+def test_one_subscriber_more_and_one_fewer(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start(
+        [cast.recovery(), cast.obedient("collector", "a"), storing(cast, "1")],
+        subscriber=lambda number: storing(cast, number),
+    )
+    born(diary, "subscriber 1")
+    for number in (2, 3):
+        parent.send(Signals.SIGTTIN)
+        diary.wait_for(f"subscriber {number} stored")
+    assert numbers(parent) == [1, 2, 3]
+    for number in (3, 2):
+        parent.send(Signals.SIGTTOU)
+        diary.wait_for(f"subscriber {number} told drain")
+        until_numbers(parent, [*range(1, number)])
+    status = parent.status()
+    assert (status["state"], status["store"]["stored"]) == ("healthy", 3)
+    assert not diary.hears("subscriber . born", within_s=0.4)
+    parent.send(Signals.SIGTTIN)
+    diary.wait_for("subscriber 2 stored")
+    assert parent.status()["store"]["stored"] == 4, "its number's counts go on"
+    assert parent.stop() == Exit.OK
+    assert not said_delays(diary.lines, r"stream-daemon nfl subscriber \d")
+    said = [line for line in diary.lines if "one subscriber" in line]
+    counts = ["more: 2", "more: 3", "fewer: 2", "fewer: 1", "more: 2"]
+    assert said == [f"log INFO one subscriber {count}" for count in counts]
+
+
+def test_the_newest_goes_first_and_a_number_is_free_when_its_process_has_gone(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start(
+        [cast.recovery(), *(cast.obedient("subscriber", n) for n in "12")],
+        subscriber=lambda n: cast.obedient("subscriber", n, lingers_s=0.5 if n == "3" else 0),
+    )
+    parent.send(Signals.SIGTTIN)
+    born(diary, "subscriber 3")
+    parent.send(Signals.SIGTTOU)
+    diary.wait_for("subscriber 3 told")
+    parent.send(Signals.SIGTTIN)
+    born(diary, "subscriber 4")  # 3 is still finishing its lease
+    until_numbers(parent, [1, 2, 4])
+    parent.send(Signals.SIGTTIN)
+    born(diary, "subscriber 3")
+    assert numbers(parent) == [1, 2, 3, 4]
+    for number in (3, 4, 2):
+        parent.send(Signals.SIGTTOU)
+        diary.wait_for(f"subscriber {number} told")
+    until_numbers(parent, [1])
+    assert parent.stop() == Exit.OK
+
+
+def test_never_fewer_than_none_and_never_more_than_the_limit(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start(
+        [cast.recovery(), cast.obedient("collector", "a"), cast.obedient("subscriber", "1")],
+        subscriber=lambda number: cast.obedient("subscriber", number),
+        limits={"SUBSCRIBERS_LIMIT": 2},
+    )
+    born(diary, "subscriber 1")
+    parent.send(Signals.SIGTTIN)
+    born(diary, "subscriber 2")
+    parent.send(Signals.SIGTTIN)
+    diary.wait_for("log WARNING no room for one subscriber more")
+    assert numbers(parent) == [1, 2]
+    for number in (2, 1):
+        parent.send(Signals.SIGTTOU)
+        diary.wait_for(f"subscriber {number} told drain")
+    parent.send(Signals.SIGTTOU)
+    diary.wait_for("log WARNING there is no subscriber left to end")
+    until_numbers(parent, [])
+    assert parent.stop() == Exit.OK
+
+
+def test_one_too_many_that_is_killed_is_not_started_again(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start(
+        [
+            cast.recovery(),
+            cast.obedient("subscriber", "1"),
+            cast.obedient("subscriber", "2", lingers_s=30),
+        ]
+    )
+    pid = born(diary, "subscriber 2")
+    parent.send(Signals.SIGTTOU)
+    diary.wait_for("subscriber 2 told drain")
+    os.kill(pid, signal.SIGKILL)
+    diary.wait_for("recovery nudged")
+    until_numbers(parent, [1])
+    assert not diary.hears("subscriber 2 born|started again", within_s=0.4)
+    assert parent.status()["state"] == "healthy"
+    assert parent.stop() == Exit.OK
+
+
+def test_one_too_many_that_hangs_holds_no_stop_up(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start(
+        [cast.recovery(), cast.obedient("subscriber", "1", lingers_s=30)],
+        drain_s=0.3,
+        limits=FAST_STOP,
+    )
+    born(diary, "subscriber 1")
+    parent.send(Signals.SIGTTOU)
+    diary.wait_for("subscriber 1 told drain")
+    assert parent.stop() == Exit.TIMED_OUT
+    assert "log ERROR stream-daemon nfl subscriber 1 does not end: killing it" in diary.lines
+
+
+def watching_pause(cast: Cast, name: str) -> ChildSpec:
+    """Says whether it is asked to pause, at its birth and at each change."""
+
+    def body(birth: Birth) -> Exit:
+        said = None
+        while not birth.wish.stop:
+            birth.slot.beat()
+            paused = birth.slot.get("paused")
+            if paused != said:
+                cast.diary.say(f"subscriber {name} paused={paused}")
+                said = paused
+            birth.wish.wait(0.05)
+        return Exit.OK
+
+    return cast.spec("subscriber", name, body)
+
+
+def test_pause_and_resume_reach_every_subscriber_also_later_ones(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start(
+        [
+            cast.recovery(),
+            cast.obedient("collector", "a"),
+            *(watching_pause(cast, n) for n in "12"),
+        ],
+        subscriber=lambda number: watching_pause(cast, number),
+    )
+    first = born(diary, "subscriber 1")
+    diary.wait_for("subscriber 1 paused=0")
+    diary.wait_for("subscriber 2 paused=0")
+    parent.send(Signals.SIGTSTP)
+    diary.wait_for("subscriber 1 paused=1")
+    diary.wait_for("subscriber 2 paused=1")
+    status = parent.status()
+    assert (status["state"], status["paused"]) == ("degraded", True)
+    os.kill(first, signal.SIGKILL)
+    diary.wait_for("subscriber 1 paused=1")  # its successor
+    parent.send(Signals.SIGTTIN)
+    diary.wait_for("subscriber 3 paused=1")
+    parent.send(Signals.SIGTTOU)
+    until_numbers(parent, [1, 2])
+    parent.send(Signals.SIGCONT)
+    for number in (1, 2):
+        diary.wait_for(f"subscriber {number} paused=0")
+    parent.send(Signals.SIGTTIN)
+    diary.wait_for("subscriber 3 paused=0")
+    status = parent.status()
+    assert (status["state"], status["paused"]) == ("healthy", False)
+    parent.send(Signals.SIGCONT)  # as `fg` does: nothing to say
+    assert parent.status()["paused"] is False
+    assert parent.stop() == Exit.OK
+    assert [line for line in diary.lines if "log INFO storing" in line] == [
+        "log INFO storing is paused; CONT resumes it",
+        "log INFO storing goes on",
+    ]
+
+
+def test_a_stop_while_paused_ends_normally(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), watching_pause(cast, "1")])
+    diary.wait_for("subscriber 1 paused=0")
+    parent.send(Signals.SIGTSTP)
+    diary.wait_for("subscriber 1 paused=1")
+    assert parent.stop() == Exit.OK
+
+
+def test_cont_resumes_also_a_parent_that_was_stopped(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), watching_pause(cast, "1")])
+    diary.wait_for("subscriber 1 paused=0")
+    parent.send(Signals.SIGTSTP)
+    diary.wait_for("subscriber 1 paused=1")
+    assert state_of(parent.pid) in "SR", "TSTP itself stops nobody"
+    parent.send(Signals.SIGSTOP)
+    parent.send(Signals.SIGCONT)
+    diary.wait_for("subscriber 1 paused=0")
+    assert parent.stop() == Exit.OK
+
+
+def test_what_a_terminal_sends_changes_nothing(start: Start, diary: Diary, cast: Cast) -> None:
+    keyboard, terminal = os.openpty()
+    parent = start([cast.recovery(), watching_pause(cast, "1")], terminal=terminal)
+    diary.wait_for("subscriber 1 paused=0")
+    os.write(keyboard, b"\x1a")  # Ctrl-Z
+    assert not diary.hears("log|paused", within_s=0.4)
+    assert state_of(parent.pid) in "SR"
+    assert (parent.status()["paused"], parent.status()["state"]) == (False, "healthy")
+    os.write(keyboard, b"\x03")  # Ctrl-C: it does hear this terminal
+    assert parent.wait() == Exit.OK
+    os.close(keyboard)
+    os.close(terminal)
+
+
+def test_usr2_logs_the_state_as_one_line(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a"), storing(cast, "1")])
+    diary.wait_for("subscriber 1 stored")
+    born(diary, "collector a")
+    parent.send(Signals.SIGUSR2)
+    logged = json.loads(diary.wait_for(r"log INFO (\{.*\})")[1])
+    assert logged == parent.status()
+    assert logged["store"]["stored"] == 1
+    assert parent.stop() == Exit.OK
+
+
+def test_a_text_of_a_dead_child_is_not_its_successors(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def body(birth: Birth) -> Exit:
+        if not birth.slot.get("lost"):
+            birth.slot.set("lost", 1)
+            birth.slot.waiting_for("the store")
+            os.kill(os.getpid(), signal.SIGKILL)
+        diary.say("second life")
+        beat_until_told(birth)
+        return Exit.OK
+
+    parent = start([cast.recovery(), cast.spec("subscriber", "1", body)])
+    diary.wait_for("second life")
+    assert parent.status()["state"] == "healthy"
     assert parent.stop() == Exit.OK
 
 
@@ -849,6 +1106,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
         "version": "1.2.3",
         "pid": parent.pid,
         "state": "degraded",
+        "paused": False,
         "sources": {
             "a": {
                 "type": "tcp",
@@ -861,7 +1119,15 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "waiting_for": "",
             }
         },
-        "subscribers": [{"n": 1, "pid": pids["subscriber 1"], "restarts": 0, "records": 9}],
+        "subscribers": [
+            {
+                "n": 1,
+                "pid": pids["subscriber 1"],
+                "restarts": 0,
+                "records": 9,
+                "waiting_for": "the store: it is down → start it",
+            }
+        ],
         "recovery": {"pid": pids["recovery"], "restarts": 0},
         "queue": {"frames": 0, "bytes": 0, "busy": 0, "waiting_for": ""},
         "store": {

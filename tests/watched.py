@@ -7,6 +7,7 @@ process is gone the pipe ends, and what is left of it is read in one go.
 """
 
 import faulthandler
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import re
 import select
 import signal
 import socket
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -117,7 +119,8 @@ class DiaryLog(logging.Handler):
 class Parent:
     """A watchdog over these children, running from `with` on.
 
-    `limits` sets constants of watchdog.py and child.py in that process only.
+    `terminal` becomes its controlling terminal; `limits` sets constants of watchdog.py and
+    child.py in that process only.
     """
 
     def __init__(
@@ -126,15 +129,19 @@ class Parent:
         diary: Diary,
         specs: list[ChildSpec],
         *,
+        subscriber: Callable[[str], ChildSpec] | None = None,
         server: Startable | None = None,
         drain_s: float = 30.0,
+        terminal: int | None = None,
         limits: dict[str, Any] | None = None,
     ) -> None:
         self.diary = diary
         self.control = directory / "control.sock"
         self._specs = specs
+        self._subscriber = subscriber or self._no_more
         self._server = server
         self._drain_s = drain_s
+        self._terminal = terminal
         self._limits = {"TICK_S_MAX": 0.1} | (limits or {})
         self._process = _fork.Process(target=self._live)
 
@@ -157,6 +164,9 @@ class Parent:
         self.diary.close()
 
     def _live(self) -> None:
+        if self._terminal is not None:
+            os.setsid()
+            fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)
         faulthandler.disable()  # pytest's: a child that is aborted says nothing of its own
         root = logging.getLogger()
         root.handlers[:] = [DiaryLog(self.diary)]
@@ -164,13 +174,25 @@ class Parent:
         for name, value in self._limits.items():
             setattr(watchdog if hasattr(watchdog, name) else child, name, value)
         server = ControlServer(self.control)
-        parent = Watchdog("nfl", "1.2.3", self._specs, Board(), server, self._server, self._drain_s)
+        parent = Watchdog(
+            "nfl",
+            "1.2.3",
+            self._specs,
+            Board(),
+            server,
+            self._server,
+            self._drain_s,
+            self._subscriber,
+        )
         try:
             code = parent.run()
         finally:
             server.close()
         parent.answer_stops()
         raise SystemExit(int(code))
+
+    def _no_more(self, number: str) -> ChildSpec:
+        raise AssertionError(f"nobody asked for subscriber {number}")
 
     @property
     def pid(self) -> int:

@@ -455,7 +455,7 @@ def test_titles_are_what_ps_shows(daemon: Daemon) -> None:
     assert comm_of(server) in ("valkey-server", "redis-server")
 
 
-HARMLESS = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGTSTP", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
+HARMLESS = ("SIGHUP", "SIGUSR1", "SIGCONT", "SIGWINCH")
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -470,6 +470,20 @@ def test_signals_that_mean_nothing_yet(daemon: Daemon, name: str) -> None:
     assert daemon.status()["state"] == "healthy"
     assert daemon.children() == children
     assert "Traceback" not in daemon.said()
+
+
+def test_collect_if_needed_beside_one_that_runs(daemon: Daemon) -> None:
+    """Silent, also where an edit has broken the configuration since."""
+    text = daemon.file.read_text()
+    children = daemon.children()
+    try:
+        for edit in (text, text + "[[broken"):
+            daemon.file.write_text(edit)
+            done = daemon.run("collect", "--if-needed")
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    finally:
+        daemon.file.write_text(text)
+    assert daemon.children() == children
 
 
 def test_clients_that_talk_nonsense(daemon: Daemon) -> None:
@@ -505,6 +519,75 @@ def test_a_parent_that_is_stopped_is_found_all_the_same(daemon: Daemon) -> None:
         for connection in asked:
             connection.close()
     until(lambda: daemon.status()["state"] == "healthy", HEARD_S, "it to go on")
+
+
+# ── started if needed, paused, asked for its state ──────────────────────────────────────
+
+HOLD = """
+import sys, pathlib, signal
+from appliance import process
+locks = [process.Lock(pathlib.Path(name)) for name in sys.argv[1:]]
+assert all(lock.try_acquire() for lock in locks)
+locks[0].path.write_text("")  # as if its owner were dead
+print(flush=True)
+signal.pause()
+"""
+
+
+def test_collect_if_needed_while_another_waits_for_the_lock() -> None:
+    with unstarted(config(free_port())) as daemon:
+        directory = daemon.directory / "state" / "stream"
+        directory.mkdir(parents=True)
+        names = [str(directory / name) for name in ("lock", "lock.next")]
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD, *names], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert holder.stdout
+            assert holder.stdout.readline() == "\n"
+            check(daemon.run("collect"), 73, "another `collect` already waits")
+            done = daemon.run("collect", "--if-needed")
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        finally:
+            holder.kill()
+            holder.communicate()
+
+
+def test_collect_if_needed_where_nothing_runs() -> None:
+    with unstarted('[source.s]\ntype = "stdin"\n') as daemon:
+        done = daemon.run_in_shell("printf 'a\\nb\\n' | {collect} --if-needed")
+        assert done.returncode == 0, done.stderr
+        assert sorted(Sqlite().raws(daemon)) == [b"a", b"b"]
+        daemon.file.write_text("[[broken")
+        check(daemon.run("collect", "--if-needed"), 78, str(daemon.file))
+
+
+def test_sources_that_end_while_it_is_paused_wait_in_the_queue_until_it_is_resumed() -> None:
+    said = b"".join(b"record %d\n" % number for number in range(1000))
+    paused = "storing is paused (TSTP); resume with CONT"
+    with unstarted('[source.s]\ntype = "stdin"\n[log]\nlevel = "warning"\n') as daemon:
+        daemon.spawn(stdin=subprocess.PIPE)
+        assert daemon.process
+        assert daemon.process.stdin
+        until(daemon.try_status, HEARD_S, "the control socket")
+        daemon.signal(signal.SIGTSTP)
+        rests = lambda: daemon.status()["store"]["waiting_for"] == paused  # noqa: E731
+        until(rests, HEARD_S, "it to pause")
+        daemon.process.stdin.write(said)
+        daemon.process.stdin.close()
+        until(lambda: daemon.status()["sources"]["s"]["pid"] is None, HEARD_S, "the end of s")
+        done = daemon.run("status")
+        assert (done.returncode, done.stderr) == (2, "")
+        assert done.stdout.startswith(f"stream collects, but {paused} (pid ")
+        status = daemon.status()
+        assert (status["paused"], status["store"]["stored"]) == (True, 0)
+        assert (status["sources"]["s"]["records"], status["queue"]["busy"]) == (1000, 0)
+        daemon.signal(signal.SIGUSR2)
+        until(lambda: '"paused": true' in daemon.said(), HEARD_S, "the state in the log")
+        assert not daemon.ended()
+        daemon.signal(signal.SIGCONT)
+        assert daemon.wait() == 0, daemon.said()
+        assert sorted(Sqlite().raws(daemon)) == sorted(said.splitlines())
 
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────
