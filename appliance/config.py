@@ -278,7 +278,9 @@ def _regex(value: object, at: Place) -> str:
     try:
         check_regex(value)
     except RegexError as error:
-        raise at.error(f"not a regular expression of RE2: {error}", hint) from None
+        said, _, part = str(error).partition(": ")
+        said = f"{said}: {found(part)}" if part else said
+        raise at.error(f"not a regular expression of RE2: {said}", hint) from None
     return value
 
 
