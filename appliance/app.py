@@ -279,7 +279,7 @@ class App:
         columns = self._config.store.columns
         if config is None:
             return RowMaker(columns, "text", (), source)
-        return RowMaker(columns, config.format, config.include, source)
+        return RowMaker(columns, config.format, config.include, source, config.exclude)
 
     def _embedded_server(self) -> EmbeddedServer:
         binary = find_server(os.environ, sys.prefix, getattr(sys, "_MEIPASS", None))

@@ -14,6 +14,7 @@ references (`SecretRef`) that credentials.py resolves later. No message repeats 
 was written in a secret's place.
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ import msgspec
 
 from appliance.addresses import check_queue_url, check_store_url, host_and_port
 from appliance.errors import ConfigError
+from appliance.filters import RegexError, check_regex
 from appliance.settings import (
     DEFAULT_COLUMNS,
     DEFAULT_NAME,
@@ -40,6 +42,7 @@ from appliance.settings import (
     Filter,
     LogConfig,
     QueueConfig,
+    Scalar,
     SecretRef,
     SourceConfig,
     StdinSource,
@@ -228,19 +231,57 @@ def _with_room(source: AnySource, is_written: bool, at: Place) -> AnySource:
     return msgspec.structs.replace(source, frame_bytes_max=source.record_bytes_max)
 
 
-def _include(value: object, at: Place) -> tuple[Filter, ...]:
+def _filters(value: object, at: Place) -> tuple[Filter, ...]:
     if isinstance(value, list):
         return tuple(_filter(table, at / f"[{index}]") for index, table in enumerate(value))
     return (_filter(value, at),)
 
 
 def _filter(value: object, at: Place) -> Filter:
+    name = next(part for part in reversed(at.key) if not part.startswith("["))
+    hint = f'write {name} = {{ path = "text", any = ["Patriots", "Packers"] }}'
     if not isinstance(value, dict):
-        raise at.error(
-            f"expected a table, or a list of tables, found {kind(value)}",
-            'write include = { path = "text", any = ["Patriots", "Packers"] }',
+        raise at.error(f"expected a table, or a list of tables, found {kind(value)}", hint)
+    filter = _GRAMMAR.read(Filter, value, at)
+    if sum(asked is not None for asked in (filter.any, filter.equals, filter.regex)) != 1:
+        raise at.error("exactly one of any, equals and regex says what is asked for", hint)
+    if not filter.path and not all(isinstance(value, str) for value in filter.equals or ()):
+        raise (at / "equals").error(
+            'path "" is the record as it came, which equals only texts',
+            "write the text in quotes, or the path of a value",
         )
-    return _GRAMMAR.read(Filter, value, at)
+    return filter
+
+
+def _equals(value: object, at: Place) -> tuple[Scalar, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(map(_is_json_scalar, values)):
+        raise at.error(
+            "expected a text, a number of at most 64 bit, true or false, or a list of one or more "
+            f"of them, found {found(value)}",
+            'write equals = "en", or a list such as equals = ["en", "de"]',
+        )
+    return tuple(values)
+
+
+def _is_json_scalar(value: object) -> bool:
+    """Whether it could be met in a record: TOML also has dates, nan, and longer numbers."""
+    if type(value) is int:
+        return -(2**63) <= value < 2**64
+    return isinstance(value, str | bool) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _regex(value: object, at: Place) -> str:
+    hint = "write one such as regex = '(?i)touch ?down', in RE2's syntax and in single quotes"
+    if not isinstance(value, str) or not value:
+        raise at.error(f"expected a regular expression in quotes, found {found(value)}", hint)
+    try:
+        check_regex(value)
+    except RegexError as error:
+        said, _, part = str(error).partition(": ")
+        said = f"{said}: {found(part)}" if part else said
+        raise at.error(f"not a regular expression of RE2: {said}", hint) from None
+    return value
 
 
 def _queue(value: object, at: Place) -> QueueConfig:
@@ -324,7 +365,10 @@ def _pattern(key: Key) -> str:
 _GRAMMAR: Grammar = Grammar(
     readers={
         "source": _sources,
-        "include": _include,
+        "include": _filters,
+        "exclude": _filters,
+        "equals": _equals,
+        "regex": _regex,
         "queue": _queue,
         "store": _store,
         "columns": _columns,
@@ -388,9 +432,10 @@ def _check_formats(config: Config, at: Place) -> None:
     """Who looks into records needs them to be JSON."""
     column = next((name for name, column in config.store.columns.items() if column.path), None)
     for name, source in config.sources.items():
-        has_path = any(filter.path for filter in source.include)
-        if source.format != "json" and (has_path or column is not None):
-            who = "include" if has_path else f"the path of column {toml(column)}"
+        lists = {"include": source.include, "exclude": source.exclude}
+        asker = next((key for key in lists if any(filter.path for filter in lists[key])), None)
+        if source.format != "json" and (asker or column is not None):
+            who = asker or f"the path of column {toml(column)}"
             raise (at / name / "format").error(
                 f"{who} looks into records, so they must be JSON",
                 'write format = "json"',

@@ -6,7 +6,8 @@ A `RowMaker` is built once per source and turns each frame into a `Batch`:
           ├─ refused by the collector ────────────→ dead letter, its code
           ├─ not UTF-8 ───────────────────────────→ dead letter "utf8"
           ├─ not JSON (format "json") ────────────→ dead letter "json"
-          ├─ none of the words of a filter ───────→ filtered, counted
+          ├─ not what every `include` asks for,
+          │  or what an `exclude` asks for ───────→ filtered, counted
           └─ a row: one value per column
 
 Each line goes exactly one way, so records = rows + dead + filtered + blank. Lines are sorted
@@ -19,17 +20,15 @@ without its zone, which strict databases refuse. JSON integers of more than 64 b
 here (orjson's reading); the column with path "" is the record exactly as it came.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from itertools import repeat
 from typing import Any
 
 import orjson
 
+from appliance import filters
 from appliance.batch import Batch, DeadLetter, Value
 from appliance.config import Column, Filter
 from appliance.frame import Frame, Header
@@ -64,11 +63,18 @@ class RowMaker:
     """Turns the frames of one source into batches for the store."""
 
     def __init__(
-        self, columns: Mapping[str, Column], format: str, include: Sequence[Filter], source: str
+        self,
+        columns: Mapping[str, Column],
+        format: str,
+        include: Sequence[Filter],
+        source: str,
+        exclude: Sequence[Filter] = (),
     ) -> None:
         self._columns = [_column_maker(column) for column in columns.values()]
         self._is_json = format == "json"
-        self._matches = [_matcher(filter) for filter in include]
+        # What each filter has to say about a record that is kept.
+        self._filters = [(_matcher(filter), True) for filter in include]
+        self._filters += [(_matcher(filter), False) for filter in exclude]
         self._source = source
 
     def batch(self, frame: Frame) -> Batch:
@@ -119,8 +125,8 @@ class RowMaker:
         except UnicodeDecodeError as error:
             records.dead.append(DeadLetter(position, line, "utf8", f"not UTF-8: {error}"))
             return
-        for match in self._matches:
-            if not match(document, text):
+        for match, wanted in self._filters:
+            if match(document, text) is not wanted:
                 records.filtered += 1
                 return
         records.positions.append(position)
@@ -257,34 +263,9 @@ def _picker(path: str) -> Pick:
 
 
 def _matcher(filter: Filter) -> Match:
-    """Whether a record has, at the filter's path, a text with one of the filter's words."""
-    search = _words(filter.any).search
+    """Whether the value at the filter's path passes its test; path "" is the record's text."""
+    passes = filters.test(filter)
     if not filter.path:
-        return lambda _, text: search(text.casefold()) is not None
+        return lambda _, text: passes(text)
     pick = _picker(filter.path)
-
-    def match(document: Any, _: str) -> bool:
-        found = pick(document)
-        return type(found) is str and search(found.casefold()) is not None
-
-    return match
-
-
-def _words(words: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the words, whole, in a case folded text."""
-    letter = rf"[\w{_marks()}]"
-    any_word = "|".join(re.escape(word.casefold()) for word in words)
-    return re.compile(rf"(?<!{letter})(?:{any_word})(?!{letter})")
-
-
-@cache
-def _marks() -> str:
-    r"""All combining marks, as part of a character class: to `\w` they are no letters.
-
-    But vowel signs of Indic scripts and accents typed apart belong to their word.
-    """
-    planes = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
-    marks = [code for code in planes if unicodedata.category(chr(code))[0] == "M"]
-    starts = [code for code, before in zip(marks, [-1, *marks], strict=False) if code != before + 1]
-    ends = [code for code, after in zip(marks, [*marks[1:], -1], strict=True) if code + 1 != after]
-    return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in zip(starts, ends, strict=True))
+    return lambda document, _: passes(pick(document))

@@ -24,6 +24,7 @@ SUBSCRIBERS_LIMIT = 64
 _A_SIZE = 'a size such as "64KiB", "1MiB" or a number of bytes'
 _SECONDS = "a number of seconds"
 
+Scalar = str | int | float | bool
 Text = Annotated[str, Meta(pattern=r"\A[^\x00]+\Z", description="a text in quotes")]
 FrameSize = Annotated[int, Meta(ge=1, le=FRAME_BYTES_LIMIT, description=_A_SIZE)]
 QueueSize = Annotated[int, Meta(ge=1, le=QUEUE_BYTES_LIMIT, description=_A_SIZE, examples=["2GiB"])]
@@ -38,17 +39,26 @@ class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records whose text at `path` has any of these words (whole, case folded)."""
+    """What is asked of a record's value at `path`: exactly one of any, equals and regex.
+
+    any: it has one of these words (whole, case folded); equals: it is one of these values;
+    regex: the expression matches somewhere in it.
+    """
 
     path: Annotated[str, Meta(description="a text in quotes", examples=["text"])]
-    any: Annotated[
-        tuple[Text, ...],
-        Meta(
-            min_length=1,
-            description="a list of one or more words",
-            examples=[["Patriots", "Packers"]],
-        ),
-    ]
+    any: (
+        Annotated[
+            tuple[Text, ...],
+            Meta(
+                min_length=1,
+                description="a list of one or more words",
+                examples=[["Patriots", "Packers"]],
+            ),
+        ]
+        | None
+    ) = None
+    equals: tuple[Scalar, ...] | None = None
+    regex: Text | None = None
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +92,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         int, Meta(ge=0, le=10_000, description="a whole number of milliseconds")
     ] = 5
     include: tuple[Filter, ...] = ()
+    exclude: tuple[Filter, ...] = ()
 
 
 class TcpSource(SourceConfig, frozen=True, tag_field="type", tag="tcp", kw_only=True):
@@ -174,9 +185,6 @@ LATER_KEYS = frozenset(
         "source.SOURCE.url",
         "source.SOURCE.mode",
         "source.SOURCE.owner",
-        "source.SOURCE.exclude",
-        "source.SOURCE.include.equals",
-        "source.SOURCE.include.regex",
     }
 )
 """Keys that are settled and that this version refuses."""

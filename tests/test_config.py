@@ -118,6 +118,11 @@ start = "end"
 follow = false
 format = "json"
 include = { path = "text", any = ["x"] }
+exclude = [
+  { path = "lang", equals = "de" },
+  { path = "n", equals = ["a", 5, 1.5, true] },
+  { path = "text", regex = '(?i)^rt\\b' },
+]
 
 [source.in]
 type = "stdin"
@@ -172,6 +177,11 @@ format = "text"
                 follow=False,
                 format="json",
                 include=(Filter(path="text", any=("x",)),),
+                exclude=(
+                    Filter(path="lang", equals=("de",)),
+                    Filter(path="n", equals=("a", 5, 1.5, True)),
+                    Filter(path="text", regex=r"(?i)^rt\b"),
+                ),
             ),
             "in": StdinSource(format="json"),
         },
@@ -381,7 +391,7 @@ MISTAKES = [
     (source("", "tcp"), "x.toml:1: source.s: listen is missing", 'listen = "127.0.0.1:5170"'),
     (source("", "file"), "x.toml:1: source.s: path is missing", "path ="),
     (column("path = 'a'"), "x.toml:5: store.columns.a: type is missing", "VARCHAR(64)"),
-    (JSON + "include = { path = 'a' }", "x.toml:4: source.s.include: any is missing", "Patriots"),
+    (JSON + "include = { any = ['a'] }", "x.toml:4: source.s.include: path is missing", "path ="),
     # names
     ("name = 'NFL'\n" + STDIN, 'x.toml:1: name: "NFL" can\'t be a name', "small letter"),
     ("name = 'a" + "b" * 32 + "'\n" + STDIN, "x.toml:1: name:", ""),
@@ -414,7 +424,35 @@ MISTAKES = [
      'words, found "b"', 'any = ["Patriots", "Packers"]'),
     (JSON + "include = { path = 'a', any = [] }", "include.any: expected a list of one", ""),
     (JSON + "include = { path = 'a', any = [''] }", "include.any: expected a list of one", ""),
+    (JSON + "include = { path = 'a' }", "x.toml:4: source.s.include: exactly one of any, equals "
+     "and regex", "write include = {"),
+    (JSON + "exclude = [{ path = 'a', any = ['b'], regex = 'b' }]", "source.s.exclude[0]: "
+     "exactly one", "write exclude = {"),
+    (JSON + "exclude = ['b']", "x.toml:4: source.s.exclude[0]: expected a table", "exclude = {"),
+    *((JSON + f"exclude = {{ path = 'a', equals = {value} }}", "x.toml:4: source.s.exclude.equals: "
+       "expected a text, a number of at most 64 bit, true or false, or a list of one or more of "
+       f"them, found {said}", "equals = ")
+      for value, said in (
+          ("[]", "a list"), ("{}", "a table"), ("nan", "nan"), ("[1, inf]", "a list"),
+          ("2024-02-29", "a date"), ("[['a']]", "a list"), (f"{2**64}", "a number that is far"),
+          (f"{-2**63 - 1}", "-9223372036854775809"))),
+    (STDIN + "include = { path = '', equals = ['a', 1] }", "x.toml:3: source.s.include.equals: path"
+     ' "" is the record as it came', "in quotes"),
+    (JSON + "\ninclude = [\n{ path = 'a', regex = 'b' }]\nexclude = { path = 'a', regex = '(b' }",
+     "x.toml:7: source.s.exclude.regex: not a regular expression of RE2: missing ): \"(b\"", ""),
+    (JSON + "[[source.s.include]]\npath = 'a'\nregex = 'b'\n[[source.s.include]]\npath = 'a'\n"
+     "regex = '(?=b)'", "x.toml:9: source.s.include[1].regex: not a regular expression of RE2: "
+     'invalid perl operator: "(?="', "RE2"),
+    (JSON + "include = { path = 'a', regex = \"(a\\n\" }", 'RE2: missing ): "(a\\n"', ""),
+    (JSON + "include = { path = 'a', regex = '(\\pL{1000})' }", "RE2: pattern too large", ""),
+    (JSON + "include = { path = 'a', regex = '(((a{20}){20}){20})' }", "regex: not a regular "
+     "expression of RE2: invalid repetition size", ""),
+    (JSON + "include = { path = 'a', regex = '' }", 'expected a regular expression in quotes, '
+     'found ""', ""),
+    (JSON + "include = { path = 'a', regex = 5 }", "regular expression in quotes, found 5", ""),
     # JSON is needed
+    (STDIN + "exclude = { path = 'a', equals = 1 }",
+     "x.toml:1: source.s.format: exclude looks into records", 'write format = "json"'),
     (STDIN + "include = { path = 'a', any = ['b'] }",
      "x.toml:1: source.s.format: include looks into records", 'write format = "json"'),
     (STDIN + "format = 'text'\n[store.columns]\na = { path = 'b', type = 'INT' }",
@@ -494,8 +532,6 @@ VALUES = {  # all that is refused as not in this version
 def written(key: str, value: str) -> str:
     """A configuration whose first lines hold the key, in the section where it belongs."""
     section, _, last = key.replace("SOURCE", "s").rpartition(".")
-    if section == "source.s.include":
-        return JSON + f'include = {{ path = "a", any = ["b"], {last} = {value} }}\n'
     if section == "source.s":
         kind = "" if last == "type" else 'type = "stdin"\n'
         return f"[source.s]\n{kind}{last} = {value}\n"
@@ -734,7 +770,7 @@ WORDS = " ".join(
         "name state_dir subscribers drain_s source queue store log url password bytes_max push_s",
         "table on_duplicate lease_bytes_max columns type path meta file env cred listen include",
         "any start follow framing format record_bytes_max frame_bytes_max connections_max level to",
-        "http equals exclude seq s t",
+        "http exclude equals regex seq s t",
     ]
 )
 KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=3)

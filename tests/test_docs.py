@@ -22,6 +22,7 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 NESTED: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "password": ("password", SecretRef),
     "include": ("include", Filter),
+    "exclude": ("exclude", Filter),
     "columns": ("columns.COLUMN", Column),
 }
 UNITS = {"bytes_max": "bytes", "_ms": "milliseconds", "_s": "seconds"}
@@ -120,7 +121,7 @@ def test_the_keys_that_init_comments_out_are_valid_and_defaults_are_true() -> No
     assert everything.sources.keys() == {"lines", "log", "input"}
     lines = everything.sources["lines"]
     assert isinstance(lines, TcpSource)
-    changed = msgspec.structs.replace(lines, format="text", include=())
+    changed = msgspec.structs.replace(lines, format="text", include=(), exclude=())
     assert changed == TcpSource(listen="127.0.0.1:5170"), "what is shown as default is it"
     store = msgspec.structs.replace(everything.store, columns={})
     assert store == Config(sources={}).store

@@ -19,8 +19,8 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "packages": ("__init__", ""),
     "words": ("frame batch errors", "words"),
     "decisions": (
-        "config addresses settings toml_lines toml_tables contracts framing rows isolate signals"
-        " backoff status tweets",
+        "config addresses settings toml_lines toml_tables contracts framing filters rows isolate "
+        "signals backoff status tweets",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),

@@ -1,6 +1,7 @@
 """Rows: every line goes one way, and every column's value is what the record says."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -42,9 +43,10 @@ def made(
     columns: Mapping[str, Column] = RAW,
     format: str = "json",
     include: Sequence[Filter] = (),
+    exclude: Sequence[Filter] = (),
     **more: Any,
 ) -> Batch:
-    return RowMaker(columns, format, include, "tweets").batch(frame(body, **more))
+    return RowMaker(columns, format, include, "tweets", exclude).batch(frame(body, **more))
 
 
 def values(document: Any, path: str, type: str = "VARCHAR(99)") -> Any:
@@ -228,6 +230,15 @@ def test_utc_text_agrees_with_utc_from_iso(moment: datetime) -> None:
 # ── filters ─────────────────────────────────────────────────────────────────────────────
 
 
+def kept(record: Any, **filters: Sequence[Filter]) -> bool:
+    """Whether a record becomes a row; if it doesn't, it is counted as filtered."""
+    line = json.dumps(record, ensure_ascii=False).encode()
+    batch = made(line + b"\n", **filters)  # type: ignore[arg-type]
+    assert (len(batch.rows), batch.filtered) in ((1, 0), (0, 1))
+    assert batch.raws in ([line], [])
+    return bool(batch.rows)
+
+
 @pytest.mark.parametrize(
     ("word", "text", "found"),
     [
@@ -257,10 +268,137 @@ def test_words_are_whole_and_case_folded(word: str, text: str, found: bool) -> N
 
 
 @pytest.mark.parametrize("record", [{}, {"text": None}, {"text": 5}, {"text": ["Bears"]}, "Bears"])
-def test_a_path_that_is_no_text_does_not_match(record: Any) -> None:
-    include = [Filter(path="text", any=("Bears",))]
-    batch = made(json.dumps(record).encode() + b"\n", include=include)
-    assert (batch.rows, batch.filtered) == ([], 1)
+@pytest.mark.parametrize("asked", [{"any": ("Bears", "5")}, {"regex": "Bears|5|"}])
+def test_what_is_no_text_matches_no_word_and_no_regex(record: Any, asked: Any) -> None:
+    assert not kept(record, include=[Filter(path="text", **asked)])
+    assert kept(record, exclude=[Filter(path="text", **asked)])
+
+
+@pytest.mark.parametrize("record", [{}, {"a": None}, {"a": [1, "x"]}, {"a": {"x": 1}}, "x", 1, []])
+def test_what_is_no_scalar_equals_nothing(record: Any) -> None:
+    filter = Filter(path="a", equals=("x", "", 0, 1, False, True))
+    assert not kept(record, include=[filter])
+    assert kept(record, exclude=[filter])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "equal"),
+    [
+        ("en", "en", True),
+        ("en", "EN", False),
+        ("en", "en ", False),
+        ("", "", True),
+        ("é", "e\u0301", False),
+        ("5", 5, False),
+        (5, "5", False),
+        (5, 5.0, True),
+        (5.0, 5, True),
+        (0.1, 0.1, True),
+        (2**53 + 1, 2**53, False),
+        (2**64 - 1, 2**64 - 1, True),
+        (1, True, False),
+        (True, 1, False),
+        (1.0, True, False),
+        (False, 0, False),
+        (True, True, True),
+        (False, True, False),
+    ],
+)
+def test_equals_compares_as_json_does(wanted: Any, value: Any, equal: bool) -> None:
+    for wanted_ones in ((wanted,), ("nobody", wanted)):
+        filter = Filter(path="a.0", equals=wanted_ones)
+        assert kept({"a": [value]}, include=[filter]) is equal
+        assert kept({"a": [value]}, exclude=[filter]) is not equal
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "found"),
+    [
+        ("touch ?down", "a touchdown!", True),
+        ("touch ?down", "Touchdown", False),
+        ("(?i)touch ?down", "TOUCH DOWN", True),
+        ("^RT ", "RT x", True),
+        ("^RT ", "x\nRT x", False),
+        ("(?m)^RT ", "x\nRT x", True),
+        ("x$", "x\n", False),
+        (r"^\pL+$", "Ünal", True),
+        ("^.$", "巨", True),  # a letter, not a byte
+        ("(?i)ÜNAL", "ünal", True),
+        ("a\x00b", "a\x00b", True),
+        ("a*", "", True),
+    ],
+)
+def test_a_regex_is_searched_anywhere(expression: str, text: str, found: bool) -> None:
+    assert kept({"t": text}, include=[Filter(path="t", regex=expression)]) is found
+    assert kept({"t": text}, exclude=[Filter(path="t", regex=expression)]) is not found
+
+
+def test_a_regex_takes_linear_time() -> None:
+    """Backtracking would take longer than the universe is old for a thousandth of it."""
+    started = time.monotonic()
+    assert not kept({"t": "a" * 1_000_000}, include=[Filter(path="t", regex="^(a|aa|a*)*b$")])
+    assert time.monotonic() - started < 10
+
+
+WORDS = ["Bears", "Ünal", "STRASSE", "巨人"]
+LETTERS = st.sampled_from(["a", "é", "ß", "я", "7", "_", "\u0301"])
+
+
+@given(st.sampled_from(WORDS), st.sampled_from(WORDS), st.text(" ,#\n«", max_size=3), LETTERS)
+def test_a_word_is_found_in_any_case_unless_letters_touch_it(
+    wanted: str, written: str, around: str, letter: str
+) -> None:
+    filter = Filter(path="t", any=(wanted,))
+    for shown in (written.lower(), written.upper(), written.title()):
+        text = around + shown + around[::-1]
+        assert kept({"t": text}, include=[filter]) is (wanted == written)
+        assert not kept({"t": around + letter + shown}, include=[filter]) or letter == "\u0301"
+        assert not kept({"t": shown + letter + around}, include=[filter])
+
+
+SCALARS = st.sampled_from(["a", "A", "", "1", 0, 1, 2, 1.5, True, False])
+
+
+@given(st.lists(SCALARS, min_size=1, max_size=4), SCALARS | st.none())
+def test_equals_is_being_in_the_list_as_json_writes_it(wanted: list[Any], value: Any) -> None:
+    filter = Filter(path="a", equals=tuple(wanted))
+    expected = json.dumps(value) in map(json.dumps, wanted)
+    assert kept({"a": value}, include=[filter]) is expected
+
+
+FILTERS = st.lists(
+    st.sampled_from(
+        [
+            Filter(path="t", any=("a",)),
+            Filter(path="t", regex="b"),
+            Filter(path="t", equals=("a b",)),
+            Filter(path="n", equals=(1, True)),
+            Filter(path="", regex='"n"'),
+        ]
+    ),
+    max_size=3,
+)
+RECORDS = st.fixed_dictionaries(
+    {}, optional={"t": st.sampled_from(["a", "b", "a b", 1]), "n": st.sampled_from([0, 1, True])}
+)
+
+
+@given(st.lists(RECORDS, max_size=5), FILTERS, FILTERS)
+def test_all_of_include_and_none_of_exclude(
+    records: list[Any], include: list[Filter], exclude: list[Filter]
+) -> None:
+    """A filter alone says the same about a record as it does among others."""
+    body = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+    batch = made(body, include=include, exclude=exclude)
+    expected = [
+        position
+        for position, record in enumerate(records)
+        if all(kept(record, include=[filter]) for filter in include)
+        and not any(kept(record, include=[filter]) for filter in exclude)
+    ]
+    assert batch.positions == expected
+    assert batch.filtered == len(records) - len(expected)
+    assert not batch.dead
 
 
 def test_all_filters_must_match_and_broken_records_are_dead_not_filtered() -> None:
@@ -278,3 +416,13 @@ def test_a_filter_on_the_whole_text() -> None:
     include = [Filter(path="", any=("error",))]
     batch = made(b"An ERROR: x\nterrors\n", format="text", include=include)
     assert (batch.rows, batch.filtered) == ([("An ERROR: x",)], 1)
+
+
+def test_text_records_are_asked_as_they_came() -> None:
+    body = b"GET /a 200\r\nGET /b 404\nPOST /a 200\n5\n\n\xff\n"
+    include = [Filter(path="", regex="^(GET|POST) |^5$")]
+    exclude = [Filter(path="", regex=" 404$"), Filter(path="", equals=("5",))]
+    batch = made(body, format="text", include=include, exclude=exclude)
+    assert batch.rows == [("GET /a 200",), ("POST /a 200",)]
+    assert (batch.filtered, batch.blank) == (2, 1)
+    assert [(letter.position, letter.code) for letter in batch.dead] == [(5, "utf8")]

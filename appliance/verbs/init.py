@@ -41,8 +41,9 @@ type = "tcp"
 listen = "127.0.0.1:5170"       # ":5170" listens on all interfaces
 #connections_max = 1000
 #close_wait_s = 5               # at a stop: wait so long for senders to close
-#format = "json"                # default "text"; needed by include and by columns with a path
+#format = "json"                # default "text"; needed by paths in filters and in columns
 #include = { path = "text", any = ["Patriots", "Packers"] }   # keep records with such a word
+#exclude = [{ path = "lang", equals = "und" }, { path = "text", regex = '^RT @\\w+:' }]
 #record_bytes_max = "1MiB"      # a longer record becomes a dead letter
 #frame_bytes_max = "1MiB"       # what is handed to Redis at once
 #frame_interval_ms = 5          # and how often, at most
