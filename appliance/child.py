@@ -187,10 +187,9 @@ class Child:
         self.done, self.exit = True, code
 
     def want_again(self) -> None:
-        """One that was retired, and has ended, is wanted after all."""
+        """One that was retired, and has ended, is wanted after all; its backoff still counts."""
         assert self.gone
         self.retired = self.done = False
-        self.start_at = 0.0
 
     def ask(self, wish: Signals) -> None:
         """Ask it to end, once for each kind of asking."""

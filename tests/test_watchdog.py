@@ -936,6 +936,27 @@ def test_one_too_many_that_is_killed_is_not_started_again(
     assert parent.stop() == Exit.OK
 
 
+def test_one_too_many_that_is_dead_is_not_started_again_until_it_is_wanted(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start(
+        [
+            cast.recovery(),
+            cast.obedient("subscriber", "1"),
+            dying(cast, "subscriber", "2", ["70"] * 4),
+        ]
+    )
+    diary.wait_for("subscriber 2 died .* again in 0.8 s")
+    parent.send(Signals.SIGTTOU)
+    until_numbers(parent, [1])
+    assert parent.status()["state"] == "healthy"
+    assert not diary.hears("subscriber 2 born", within_s=1.0)
+    parent.send(Signals.SIGTTIN)
+    born(diary, "subscriber 2")
+    until_numbers(parent, [1, 2])
+    assert parent.stop() == Exit.OK
+
+
 def test_one_too_many_that_hangs_holds_no_stop_up(start: Start, diary: Diary, cast: Cast) -> None:
     parent = start(
         [cast.recovery(), cast.obedient("subscriber", "1", lingers_s=30)],
