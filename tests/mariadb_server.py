@@ -21,17 +21,11 @@ import pymysql
 import pytest
 
 from tests.conftest import find_service
+from tests.ports import free_port
 
 USER, PASSWORD = "stream", "tests only"
 READY_S = 60.0
 STOP_S = 60.0
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class MariaDBServer:

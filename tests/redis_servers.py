@@ -7,7 +7,6 @@ a server outside of pytest.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import redis
 from appliance.queues.redis import RedisAddress
 from appliance.redis_server import find_server
 from tests.conftest import find_service
+from tests.ports import free_port
 
 READY_S = 20.0
 STOP_S = 20.0
@@ -144,12 +144,6 @@ class PrivateRedis:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def find_redis() -> str:

@@ -29,6 +29,7 @@ from appliance.instance import Instance
 from appliance.settings import Config, TcpSource
 from appliance.sources import tcp
 from tests.fake_queue import MemoryQueue, MemoryRedis
+from tests.ports import free_port
 
 MIB = 1024**2
 
@@ -112,11 +113,6 @@ STDIN = '[source.pipe]\ntype = "stdin"\n'
 def file_source(path: Path, follow: bool = False, name: str = "log") -> str:
     follows = str(follow).lower()
     return f'[source.{name}]\ntype = "file"\npath = "{path}"\nfollow = {follows}\n'
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 # ── which processes ─────────────────────────────────────────────────────────────────────

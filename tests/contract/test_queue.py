@@ -19,7 +19,8 @@ from appliance.errors import ConfigError, Unavailable
 from appliance.queues.keys import Keys
 from appliance.queues.redis import RIGHTS, RedisAddress, RedisQueue, check_version
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
-from tests.redis_servers import PrivateRedis, find_redis, free_port
+from tests.ports import free_port
+from tests.redis_servers import PrivateRedis, find_redis
 
 GIB = 2**30
 RUN = "0190c0de" + "0" * 24

@@ -211,13 +211,6 @@ def title_of(pid: int) -> str:
         return ""
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def connect(port: int, timeout_s: float = READY_S) -> socket.socket:
     """A connection to an instance that may be starting still."""
     deadline = time.monotonic() + timeout_s

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.system.daemon import Daemon, connect, free_port, send_and_close, unstarted
+from tests.ports import free_port
+from tests.system.daemon import Daemon, connect, send_and_close, unstarted
 from tests.system.stores import MariaDB, Sqlite, StoreUnderTest
 from tests.system.window import Window, shared_store
 

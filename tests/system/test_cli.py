@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from appliance import cli, control
+from tests.ports import free_port
 from tests.system.daemon import (
     STOP_S,
     Daemon,
     connect,
-    free_port,
     send_and_close,
     title_of,
     unstarted,

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.system.daemon import (
     STOP_S,
     Daemon,
     connect,
-    free_port,
     send_and_close,
     unstarted,
     until,

@@ -4,8 +4,9 @@ Most kills are by the collector itself, between note, push and discard; the send
 notice, and every byte arrives once.
 """
 
+from tests.ports import free_port
 from tests.redis_servers import PrivateRedis
-from tests.system.daemon import Daemon, free_port, send_and_close
+from tests.system.daemon import Daemon, send_and_close
 from tests.system.records import Records
 from tests.system.stores import StoreUnderTest
 

@@ -1,6 +1,7 @@
 """Filters in a whole instance: which records are stored, and that the others are counted."""
 
-from tests.system.daemon import Daemon, free_port, send_and_close
+from tests.ports import free_port
+from tests.system.daemon import Daemon, send_and_close
 from tests.system.stores import Sqlite
 
 FILTERS = r"""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.daemon import Daemon, connect, free_port, title_of, until
+from tests.ports import free_port
+from tests.system.daemon import Daemon, connect, title_of, until
 
 LOOK_S = 1.0
 BUSY_SHARE = 0.3  # of one processor; who runs in circles uses all of it

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.mariadb_server import PASSWORD, MariaDBServer
+from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
-from tests.system.daemon import PASSWORD_VARIABLE, Daemon, free_port, until
+from tests.system.daemon import PASSWORD_VARIABLE, Daemon, until
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
 from tests.system.sender import Sender

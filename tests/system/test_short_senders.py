@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.daemon import Daemon, free_port, until
+from tests.ports import free_port
+from tests.system.daemon import Daemon, until
 from tests.system.stores import Sqlite
 
 CONNECTIONS_MAX = 2000

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
-from tests.system.daemon import Daemon, free_port, until
+from tests.system.daemon import Daemon, until
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
 from tests.system.sender import Sender

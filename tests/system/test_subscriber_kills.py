@@ -7,8 +7,9 @@ from outside, at any instant, by the pid that `status` shows.
 import random
 from typing import Any
 
+from tests.ports import free_port
 from tests.redis_servers import PrivateRedis
-from tests.system.daemon import Daemon, free_port
+from tests.system.daemon import Daemon
 from tests.system.killer import kill_until, self_kills
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
