@@ -26,6 +26,9 @@ WORDS = (
     "filtered",
     "dead",
     "lost",
+    "in_hand_ms",  # subscriber: when the oldest record of its lease came; 0 without a lease
+    "stored_ms",  # subscriber: when the newest record that it stored came
+    "error_s",  # when last_error was said, seconds since the epoch
     "queue_frames",  # recovery's samples
     "queue_busy",
     "queue_bytes",
@@ -46,10 +49,16 @@ _SLOT_BYTES = len(WORDS) * 8 + len(TEXTS) * (TEXT_BYTES_MAX + 8)
 class Slot:
     """One child's numbers and texts (contract: `contracts.Gauge`)."""
 
-    def __init__(self, memory: memoryview, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        memory: memoryview,
+        clock_ns: Callable[[], int],
+        wall_clock: Callable[[], float],
+    ) -> None:
         self._memory = memory
         self._words = memory.cast("q")
         self._clock_ns = clock_ns
+        self._wall_clock = wall_clock
 
     def beat(self) -> None:
         """Say that the work loop is alive."""
@@ -79,6 +88,7 @@ class Slot:
     def error(self, text: str) -> None:
         """Say the last error in words."""
         self._write("last_error", text)
+        self.set("error_s", int(self._wall_clock()))
 
     def text(self, name: str) -> str:
         """Read a text."""
@@ -97,9 +107,14 @@ class Slot:
 class Board:
     """All slots of an instance; made once, by the parent, before the first fork."""
 
-    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._memory = memoryview(mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES))
         self._clock_ns = clock_ns
+        self._wall_clock = wall_clock
         self._slots: dict[str, Slot] = {}
 
     def slot(self, owner: str) -> Slot:
@@ -108,5 +123,6 @@ class Board:
             at = len(self._slots) * _SLOT_BYTES
             if at >= len(self._memory):
                 raise ValueError(f"more than {SLOTS_MAX} children")
-            self._slots[owner] = Slot(self._memory[at : at + _SLOT_BYTES], self._clock_ns)
+            memory = self._memory[at : at + _SLOT_BYTES]
+            self._slots[owner] = Slot(memory, self._clock_ns, self._wall_clock)
         return self._slots[owner]

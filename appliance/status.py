@@ -3,12 +3,18 @@
 Keys of the JSON are a contract: more may come, none goes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from appliance import signals
 from appliance.contracts import Gauge
 from appliance.errors import Exit
+
+PerSecond = Callable[[str], float]
+"""How fast the counter of this name grows; see `counters_of` for the names."""
+STORED = "stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class ChildState:
     gauge: Gauge
     waiting_for: str
     last_error: str
+    last_error_at: int = 0  # seconds since the epoch
     retired: bool = False
 
     @property
@@ -34,10 +41,29 @@ class ChildState:
         return self.retired and self.pid is None
 
 
+def counters_of(children: list[ChildState]) -> dict[str, int]:
+    """The counters whose rates `report` asks for: what each source read, and what is stored."""
+    read = {_counter(c): c.gauge.get("records") for c in children if c.kind == "collector"}
+    stored = sum(c.gauge.get("stored") for c in children if c.kind == "subscriber")
+    return {**read, STORED: stored}
+
+
+def _counter(source: ChildState) -> str:
+    return f"source {source.name}"
+
+
 def report(
-    identity: dict[str, Any], children: list[ChildState], stopping: bool, paused: bool
+    identity: dict[str, Any],
+    children: list[ChildState],
+    stopping: bool,
+    paused: bool,
+    per_s: PerSecond,
+    now: float,
 ) -> dict[str, Any]:
-    """The whole of `status --json`; `identity` is name, version, pid and since."""
+    """The whole of `status --json`.
+
+    `identity` is name, version, pid and since; `now` is in seconds since the epoch.
+    """
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
     recovery = next(child for child in children if child.kind == "recovery")
@@ -45,25 +71,22 @@ def report(
         **identity,
         "state": _state(children, stopping, paused),
         "paused": paused,
-        "sources": {child.name: _source(child) for child in sources},
+        "sources": {child.name: _source(child, per_s) for child in sources},
         "subscribers": _subscribers(subscribers),
         "recovery": {"pid": recovery.pid, "restarts": recovery.restarts},
-        "queue": {
-            "frames": recovery.gauge.get("queue_frames"),
-            "bytes": recovery.gauge.get("queue_bytes"),
-            "busy": recovery.gauge.get("queue_busy"),
-            "waiting_for": recovery.waiting_for,
-        },
+        "queue": _queue(recovery),
         "store": {
             **{
                 name: sum(child.gauge.get(name) for child in subscribers)
                 for name in ("stored", "filtered", "dead", "lost")
             },
+            "per_s": round(per_s(STORED), 1),
+            "lag_s": _lag_s(subscribers, _queue(recovery), now),
             "waiting_for": next(
                 (c.waiting_for for c in subscribers if c.waiting_for and not c.gone), ""
             ),
         },
-        "last_error": next((child.last_error for child in children if child.last_error), ""),
+        **_last_error(children),
     }
 
 
@@ -77,8 +100,9 @@ def screen(report: dict[str, Any]) -> str:
     lines = [_sentence(report), ""]
     for name, source in report["sources"].items():
         lines.append(
-            f"source {name} ({source['type']}): {source['records']} records, "
-            f"{source['connections']} connections, {_process(source)}"
+            f"source {name} ({source['type']}): {source['records']} records "
+            f"({source['per_s']:g}/s), {source['connections']} connections, "
+            f"{_process(source)}"
         )
         lines += _waits(source["waiting_for"])
     queue, store = report["queue"], report["store"]
@@ -87,8 +111,8 @@ def screen(report: dict[str, Any]) -> str:
     )
     lines += _waits(queue["waiting_for"])
     lines.append(
-        f"store: {store['stored']} stored, {store['filtered']} filtered, "
-        f"{store['dead']} dead letters, {store['lost']} lost"
+        f"store: {store['stored']} stored ({store['per_s']:g}/s), {store['filtered']} filtered, "
+        f"{store['dead']} dead letters, {store['lost']} lost, {_behind(store['lag_s'])}"
     )
     lines += _waits(store["waiting_for"])
     lines += [
@@ -97,7 +121,7 @@ def screen(report: dict[str, Any]) -> str:
     ]
     lines.append(f"recovery: {_process(report['recovery'])}")
     if report["last_error"]:
-        lines.append(f"last error: {report['last_error']}")
+        lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")
     return "\n".join(lines)
 
 
@@ -106,6 +130,37 @@ def _state(children: list[ChildState], stopping: bool, paused: bool) -> str:
         return "stopping"
     unwell = any(c.waiting_for or c.pid is None for c in children if not c.gone)
     return "degraded" if unwell or paused else "healthy"
+
+
+def _queue(recovery: ChildState) -> dict[str, Any]:
+    return {
+        "frames": recovery.gauge.get("queue_frames"),
+        "bytes": recovery.gauge.get("queue_bytes"),
+        "busy": recovery.gauge.get("queue_busy"),
+        "waiting_for": recovery.waiting_for,
+    }
+
+
+def _lag_s(subscribers: list[ChildState], queue: dict[str, Any], now: float) -> float | None:
+    """How long the oldest record that isn't stored has been here; None if nobody knows.
+
+    Frames go in their order, so what waits came behind what was stored last.
+    """
+    in_hand = [at for c in subscribers if (at := c.gauge.get("in_hand_ms")) and not c.gone]
+    if not in_hand and not queue["frames"] and not queue["busy"]:
+        return 0.0
+    stored = [at for c in subscribers if (at := c.gauge.get("stored_ms"))]
+    if not in_hand and not stored:
+        return None
+    return round(max(0.0, now - (min(in_hand) if in_hand else max(stored)) / 1000), 1)
+
+
+def _last_error(children: list[ChildState]) -> dict[str, Any]:
+    newest = max(children, key=lambda child: child.last_error_at)
+    if not newest.last_error:
+        return {"last_error": "", "last_error_at": None}
+    at = datetime.fromtimestamp(newest.last_error_at, UTC)
+    return {"last_error": newest.last_error, "last_error_at": at.isoformat(timespec="seconds")}
 
 
 def _sentence(report: dict[str, Any]) -> str:
@@ -119,7 +174,7 @@ def _sentence(report: dict[str, Any]) -> str:
     return f"{report['name']} {what} (pid {report['pid']}, since {report['since']})."
 
 
-def _source(child: ChildState) -> dict[str, Any]:
+def _source(child: ChildState, per_s: PerSecond) -> dict[str, Any]:
     gauge = child.gauge
     return {
         "type": child.type,
@@ -128,6 +183,7 @@ def _source(child: ChildState) -> dict[str, Any]:
         "connections": gauge.get("connections"),
         "records": gauge.get("records"),
         "bytes": gauge.get("bytes"),
+        "per_s": round(per_s(_counter(child)), 1),
         "at_risk": {
             "records": gauge.get("at_risk_records"),
             "bytes": gauge.get("at_risk_bytes"),
@@ -154,6 +210,10 @@ def _subscriber(child: ChildState) -> dict[str, Any]:
 def _process(row: dict[str, Any]) -> str:
     alive = f"pid {row['pid']}" if row["pid"] else "not running now"
     return f"{alive}, {row['restarts']} restarts"
+
+
+def _behind(lag_s: float | None) -> str:
+    return "nothing stored yet" if lag_s is None else f"{lag_s:g} s behind"
 
 
 def _waits(text: str) -> list[str]:

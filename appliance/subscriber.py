@@ -69,6 +69,7 @@ class Subscriber:
 
     def run(self) -> None:
         """Store until told to stop; the lease in hand is finished or given back."""
+        self._gauge.set("in_hand_ms", 0)  # a predecessor's lease is an orphan's by now
         try:
             self._rest_while_paused()
             self._persist("the store", self._store.prepare)
@@ -93,6 +94,7 @@ class Subscriber:
         self._checkpoint("taken")
         try:
             batches = self._batches(lease)
+            self._gauge.set("in_hand_ms", _ms(min((b.first_received for b in batches), default=0)))
             self._store_or_give_back(lease, batches)
             self._checkpoint("stored")
             self._queue.confirm(lease)
@@ -102,6 +104,10 @@ class Subscriber:
             self._gauge.error(error.message)
             self._log.warning("a lease was dropped: %s", error.message)
             return
+        finally:
+            self._gauge.set("in_hand_ms", 0)
+        if batches:
+            self._gauge.set("stored_ms", _ms(max(batch.last_received for batch in batches)))
         self._checkpoint("confirmed")
         self._gauge.worked()
 
@@ -187,3 +193,7 @@ class Subscriber:
             self._gauge.beat()
             self._wish.wait(backoff.full_jitter(attempt, self._chance()))
             attempt += 1
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -28,6 +28,7 @@ from appliance.child import Child, ChildSpec, Server, Startable
 from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board
 from appliance.errors import Exit
+from appliance.rates import Rates
 from appliance.settings import SUBSCRIBERS_LIMIT
 
 SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
@@ -51,6 +52,7 @@ class Watchdog:
         drain_s: float,
         subscriber: Callable[[str], ChildSpec],
         monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._name = name
         self._board = board
@@ -62,6 +64,8 @@ class Watchdog:
         self._subscriber = subscriber  # makes one with this number
         self._paused = False
         self._monotonic = monotonic
+        self._wall_clock = wall_clock
+        self._rates = Rates()
         self._clients: list[Client] = []
         self._stop_clients: list[Client] = []
         self._phase: int | None = None
@@ -105,6 +109,7 @@ class Watchdog:
     def _reconcile(self) -> None:
         now = self._monotonic()
         self._forgive_silence(now)
+        self._rates.sample(now, status.counters_of(self._states()))
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._nudge_recovery()
@@ -401,7 +406,17 @@ class Watchdog:
 
     def report(self) -> dict[str, Any]:
         """What `status --json` says."""
-        states = [
+        return status.report(
+            self._identity,
+            self._states(),
+            stopping=self._phase is not None,
+            paused=self._paused,
+            per_s=self._rates.per_s,
+            now=self._wall_clock(),
+        )
+
+    def _states(self) -> list[status.ChildState]:
+        return [
             status.ChildState(
                 kind=child.spec.kind,
                 name=child.spec.name,
@@ -411,12 +426,11 @@ class Watchdog:
                 gauge=child.slot,
                 waiting_for=child.slot.text("waiting_for"),
                 last_error=child.slot.text("last_error"),
+                last_error_at=child.slot.get("error_s"),
                 retired=child.retired,
             )
             for child in self._children
         ]
-        stopping = self._phase is not None
-        return status.report(self._identity, states, stopping, self._paused)
 
     def _log_report(self) -> None:
         """Log the report as one line of JSON. Whoever asks for it gets it, at any log level."""

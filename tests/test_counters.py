@@ -34,11 +34,14 @@ writes = st.lists(
 )
 
 
+NOW = 1_700_000_000
+
+
 @given(writes)
 def test_each_write_changes_its_own_place_only(
     history: list[tuple[str, tuple[str, str, int | str]]],
 ) -> None:
-    board = Board()
+    board = Board(wall_clock=lambda: NOW + 0.9)
     numbers: dict[tuple[str, str], int] = {}
     texts: dict[tuple[str, str], str] = {}
     for owner, (how, name, value) in history:
@@ -46,6 +49,8 @@ def test_each_write_changes_its_own_place_only(
         if isinstance(value, str):
             write_text(slot, name, value)
             texts[owner, name] = value
+            if name == "last_error":
+                numbers[owner, "error_s"] = NOW
         elif how == "set":
             slot.set(name, value)
             numbers[owner, name] = value

@@ -7,9 +7,19 @@ import pytest
 from appliance import signals
 from appliance.counters import Board
 from appliance.errors import Exit
-from appliance.status import ChildState, exit_code, report, screen
+from appliance.status import ChildState, counters_of, exit_code, screen
+from appliance.status import report as full_report
 
 IDENTITY = {"name": "nfl", "version": "1.2", "pid": 7, "since": "2026-01-02T03:04:05+00:00"}
+
+NOW = 1_767_323_045.0
+PER_S = {"source tweets": 12.34, "source log": 0.0, "stored": 7.0}
+
+
+def report(
+    identity: dict[str, Any], children: list[ChildState], stopping: bool, paused: bool
+) -> dict[str, Any]:
+    return full_report(identity, children, stopping, paused, lambda name: PER_S.get(name, 0.0), NOW)
 
 
 class Children:
@@ -34,6 +44,7 @@ def two_of_each(**more: Any) -> Children:
     tweets = {"connections": 2, "records": 100, "bytes": 5000}
     tweets |= {"at_risk_records": 4, "at_risk_bytes": 40}
     one = {"records": 60, "stored": 60, "filtered": 20, "dead": 2, "lost": 1}
+    one |= {"in_hand_ms": int(NOW * 1000) - 5300}
     other = {"records": 10, "stored": 10, "filtered": 5, "dead": 1, "lost": 2}
     return (
         Children()
@@ -58,6 +69,7 @@ def test_the_whole_of_it() -> None:
                 "connections": 2,
                 "records": 100,
                 "bytes": 5000,
+                "per_s": 12.3,
                 "at_risk": {"records": 4, "bytes": 40},
                 "waiting_for": "",
             },
@@ -68,6 +80,7 @@ def test_the_whole_of_it() -> None:
                 "connections": 0,
                 "records": 7,
                 "bytes": 70,
+                "per_s": 0.0,
                 "at_risk": {"records": 0, "bytes": 0},
                 "waiting_for": "",
             },
@@ -78,8 +91,17 @@ def test_the_whole_of_it() -> None:
         ],
         "recovery": {"pid": 10, "restarts": 1},
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
-        "store": {"stored": 70, "filtered": 25, "dead": 3, "lost": 3, "waiting_for": ""},
+        "store": {
+            "stored": 70,
+            "filtered": 25,
+            "dead": 3,
+            "lost": 3,
+            "per_s": 7.0,
+            "lag_s": 5.3,
+            "waiting_for": "",
+        },
         "last_error": "",
+        "last_error_at": None,
     }
 
 
@@ -123,19 +145,20 @@ def test_the_sentence_says_the_state() -> None:
 
 def test_the_screen() -> None:
     more = {"pid": None, "restarts": 2, "waiting_for": AWAITED, "last_error": "no answer"}
+    more |= {"last_error_at": int(NOW) - 60}
     lines = screen(
         report(IDENTITY, two_of_each(**more).all, stopping=False, paused=False)
     ).splitlines()
     assert lines[2:] == [
-        "source tweets (tcp): 100 records, 2 connections, pid 11, 3 restarts",
-        "source log (file): 7 records, 0 connections, pid 12, 0 restarts",
+        "source tweets (tcp): 100 records (12.3/s), 2 connections, pid 11, 3 restarts",
+        "source log (file): 7 records (0/s), 0 connections, pid 12, 0 restarts",
         "queue: 3 frames wait, 1 in hand, 4096 bytes",
-        "store: 70 stored, 25 filtered, 3 dead letters, 3 lost",
+        "store: 70 stored (7/s), 25 filtered, 3 dead letters, 3 lost, 5.3 s behind",
         f"  waiting for {AWAITED}",
         "subscriber 1: 60 rows, pid 13, 0 restarts",
         "subscriber 2: 10 rows, not running now, 2 restarts",
         "recovery: pid 10, 1 restarts",
-        "last error: no answer",
+        "last error (2026-01-02T03:03:05+00:00): no answer",
     ]
 
 
@@ -187,3 +210,57 @@ def test_subscribers_are_listed_by_number_whoever_came_first() -> None:
         children.add("subscriber", number, {})
     found = report(IDENTITY, children.all, stopping=False, paused=False)
     assert [one["n"] for one in found["subscribers"]] == [1, 2, 10]
+
+
+@pytest.mark.parametrize(
+    ("queue", "hands", "stored", "lag_s"),
+    [
+        ((0, 0), (), (), 0.0),  # nothing waits: nothing is late
+        ((0, 0), (), (900,), 0.0),
+        ((5, 0), (), (), None),  # nobody has looked at one yet
+        ((5, 0), (), (60, 30), 30.0),  # what waits came behind what was stored last
+        ((0, 3), (), (60,), 60.0),  # an orphan's
+        ((5, 2), (20, 10), (60, 30), 20.0),
+        ((0, 0), (3,), (), 3.0),  # recovery's sample is older than the lease
+        ((0, 0), (-2,), (), 0.0),  # a clock that was set back
+    ],
+)
+def test_the_lag_is_the_age_of_the_oldest_record_that_is_not_stored(
+    queue: tuple[int, int], hands: tuple[int, ...], stored: tuple[int, ...], lag_s: float | None
+) -> None:
+    frames, busy = queue
+    children = Children().add("recovery", "", {"queue_frames": frames, "queue_busy": busy})
+    for number in range(2):
+        words = {}
+        for word, ages_s in (("in_hand_ms", hands), ("stored_ms", stored)):
+            if number < len(ages_s):
+                words[word] = int((NOW - ages_s[number]) * 1000)
+        children.add("subscriber", f"{number + 1}", words)
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert found["store"]["lag_s"] == lag_s
+    words = "nothing stored yet" if lag_s is None else f"{lag_s:g} s behind"
+    assert words in screen(found)
+
+
+def test_the_newest_error_is_the_last_one() -> None:
+    children = (
+        Children()
+        .add("recovery", "", {}, last_error="old", last_error_at=100)
+        .add("subscriber", "1", {}, last_error="new", last_error_at=300)
+        .add("subscriber", "2", {}, last_error="middle", last_error_at=200)
+    )
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert (found["last_error"], found["last_error_at"]) == ("new", "1970-01-01T00:05:00+00:00")
+
+
+def test_rates_are_asked_for_by_the_names_under_which_they_are_counted() -> None:
+    children = two_of_each().all
+    assert counters_of(children) == {"source tweets": 100, "source log": 7, "stored": 70}
+    asked: set[str] = set()
+
+    def per_s(name: str) -> float:
+        asked.add(name)
+        return 0.0
+
+    full_report(IDENTITY, children, False, False, per_s, NOW)
+    assert asked == counters_of(children).keys()

@@ -214,6 +214,21 @@ def test_numbers_for_status(world: World) -> None:
     assert world.gauge.beats > 3
 
 
+def test_the_age_of_what_is_in_hand_and_of_what_is_stored(world: World) -> None:
+    """Frames came from 1.0 to 2.0 s; 0 means that nothing is in hand."""
+    seen: list[tuple[str, int, int]] = []
+
+    def look(step: str) -> None:
+        numbers = world.gauge.numbers
+        seen.append((step, numbers["in_hand_ms"], numbers["stored_ms"]))
+
+    world.gauge.numbers["in_hand_ms"] = 500  # of a predecessor that was killed
+    world.born(look)
+    world.push(item(1, tweet("Bears", 1)))
+    world.run(2)
+    assert seen == [("taken", 0, 0), ("stored", 1000, 0), ("confirmed", 0, 2000)]
+
+
 def test_frames_that_the_store_had_are_counted_by_nobody(world: World) -> None:
     world.push(item(1, tweet("Bears", 1)))
     world.run(2)

@@ -1093,6 +1093,23 @@ def test_a_text_of_a_dead_child_is_not_its_successors(
     assert parent.stop() == Exit.OK
 
 
+def test_status_says_how_fast_it_goes(start: Start, cast: Cast) -> None:
+    def collector(birth: Birth) -> Exit:
+        while not birth.wish.stop:
+            birth.slot.add("records", 10)
+            birth.slot.beat()
+            birth.wish.wait(0.01)
+        return Exit.OK
+
+    parent = start([cast.recovery(), cast.spec("collector", "a", collector, type="tcp")])
+    deadline = time.monotonic() + 10
+    while parent.status()["sources"]["a"]["per_s"] <= 10:
+        assert time.monotonic() < deadline, parent.status()
+        time.sleep(0.05)
+    assert parent.status()["store"]["per_s"] == 0
+    assert parent.stop() == Exit.OK
+
+
 def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
     def collector(birth: Birth) -> Exit:
         for name, value in {"records": 12, "bytes": 345, "connections": 2}.items():
@@ -1121,7 +1138,10 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
     pids = {who: born(diary, who) for who in ("recovery", "collector a", "subscriber 1")}
     diary.wait_for("numbers are set")
     status = parent.status()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", status.pop("since"))
+    for moment in ("since", "last_error_at"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", status.pop(moment))
+    assert isinstance(status["sources"]["a"].pop("per_s"), float)
+    assert isinstance(status["store"].pop("per_s"), float)
     assert status == {
         "name": "nfl",
         "version": "1.2.3",
@@ -1156,6 +1176,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
             "filtered": 2,
             "dead": 1,
             "lost": 5,
+            "lag_s": 0.0,
             "waiting_for": "the store: it is down → start it",
         },
         "last_error": "the store: it is down",
