@@ -12,6 +12,15 @@ from typing import Any, Protocol
 from appliance.batch import Batch, Stored
 from appliance.frame import Buffer, Gap
 
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What `check` has seen, as a sentence; `hint` says what to do where that is wise."""
+
+    text: str
+    hint: str = ""
+
+
 # ── source ──────────────────────────────────────────────────────────────────────────────
 
 

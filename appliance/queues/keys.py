@@ -48,6 +48,15 @@ class Keys:
         """Whose busy list this is."""
         return busy.removeprefix(self.busy(""))
 
+    @property
+    def every_source(self) -> str:
+        """The pattern (of SCAN) that finds all sources."""
+        return self.source("*")
+
+    def name_of(self, source: str) -> str:
+        """Whose key this is."""
+        return source.removeprefix(self.source(""))
+
     def source(self, source: str) -> str:
         """What was last pushed for a source."""
         return f"{{{self.name}}}:source:{source}"

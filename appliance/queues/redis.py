@@ -23,7 +23,7 @@ Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +38,14 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from appliance.addresses import check_queue_url
-from appliance.contracts import Depth, Lease, Push, Pushed, SourceState
+from appliance.contracts import Depth, Lease, Push, Pushed, Remark, SourceState
 from appliance.errors import ConfigError, Unavailable
 from appliance.queues.keys import Keys
 
@@ -243,19 +244,37 @@ def _reason(error: Exception) -> str:
     return str(error)  # never repr: that of a RedisError hides its text
 
 
-def check_version(info: str) -> None:
-    """See in the answer to INFO that this server has what the scripts need.
+def check_version(info: str) -> str:
+    """See in the answer to INFO that this server has what the scripts need; its name and version.
 
     Raises:
         Unavailable: it is older than Redis 7.0 (any Valkey will do).
     """
     facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    if "valkey_version" in facts:
+        return f"Valkey {facts['valkey_version']}"
     version = facts.get("redis_version", "0")
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    if "valkey_version" not in facts and numbers < REDIS_OLDEST:
+    if numbers < REDIS_OLDEST:
         raise Unavailable(
             f"Redis {version} is too old", "use Redis 7.0 or later, or any Valkey", loud=True
         )
+    return f"Redis {version}"
+
+
+def durability(settings: Mapping[str, str]) -> list[Remark]:
+    """What a server with these settings may forget of what it has acknowledged."""
+    remarks = []
+    if settings.get("appendonly") == "no":
+        text = "the server keeps nothing on disk at once: its restart may lose what is queued"
+        remarks.append(Remark(text, "set appendonly yes and appendfsync always in its file"))
+    elif settings.get("appendfsync", "always") != "always":
+        text = f"appendfsync is {settings['appendfsync']}: power cut, the last second may be lost"
+        remarks.append(Remark(text, "set appendfsync always in the server's file"))
+    if settings.get("maxmemory", "0") != "0" and settings["maxmemory-policy"] != "noeviction":
+        text = f"maxmemory-policy is {settings['maxmemory-policy']}: it may evict what is queued"
+        remarks.append(Remark(text, "set maxmemory-policy noeviction in the server's file"))
+    return remarks
 
 
 # ── queue ───────────────────────────────────────────────────────────────────────────────
@@ -293,6 +312,7 @@ class RedisQueue:
         self._owner = ""  # empty: not connected, nothing is ours
         self._held_bytes = 0  # in our busy list
         self._shas: dict[str, bytes] = {}
+        self._server = ""  # its name and version
 
     @property
     def owner(self) -> str:
@@ -408,13 +428,41 @@ class RedisQueue:
             every = self._every(self._scan_busy(), self._owners_alive())
             return Depth(*self._run(DEPTH, (self._keys.working, self._keys.bytes, *every)))
 
+    # check
+
+    def look(self, sources: Collection[str]) -> list[Remark]:
+        """What is there and whether it will serve (`sources`: those that are configured).
+
+        Changes nothing. Raises Unavailable like all that speaks to Redis.
+        """
+        depth = self.depth()
+        with self._talking():
+            settings = self._settings()
+            known = {self._keys.name_of(key) for key in self._scan(self._keys.every_source)}
+        waiting = f"{depth.frames} frames wait, {depth.busy} in hand ({depth.bytes} bytes)"
+        remarks = [Remark(f"{self._server}, {waiting}"), *durability(settings)]
+        for name in sorted(known - {*sources}):
+            text = f"it knows a source {name} that isn't configured; its frames are stored as text"
+            remarks.append(Remark(text, "nothing, or configure it again to have columns filled"))
+        return remarks
+
+    def _settings(self) -> dict[str, str]:
+        """The server's settings that matter to us; empty where it doesn't tell."""
+        try:
+            answer = self._command("CONFIG", "GET", "append*", "maxmemory*")
+        except ResponseError:  # not this user's right, or no such command (managed servers)
+            return {}
+        words = [word.decode(errors="replace") for word in answer]
+        return dict(zip(words[::2], words[1::2], strict=True))
+
     def _scan_busy(self) -> list[str]:
+        return self._scan(self._keys.every_busy)
+
+    def _scan(self, pattern: str) -> list[str]:
         found: set[str] = set()  # SCAN may show a key twice
         cursor = b"0"
         while True:
-            cursor, keys = self._command(
-                "SCAN", cursor, "MATCH", self._keys.every_busy, "COUNT", SCAN_COUNT
-            )
+            cursor, keys = self._command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
             found.update(key.decode() for key in keys)
             if cursor == b"0":
                 return sorted(found)
@@ -472,7 +520,7 @@ class RedisQueue:
         self._connection.connect()
         loads = [("SCRIPT", "LOAD", script) for script in SCRIPTS]
         self._send(self._connection.pack_commands([("INFO", "server"), *loads]))
-        check_version(self._reply().decode(errors="replace"))
+        self._server = check_version(self._reply().decode(errors="replace"))
         self._shas = {script: self._reply() for script in SCRIPTS}
         self._owner = owner
 

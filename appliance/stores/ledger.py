@@ -37,13 +37,14 @@ Whoever changes TABLES raises SCHEMA, and the fold, docs/formats.md and both dat
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from appliance.batch import Batch, DeadLetter, Stored
 from appliance.config import Column
+from appliance.contracts import Remark
 from appliance.errors import Rejected, Unavailable
 from appliance.isolate import isolate
 from appliance.rows import utc_text
@@ -168,9 +169,10 @@ class LedgerStore(ABC):
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
-            elif missing := [name for name in self._columns if name.lower() not in present]:
+            elif missing := self._missing(present):
                 raise self._missing_columns(missing)
             self._check_tables()
+            self._note_schema()
             self._check_schema()
 
     def store(self, batches: Sequence[Batch]) -> Stored:
@@ -194,6 +196,39 @@ class LedgerStore(ABC):
                 if budget > 0:
                     budget -= self._fold_run(run, budget)
 
+    def look(self) -> list[Remark]:
+        """What is there, and what `prepare` would make. Changes nothing.
+
+        Raises Unavailable and ConfigError where `prepare` would.
+        """
+        if not self._is_there():
+            return [self._try_data_table(), Remark("the database will be made")]
+        with self._session():
+            present = self._columns_of(self._table)
+            if missing := self._missing(present):
+                raise self._missing_columns(missing)
+            self._check_tables()
+            remarks = [] if present else [self._try_data_table()]
+            if not self._columns_of(self._name("meta")):
+                return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
+            self._check_schema()
+            return [*remarks, *self._accounts()]
+
+    def _accounts(self) -> list[Remark]:
+        """What the ledger says for people."""
+        [(letters,)] = self._query(f'SELECT COUNT(*) FROM "{self._name("dead")}"')
+        [(gaps,)] = self._query(
+            f'SELECT COUNT(*) FROM {self._gaps} WHERE "records" IS NULL OR "records" > "recovered"'
+        )
+        remarks = [Remark("its tables are there")]
+        if letters:
+            look = f"SELECT code, reason, raw FROM {self._name('dead')}"
+            remarks.append(Remark(f"{letters} dead letters", f"look at them: {look}"))
+        if gaps:
+            look = f"SELECT * FROM {self._name('gaps')}"
+            remarks.append(Remark(f"{gaps} gaps: records that are missing", f"see: {look}"))
+        return remarks
+
     @abstractmethod
     def close(self) -> None:
         """Drop the connection. Safe to call twice."""
@@ -207,6 +242,14 @@ class LedgerStore(ABC):
     @abstractmethod
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         """Run one statement of the ledger."""
+
+    @abstractmethod
+    def _is_there(self) -> bool:
+        """Whether there is a database to look at, without making one."""
+
+    @abstractmethod
+    def _try_data_table(self) -> Remark:
+        """See that the user's table could be made, leaving nothing; ConfigError if not."""
 
     @abstractmethod
     def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
@@ -288,6 +331,10 @@ class LedgerStore(ABC):
     def _gaps(self) -> str:
         return f'"{self._prefix}_gaps"'
 
+    @property
+    def _meta(self) -> str:
+        return f'"{self._prefix}_meta"'
+
     # ── tables ──────────────────────────────────────────────────────────────────────────
 
     def _definition(self, table: Table) -> str:
@@ -304,6 +351,10 @@ class LedgerStore(ABC):
         parts += [f"{self._quoted(name)} {column.type}" for name, column in self._columns.items()]
         return ", ".join(parts)
 
+    def _missing(self, present: Collection[str]) -> list[str]:
+        """Configured columns that a table lacks; none of a table that isn't there."""
+        return [name for name in self._columns if present and name.lower() not in present]
+
     def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
         table = self._quoted(self._table)
         alters = [
@@ -316,12 +367,16 @@ class LedgerStore(ABC):
             loud=True,
         )
 
-    def _check_schema(self) -> None:
-        meta = f'"{self._prefix}_meta"'
+    def _note_schema(self) -> None:
+        """Write the store's id and the version of its tables, once for ever."""
         new = [("schema", str(SCHEMA).encode()), ("store", uuid.uuid4().hex.encode())]
         for name, value in new:
-            self._query(f'{self.INSERT_NEW} {meta} ("name", "value") VALUES (?, ?)', name, value)
-        [(found,)] = self._query(f'SELECT "value" FROM {meta} WHERE "name" = ?', "schema")
+            self._query(
+                f'{self.INSERT_NEW} {self._meta} ("name", "value") VALUES (?, ?)', name, value
+            )
+
+    def _check_schema(self) -> None:
+        [(found,)] = self._query(f'SELECT "value" FROM {self._meta} WHERE "name" = ?', "schema")
         if bytes(found) != str(SCHEMA).encode():
             raise Unavailable(
                 f"the tables {self._prefix}_… have version {bytes(found).decode()},"

@@ -31,6 +31,7 @@ import pymysql
 
 from appliance.addresses import check_store_url
 from appliance.config import Column
+from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.ledger import (
     DUPLICATE,
@@ -376,9 +377,25 @@ class MySQLStore(LedgerStore):
         )
 
     def _make_data_table(self) -> None:
-        table = self._quoted(self._table)
+        self._create("TABLE IF NOT EXISTS", self._table)
+
+    def _is_there(self) -> bool:
+        return True  # the server knows, and says so
+
+    def _try_data_table(self) -> Remark:
+        """See by a temporary table, which only this session has, that ours can be made."""
+        trial = f"{self._prefix}_check"
         try:
-            self.run(f"CREATE TABLE IF NOT EXISTS {table} ({self._data_definition()}){OPTIONS}")
+            self._create("TEMPORARY TABLE", trial)
+        except Unavailable as error:
+            return Remark(f"table {self._table} will be made; its types weren't tried: {error}")
+        self._query(f'DROP TEMPORARY TABLE "{trial}"')
+        return Remark(f"table {self._table} will be made")
+
+    def _create(self, what: str, name: str) -> None:
+        definition = f"{self._quoted(name)} ({self._data_definition()}){OPTIONS}"
+        try:
+            self.run(f"CREATE {what} {definition}")
         except Rejected as error:
             raise ConfigError(
                 f"the database can't make table {self._table}: {error.message}",

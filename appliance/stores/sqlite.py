@@ -14,12 +14,15 @@ Rows go through executemany: there is no server to be saved a round trip, and a 
 prepared once and stepped for each row is what SQLite does fastest.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from appliance.config import Column
+from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.ledger import (
     DUPLICATE,
@@ -107,6 +110,12 @@ class SQLiteStore(LedgerStore):
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
+    def prepare(self) -> None:
+        """Make the tables that are missing, in WAL mode, which the file keeps; check the others."""
+        with self._session():
+            self._query("PRAGMA journal_mode = WAL")
+            super().prepare()
+
     def close(self) -> None:
         """Drop the connection. Safe to call twice."""
         connection, self._connection = self._connection, None
@@ -122,7 +131,6 @@ class SQLiteStore(LedgerStore):
             )
         except sqlite3.Error as error:
             raise self._translated(error) from error
-        self._query("PRAGMA journal_mode = WAL")
         self._query("PRAGMA synchronous = FULL")
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
@@ -174,15 +182,34 @@ class SQLiteStore(LedgerStore):
             self._query(f'CREATE INDEX IF NOT EXISTS "{name}_index" ON "{name}" ({columns})')
 
     def _make_data_table(self) -> None:
-        table = self._quoted(self._table)
         try:
-            self._execute(f"CREATE TABLE IF NOT EXISTS {table} ({self._data_definition()})", ())
+            self._execute(self._data_table(), ())
         except Rejected as error:
-            raise ConfigError(
-                f"SQLite can't make table {self._table}: {error.message}",
-                "in [store.columns] use types that SQLite knows (MySQL's ENUM, CHARACTER SET and"
-                " COLLATE utf8mb4_… it doesn't)",
-            ) from error
+            raise self._no_such_type(error) from error
+
+    def _data_table(self) -> str:
+        return f"CREATE TABLE IF NOT EXISTS {self._quoted(self._table)} ({self._data_definition()})"
+
+    def _no_such_type(self, error: Rejected) -> ConfigError:
+        return ConfigError(
+            f"SQLite can't make table {self._table}: {error.message}",
+            "in [store.columns] use types that SQLite knows (MySQL's ENUM, CHARACTER SET and"
+            " COLLATE utf8mb4_… it doesn't)",
+        )
+
+    # ── looking ─────────────────────────────────────────────────────────────────────────
+
+    def _is_there(self) -> bool:
+        return os.path.exists(self._path)
+
+    def _try_data_table(self) -> Remark:
+        """See in a database in memory that the table can be made."""
+        with closing(sqlite3.connect(":memory:")) as memory:
+            try:
+                memory.execute(self._data_table())
+            except sqlite3.Error as error:
+                raise self._no_such_type(Rejected(str(error), "")) from error
+        return Remark(f"table {self._table} will be made in {self._path}")
 
     def _check_tables(self) -> None:
         """All of SQLite is transactional."""
