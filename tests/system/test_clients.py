@@ -6,7 +6,6 @@ input get an instance of their own, since it ends with them.
 
 import gzip
 import random
-import shutil
 import socket
 import struct
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import find_service
 from tests.ports import free_port
 from tests.system.daemon import (
     STOP_S,
@@ -64,22 +64,75 @@ def window(instance: tuple[Window, int]) -> Window:
 # ── programs ────────────────────────────────────────────────────────────────────────────
 
 
+PERL = (
+    "perl -MIO::Socket::INET -ne 'BEGIN {{ $s = IO::Socket::INET->new("
+    'PeerAddr => "127.0.0.1:{port}") or die }} print $s $_\' {file}'
+)
+
+
 @pytest.mark.parametrize(
     "command",
-    ["nc -N 127.0.0.1 {port} < {file}", "socat -u FILE:{file} TCP:127.0.0.1:{port}"],
-    ids=["nc", "socat"],
+    [
+        "nc -N 127.0.0.1 {port} < {file}",
+        "socat -u FILE:{file} TCP:127.0.0.1:{port}",
+        PERL,
+    ],
+    ids=["nc", "socat", "perl"],
 )
 def test_programs_that_send_a_file(
     window: Window, port: int, command: str, tmp_path: Path, seed: int
 ) -> None:
-    need(command.split()[0])
+    find_service(command.split()[0])
     records = Records(seed)
     file = written(tmp_path / "file", records, FILE_BYTES)
-    line = command.format(port=port, file=file)
-    done = subprocess.run(["bash", "-c", line], timeout=STOP_S, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    run_in_bash(command.format(port=port, file=file))
     window.until_settled(records.sent)
     records.check(window.raws(), records.sent)
+
+
+def test_logger_sends_each_line_as_a_syslog_record(
+    window: Window, port: int, tmp_path: Path, seed: int
+) -> None:
+    """Its header says what was asked for and nothing of the moment, so each byte is known."""
+    records = Records(seed, length_max=900)
+    file = tmp_path / "file"
+    file.write_bytes(records.block(500))
+    run_in_bash(f"logger -T -n 127.0.0.1 -P {port} --rfc5424=notime,notq,nohost -t app -f {file}")
+    window.until_settled(500)
+    header = b"<13>1 - - app - - - "
+    stored = window.raws()
+    assert all(raw.startswith(header) for raw in stored)
+    records.check([raw.removeprefix(header) for raw in stored], 500)
+
+
+RSYSLOG = """
+global(workDirectory="{folder}" maxMessageSize="64k")
+module(load="imfile" mode="inotify")
+template(name="line" type="string" string="%msg%\\n")
+input(type="imfile" file="{file}" tag="t" ruleset="forward")
+ruleset(name="forward") {{
+    action(type="omfwd" target="127.0.0.1" port="{port}" protocol="tcp" template="line")
+}}
+"""
+
+
+def test_rsyslog_forwards_a_growing_file(
+    window: Window, port: int, tmp_path: Path, seed: int
+) -> None:
+    program = find_service("rsyslogd")
+    records, file, configuration = Records(seed), tmp_path / "file", tmp_path / "conf"
+    file.write_bytes(records.block(1000))
+    configuration.write_text(RSYSLOG.format(folder=tmp_path, file=file, port=port))
+    command = [program, "-n", "-f", configuration, "-i", tmp_path / "pid"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as rsyslog:
+        try:
+            window.until_settled(1000)
+            with file.open("ab") as growing:
+                growing.write(records.block(1000))
+            window.until_settled(2000)
+        finally:
+            rsyslog.terminate()
+    records.check(window.raws(), 2000)
 
 
 def test_two_hundred_connections_at_once(window: Window, port: int, seed: int) -> None:
@@ -240,9 +293,9 @@ def test_a_reset_behind_whole_records_that_were_not_read_yet(window: Window, por
 # ── helpers ─────────────────────────────────────────────────────────────────────────────
 
 
-def need(program: str) -> None:
-    if not shutil.which(program):
-        pytest.skip(f"needs {program}")
+def run_in_bash(line: str) -> None:
+    done = subprocess.run(["bash", "-c", line], timeout=STOP_S, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def written(path: Path, records: Records, size: int) -> Path:
