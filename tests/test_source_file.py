@@ -339,6 +339,42 @@ def test_rotated_while_nobody_looked_it_is_found_by_inode(log: Log) -> None:
     assert not log.gaps
 
 
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "dead"])
+def test_rotated_several_times_while_nobody_looked_all_are_read_in_order(
+    log: Log, dead: bool
+) -> None:
+    """As logrotate does it: .1 becomes .2, the file becomes .1. Other names aren't ours."""
+    stamps = iter(range(100, 200))
+
+    def stamp(path: Path) -> None:
+        os.utime(path, (moment := next(stamps), moment))
+
+    def rotate() -> None:
+        stamp(log.path)
+        for number in (3, 2, 1):
+            older = log.path.with_name(f"app.log.{number}")
+            if older.exists():
+                older.rename(log.path.with_name(f"app.log.{number + 1}"))
+        log.path.rename(log.path.with_name("app.log.1"))
+
+    log.write(b"before our time\n")
+    rotate()
+    log.write(b"1\n")
+    log.turn()
+    if dead:
+        log.kill()
+    for line in (b"2\n", b"3\nunfinished", b"4\n"):
+        log.write(line)
+        rotate()
+        for other in ("app.log.err", "app.log.1.gz", "app.log.bak", "myapp.log.1"):
+            log.path.with_name(other).write_bytes(b"not ours\n")
+            stamp(log.path.with_name(other))
+    log.write(b"5\n")
+    stamp(log.path)
+    assert log.read() == b"2\n3\nunfinished\n4\n5\n"
+    assert not log.gaps
+
+
 def test_the_place_in_a_new_file_is_kept_when_the_old_one_is_deleted(log: Log) -> None:
     log.write(b"1\n")
     log.turn()

@@ -21,7 +21,9 @@ the same directory, by its inode; size and CRC must fit, since inodes are used a
     no such file in the directory any more           the file at the path from 0, with a gap `gone`
     renamed or deleted while we read it, and a new   the old one to its end (until the new one has
     file at the path                                 bytes and the old one was quiet for QUIET_S),
-                                                     then the new one from 0
+                                                     then its successor from 0: the oldest of those
+                                                     rotated since (PATH.1, PATH-20260102), or the
+                                                     file at the path
     none at the path; a directory, a fifo; no right  `waiting_for` says it; looked at again
     to read it
 
@@ -30,13 +32,14 @@ empty body: so the place where a file was begun is safe before its first record 
 a gap is written once. While following, an unfinished last line waits; at the end of a file that
 is not followed, or was rotated, it is a record.
 
-Known limit: of a file that was rotated twice since we last read it, the one in the middle (neither
-the cursor's nor at the path) is not read.
+Known limit: of files that were rotated since we last read, those that were compressed or renamed
+otherwise are not read.
 """
 
 import errno
 import json
 import os
+import re
 import select
 import stat
 import time
@@ -56,6 +59,7 @@ from appliance.sources import inotify
 HEAD_BYTES_MAX = 256  # of a file's first bytes, to know it again by
 LOOK_AGAIN_S = 1.0  # file systems without inotify, and errors that no event ends
 QUIET_S = 1.0  # a renamed file that nobody writes to for so long has been left by its writer
+ROTATED = r"[.-][0-9][0-9-]*"  # behind the file's name, as logrotate writes it: .1, -20260102
 
 TRUNCATED = "truncated"
 GONE = "gone"
@@ -100,6 +104,10 @@ class OpenFile:
     def size(self) -> int:
         """Its size now."""
         return os.fstat(self.fd).st_size
+
+    def modified_ns(self) -> int:
+        """When it was last written to."""
+        return os.fstat(self.fd).st_mtime_ns
 
     def head(self, length: int) -> bytes:
         """Its first bytes."""
@@ -484,12 +492,14 @@ class FileSource:
     def _at_end(self, place: Place) -> Shown | None:
         """At the end of the file for now: wait, go over to its successor, or finish."""
         replaced = self._replaced(place.file)
-        if self._follow and not (replaced and self._is_quiet(place.offset + self._filled)):
+        if self._follow and not (
+            replaced and self._is_quiet(place.file, place.offset + self._filled)
+        ):
             return None
         if self._filled:
             return self._cut(place, Ending.CLEAN)
         if replaced:
-            return self._jump(Place(OpenFile(self._path)))
+            return self._jump(Place(OpenFile(self._successor(place.file))))
         self._finished = True
         return self._jump(place) if self._skipped else None
 
@@ -502,8 +512,22 @@ class FileSource:
         other = (new.st_dev, new.st_ino) != (file.device, file.inode)
         return other and stat.S_ISREG(new.st_mode) and (new.st_size > 0 or not self._follow)
 
-    def _is_quiet(self, size: int) -> bool:
-        """Whether a replaced file hasn't grown for QUIET_S: its writer may be late to leave it."""
+    def _successor(self, file: OpenFile) -> str:
+        """The file that was begun behind this one: rotated by now too, or the one at the path."""
+        later = [
+            (status.st_mtime_ns, name)
+            for name, status in _rotated(self._path)
+            if status.st_ino != file.inode and status.st_mtime_ns > file.modified_ns()
+        ]
+        return min(later)[1] if later else self._path
+
+    def _is_quiet(self, file: OpenFile, size: int) -> bool:
+        """Whether a replaced file hasn't grown for QUIET_S: its writer may be late to leave it.
+
+        Seen by us, or by its successor, which was written to so much later.
+        """
+        if _modified_ns(self._successor(file)) - file.modified_ns() >= QUIET_S * 1e9:
+            return True
         now = self._monotonic()
         if size != self._quiet[0]:
             self._quiet = (size, now)
@@ -581,6 +605,11 @@ def _inode_at(path: str) -> int:
         return 0
 
 
+def _modified_ns(path: str) -> int:
+    """When what is at this path was last written to."""
+    return os.stat(path).st_mtime_ns
+
+
 def _names_of(inode: int, path: str) -> Iterator[str]:
     """Where a file with this inode is: at the path, or under another name beside it."""
     if _inode_at(path) == inode:
@@ -591,6 +620,18 @@ def _names_of(inode: int, path: str) -> Iterator[str]:
     except (FileNotFoundError, PermissionError):
         return  # nothing to be found, or a directory that doesn't show its names
     yield from beside
+
+
+def _rotated(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Files beside this one that are called as logrotate calls those that it has renamed."""
+    name = re.compile(re.escape(os.path.basename(path)) + ROTATED)
+    try:
+        with os.scandir(os.path.dirname(path)) as entries:
+            for entry in entries:
+                if name.fullmatch(entry.name) and entry.is_file():
+                    yield entry.path, entry.stat()
+    except (FileNotFoundError, PermissionError):
+        return
 
 
 def _explain(path: str, error: OSError) -> str:

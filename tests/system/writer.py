@@ -12,10 +12,18 @@ END_S = 10.0
 
 
 class Writer:
-    """Appends records to a file until the end of `with`, in pieces that end anywhere."""
+    """Appends records to a file until the end of `with`, in pieces that end anywhere.
 
-    def __init__(self, path: Path, records: Records, dice: random.Random) -> None:
+    `rotate_pieces`: behind so many the file is renamed and a new one begun, as logrotate
+    does with its option dateext; all of them stay.
+    """
+
+    def __init__(
+        self, path: Path, records: Records, dice: random.Random, rotate_pieces: int = 0
+    ) -> None:
         self._path, self._records, self._dice = path, records, dice
+        self._rotate_pieces = rotate_pieces
+        self.rotations = 0
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -28,12 +36,23 @@ class Writer:
         self._thread.join(END_S)
 
     def _run(self) -> None:
-        rest = b""
-        with self._path.open("ab", buffering=0) as file:
-            while not self._enough.wait(PIECE_INTERVAL_S):
-                if len(rest) < PIECE_BYTES_MAX:
-                    rest += self._records.block()
-                size = self._dice.randint(1, PIECE_BYTES_MAX)
-                file.write(rest[:size])
-                rest = rest[size:]
-            file.write(rest)
+        rest, written = b"", 0
+        file = self._path.open("ab", buffering=0)
+        while not self._enough.wait(PIECE_INTERVAL_S):
+            if len(rest) < PIECE_BYTES_MAX:
+                rest += self._records.block()
+            size = self._dice.randint(1, PIECE_BYTES_MAX)
+            file.write(rest[:size])
+            rest, written = rest[size:], written + 1
+            if self._rotate_pieces and written % self._rotate_pieces == 0:
+                file.write(rest)
+                rest = b""
+                file.close()
+                self._rotate()
+                file = self._path.open("ab", buffering=0)
+        file.write(rest)
+        file.close()
+
+    def _rotate(self) -> None:
+        self.rotations += 1
+        self._path.rename(self._path.with_name(f"{self._path.name}-{self.rotations:08}"))
