@@ -38,9 +38,13 @@ def seconds(text: str) -> float:
 
 VERBS: dict[str, tuple[str, str, Options]] = {
     "collect": (
-        "collect and store until stopped, in the foreground",
+        "collect and store until stopped, in the foreground or with --detach",
         "stream-daemon -c /etc/stream-daemon/stream-daemon.toml collect",
         (
+            (
+                ("--detach",),
+                {"action": "store_true", "help": "go on in the background; return when ready"},
+            ),
             (
                 ("--if-needed",),
                 {"action": "store_true", "help": "if it runs already, exit 0 in silence (cron)"},
@@ -71,6 +75,25 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "say what the instance does now; exit 0 healthy, 2 degraded, 3 not running, 4 unknown",
         "stream-daemon status --json | jq .queue",
         ((("--json",), {"action": "store_true", "help": "print JSON"}),),
+    ),
+    "drain": (
+        "store what is queued now, then exit (for cron); exit 75 if some of it is left",
+        "stream-daemon -c /etc/stream-daemon/stream-daemon.toml drain --timeout 120",
+        (
+            (
+                ("--timeout",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "default": 60.0,
+                    "help": "take at most about so many seconds (default: 60)",
+                },
+            ),
+            (
+                ("-v", "--verbose"),
+                {"action": "store_true", "help": "say what was stored, as on a terminal"},
+            ),
+        ),
     ),
     "check": (
         "check the configuration; changes nothing",

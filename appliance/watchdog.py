@@ -53,6 +53,7 @@ class Watchdog:
         subscriber: Callable[[str], ChildSpec],
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        healthy_s: float | None = None,
     ) -> None:
         self._name = name
         self._board = board
@@ -63,6 +64,8 @@ class Watchdog:
         self._drain_s = drain_s
         self._subscriber = subscriber  # makes one with this number
         self._paused = False
+        # Until when queue and store have to be reached; None once they are, or may be away.
+        self._healthy_by = None if healthy_s is None else monotonic() + healthy_s
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._rates = Rates()
@@ -71,6 +74,7 @@ class Watchdog:
         self._phase: int | None = None
         self._phase_began = 0.0
         self._quick = False
+        self._refused = False
         self._drain_by = 0.0
         self._looks = 0
         self._turned_at = monotonic()
@@ -97,7 +101,8 @@ class Watchdog:
     @property
     def exit(self) -> Exit:
         """How it ended so far: the worst that happened to a child."""
-        return max((child.exit for child in self._children), key=SEVERITY.index)
+        worst = max((child.exit for child in self._children), key=SEVERITY.index)
+        return Exit.UNREACHABLE if worst is Exit.OK and self._refused else worst
 
     def answer_stops(self) -> None:
         """Tell those who wait for the end; the last thing before the lock is released."""
@@ -110,6 +115,7 @@ class Watchdog:
         now = self._monotonic()
         self._forgive_silence(now)
         self._rates.sample(now, status.counters_of(self._states()))
+        self._require_health(now)
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._nudge_recovery()
@@ -131,6 +137,19 @@ class Watchdog:
                 child.slot.beat()
         self._turned_at = now
 
+    def _require_health(self, now: float) -> None:
+        """Where `require_healthy` says so: end, when queue or store isn't reached in time."""
+        if self._healthy_by is None or self._phase is not None:
+            return
+        states = self._states()
+        if status.reached(states):
+            self._healthy_by = None
+        elif now >= self._healthy_by:
+            awaited = status.awaited(self.report()) or ["an answer"]
+            self._log.error("require_healthy: still waiting for %s", "; ".join(awaited))
+            self._refused = True
+            self.stop(quick=True)
+
     def _is_wanted(self, child: Child) -> bool:
         if child.done or child.retired:
             return False
@@ -139,6 +158,8 @@ class Watchdog:
         if child.spec.kind == "subscriber":
             # Orphans are given back once before anybody takes.
             return self._phase is None and self._recovery.slot.get("swept") > 0
+        if child.spec.kind == "collector" and self._healthy_by is not None:
+            return False  # nothing is taken in before it is known that all of it is there
         return child.spec.kind == "recovery" or self._phase is None or child.restarts > 0
 
     @property
@@ -334,7 +355,7 @@ class Watchdog:
             yield from self._interesting_of(acceptor)
 
     def _interesting_of(self, acceptor: Acceptor) -> Iterator[tuple[Any, int, Callable[[], None]]]:
-        if acceptor.has_room:
+        if acceptor.has_room and self._healthy_by is None:
             for listener in acceptor.listeners:
                 yield listener, select.POLLIN, partial(acceptor.accept, listener)
         wire = acceptor.wire
