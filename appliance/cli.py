@@ -105,6 +105,11 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "stream-daemon init > stream-daemon.toml",
         (),
     ),
+    "completion": (
+        "print what makes bash, zsh or fish complete our commands and options",
+        "stream-daemon completion bash > /etc/bash_completion.d/stream-daemon",
+        ((("shell",), {"choices": ("bash", "zsh", "fish"), "help": "for which shell"}),),
+    ),
     "demo": (
         "show the whole system on a built-in sample stream, in about 20 seconds",
         "stream-daemon demo --keep /tmp/demo",
@@ -183,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        args = parser().parse_args(argv)
+        grammar = parser()
+        args = grammar.parse_args(argv)
+        args.grammar = grammar  # `completion` prints it in another form
         verb = importlib.import_module(f"appliance.verbs.{args.verb}")
         code: int = verb.run(args)
     finally:

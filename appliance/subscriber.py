@@ -69,6 +69,7 @@ class Subscriber:
         self._monotonic = monotonic
         self._fold_at = 0.0
         self.awaited = ""
+        self._dropped = False  # a connection, in a drain; frames may lie under its name
         self._log = logging.getLogger(f"subscriber {name}")
         self._outage = Outage(self._log, gauge, monotonic)
 
@@ -118,21 +119,33 @@ class Subscriber:
         return all_done
 
     def _drain(self, frames: int, progress: Callable[[int, int], None]) -> bool:
-        done, dropped = 0, False
-        waits_s: list[float] = []
+        done = 0
         while done < frames and not self._wish.stop:
-            lease = self._persist("the queue", lambda: self._queue.take(self._lease_bytes_max, 0))
-            if lease is not None and self._work(lease):
+            lease = self._persist("the queue", self._take_at_once)
+            if lease is None:
+                if not self._bring_back():
+                    return not self._dropped or self._is_empty()
+            elif self._work(lease):
                 done += len(lease.items)
                 progress(min(done, frames), frames)
-            elif lease is not None:
-                dropped, waits_s = True, [0.0, *SWEEP_AGAIN_S]
-            elif waits_s:  # the queue is empty but for what we dropped
-                self._wish.wait(waits_s.pop(0))
-                self._persist("the queue", self._queue.sweep)
             else:
-                return not dropped or self._is_empty()
+                self._dropped = True
         return done >= frames
+
+    def _take_at_once(self) -> Lease | None:
+        try:
+            return self._queue.take(self._lease_bytes_max, 0)
+        except Unavailable:
+            self._dropped = True  # the reply that was lost may have been a frame
+            raise
+
+    def _bring_back(self) -> bool:
+        """Give back what lies under the names that we have dropped; whether anything did."""
+        for wait_s in (0.0, *SWEEP_AGAIN_S) if self._dropped else ():
+            self._wish.wait(wait_s)
+            if self._persist("the queue", self._queue.sweep):
+                return True
+        return False
 
     def _is_empty(self) -> bool:
         depth = self._persist("the queue", self._queue.depth)
