@@ -209,7 +209,7 @@ class Subscriber:
     def _fold_sometimes(self) -> None:
         now = self._monotonic()
         if now < self._fold_at:
-            return False
+            return
         self._fold_at = now + FOLD_INTERVAL_S
         self._fold()
 
@@ -231,7 +231,7 @@ class Subscriber:
             Stopped: told to end meanwhile.
         """
         if not self._is_paused():
-            return False
+            return
         self._gauge.waiting_for(signals.PAUSED)
         while self._is_paused():
             if self._wish.stop:
