@@ -34,6 +34,8 @@ from appliance.settings import SUBSCRIBERS_LIMIT
 SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
 PHASES = ("collector", "subscriber", "recovery", "server")
 TICK_S_MAX = 1.0
+START_TICK_S_MAX = 0.05  # nothing wakes us when a child has done its first step
+START_S = 5.0  # and for so long it is looked for so often
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
 PHASE_GRACE_S = 5.0  # what a phase gets at least, also when drain_s is used up
 
@@ -66,6 +68,8 @@ class Watchdog:
         self._paused = False
         # Until when queue and store have to be reached; None once they are, or may be away.
         self._healthy_by = None if healthy_s is None else monotonic() + healthy_s
+        self._reached = False
+        self._began = monotonic()
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._rates = Rates()
@@ -115,7 +119,7 @@ class Watchdog:
         now = self._monotonic()
         self._forgive_silence(now)
         self._rates.sample(now, status.counters_of(self._states()))
-        self._require_health(now)
+        self._look_at_health(now)
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._nudge_recovery()
@@ -137,14 +141,14 @@ class Watchdog:
                 child.slot.beat()
         self._turned_at = now
 
-    def _require_health(self, now: float) -> None:
-        """Where `require_healthy` says so: end, when queue or store isn't reached in time."""
-        if self._healthy_by is None or self._phase is not None:
+    def _look_at_health(self, now: float) -> None:
+        """Note that queue and store were reached; or, with `require_healthy`, end without them."""
+        if self._reached or self._phase is not None:
             return
-        states = self._states()
-        if status.reached(states):
+        self._reached = status.reached(self._states())
+        if self._reached:
             self._healthy_by = None
-        elif now >= self._healthy_by:
+        elif self._healthy_by is not None and now >= self._healthy_by:
             awaited = status.awaited(self.report()) or ["an answer"]
             self._log.error("require_healthy: still waiting for %s", "; ".join(awaited))
             self._refused = True
@@ -372,7 +376,8 @@ class Watchdog:
         now = self._monotonic()
         starts = [c.start_at - now for c in self._children if not c.pid and not c.done]
         due = min((at for at in starts if at > 0), default=TICK_S_MAX)
-        return max(0.0, min(due, TICK_S_MAX))
+        is_starting = not self._reached and now < self._began + START_S
+        return max(0.0, min(due, START_TICK_S_MAX if is_starting else TICK_S_MAX))
 
     def _read_signals(self) -> None:
         for received in self._signals.read():
