@@ -10,15 +10,17 @@ import random
 import secrets
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor
-from appliance.child import Birth, ChildSpec
+from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
 from appliance.control import ControlServer
-from appliance.counters import Board
+from appliance.counters import Board, Slot
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
 from appliance.note import later_run, open_note
@@ -82,6 +84,7 @@ class App:
             self._server,
             self._config.drain_s,
             self._subscriber_spec,
+            healthy_s=self._config.ready_s if self._config.require_healthy else None,
         )
         process.set_title(f"stream-daemon {self._config.name}")
         gc.collect()
@@ -92,6 +95,37 @@ class App:
             control.close()
         watchdog.answer_stops()
         return code
+
+    def drain(
+        self, wish: process.Wish, slot: Slot, alone: bool, progress: Callable[[int, int], None]
+    ) -> bool:
+        """Store, in this process, what waits in the queue now; whether nothing of it is left.
+
+        `alone`: no instance runs, so the embedded server is ours to start and to end.
+        `slot` says what is awaited where something is left.
+        """
+        birth = Birth(wish, slot)
+        with self._own_server(alone), self._subscriber("drain", "drain", birth) as subscriber:
+            try:
+                return subscriber.drain(progress)
+            except process.Overdue:
+                slot.waiting_for(f"{subscriber.awaited}, which doesn't answer")
+                return False
+
+    @contextmanager
+    def _own_server(self, alone: bool) -> Iterator[None]:
+        """The embedded server, if there is one and nobody else runs it."""
+        if not self._server or not alone:
+            yield
+            return
+        self._server.take_over()
+        server = Server(self._server)
+        server.keep(time.monotonic(), 0)
+        try:
+            yield
+        finally:
+            self._server.take_over()  # ends it, also one that hangs
+            server.join()
 
     # ── children ────────────────────────────────────────────────────────────────────────
 
@@ -157,12 +191,18 @@ class App:
 
     def _subscribe(self, number: str, birth: Birth) -> Exit:
         self._close_stdin()
+        with self._subscriber(number, "subscriber", birth) as subscriber:
+            subscriber.run()
+        return Exit.OK
+
+    @contextmanager
+    def _subscriber(self, name: str, role: str, birth: Birth) -> Iterator[Subscriber]:
         config = self._config
-        makers = {name: self._maker(name) for name in config.sources}
-        queue = self._queue("subscriber", birth, REPLY_TIMEOUT_S)
+        makers = {source: self._maker(source) for source in config.sources}
+        queue = self._queue(role, birth, REPLY_TIMEOUT_S)
         store = self._store(birth)
         subscriber = Subscriber(
-            number,
+            name,
             queue,
             store,
             makers,
@@ -173,10 +213,11 @@ class App:
             checkpoint=self._checkpoint,
             chance=random.random,
         )
-        subscriber.run()
-        store.close()
-        queue.close()
-        return Exit.OK
+        try:
+            yield subscriber
+        finally:
+            store.close()
+            queue.close()
 
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()

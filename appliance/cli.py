@@ -38,9 +38,13 @@ def seconds(text: str) -> float:
 
 VERBS: dict[str, tuple[str, str, Options]] = {
     "collect": (
-        "collect and store until stopped, in the foreground",
+        "collect and store until stopped, in the foreground or with --detach",
         "stream-daemon -c /etc/stream-daemon/stream-daemon.toml collect",
         (
+            (
+                ("--detach",),
+                {"action": "store_true", "help": "go on in the background; return when ready"},
+            ),
             (
                 ("--if-needed",),
                 {"action": "store_true", "help": "if it runs already, exit 0 in silence (cron)"},
@@ -72,6 +76,25 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "stream-daemon status --json | jq .queue",
         ((("--json",), {"action": "store_true", "help": "print JSON"}),),
     ),
+    "drain": (
+        "store what is queued now, then exit (for cron); exit 75 if some of it is left",
+        "stream-daemon -c /etc/stream-daemon/stream-daemon.toml drain --timeout 120",
+        (
+            (
+                ("--timeout",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "default": 60.0,
+                    "help": "take at most about so many seconds (default: 60)",
+                },
+            ),
+            (
+                ("-v", "--verbose"),
+                {"action": "store_true", "help": "say what was stored, as on a terminal"},
+            ),
+        ),
+    ),
     "check": (
         "check the configuration; changes nothing",
         "stream-daemon -c stream-daemon.toml check --offline",
@@ -81,6 +104,11 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "print a commented configuration to start from",
         "stream-daemon init > stream-daemon.toml",
         (),
+    ),
+    "completion": (
+        "print what makes bash, zsh or fish complete our commands and options",
+        "stream-daemon completion bash > /etc/bash_completion.d/stream-daemon",
+        ((("shell",), {"choices": ("bash", "zsh", "fish"), "help": "for which shell"}),),
     ),
     "demo": (
         "show the whole system on a built-in sample stream, in about 20 seconds",
@@ -160,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        args = parser().parse_args(argv)
+        grammar = parser()
+        args = grammar.parse_args(argv)
+        args.grammar = grammar  # `completion` prints it in another form
         verb = importlib.import_module(f"appliance.verbs.{args.verb}")
         code: int = verb.run(args)
     finally:

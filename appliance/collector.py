@@ -99,6 +99,7 @@ class Collector:
             Stopped: told to end quickly while the queue doesn't answer.
         """
         self._birth()
+        self._gauge.set("attached", 1)
         while not self._is_at_end():
             chunk = self._source.peek()
             self._publish(chunk)

@@ -35,6 +35,8 @@ WORDS = (
     "swept",  # recovery: sweeps finished
     "looked",  # recovery: the parent's look number that its newest sample answers
     "look",  # parent → recovery: please look again under this number
+    "prepared",  # subscriber: 1 once the store was prepared
+    "attached",  # collector: 1 once it had taken up its source
     "paused",  # parent → subscriber: take nothing while this is 1
 )
 TEXTS = ("waiting_for", "last_error")

@@ -1,9 +1,11 @@
 """The state directory of one instance: where each of its files lies.
 
 state_dir/NAME/lock           held while the instance, or a child of a dead one, lives
+               drain.lock     held by a `drain`
                control.sock   how stop, running and status reach it
                sources/       a note file for each source
                queue/         the embedded server: data, socket, log, lock
+               log            what an instance in the background says (collect --detach)
                NAME.db        SQLite, when the store is embedded
 """
 
@@ -33,6 +35,16 @@ class Instance:
     def turnstile(self) -> Path:
         """Held by a `collect` that waits for the lock, so that only one does."""
         return self.directory / "lock.next"
+
+    @property
+    def drain_lock(self) -> Path:
+        """Held by a `drain`, so that only one is at work."""
+        return self.directory / "drain.lock"
+
+    @property
+    def log(self) -> Path:
+        """What an instance in the background says."""
+        return self.directory / "log"
 
     @property
     def control(self) -> Path:
@@ -65,11 +77,24 @@ class Instance:
                 "set state_dir to a directory that this user can write, or run as its owner",
             ) from error
 
+    def owner_uid(self) -> int | None:
+        """Whose the instance is; None if there is no such instance.
+
+        One that is hidden from us belongs to whoever owns the directory that hides it.
+        """
+        for place in (self.directory, *self.directory.parents):
+            try:
+                return place.stat().st_uid
+            except PermissionError:
+                continue
+            except OSError:
+                return None
+        return None
+
     def owner(self) -> str | None:
-        """The user that the instance belongs to; None if there is no such instance."""
-        try:
-            uid = self.directory.stat().st_uid
-        except OSError:
+        """The name of the user that the instance belongs to; None if there is no such instance."""
+        uid = self.owner_uid()
+        if uid is None:
             return None
         try:
             return pwd.getpwuid(uid).pw_name

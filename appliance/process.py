@@ -11,9 +11,11 @@ import resource
 import select
 import signal
 import struct
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import setproctitle
 
@@ -26,6 +28,7 @@ PR_SET_PDEATHSIG = 1
 SFD_NONBLOCK, SFD_CLOEXEC = 0o4000, 0o2000000
 SIGINFO_BYTES = 128
 NOFILE_SPARE = 128  # descriptors beside the connections
+ERRAND_GRACE_S = 5.0  # what an errand gets to finish what it has in hand, once it shall end
 
 
 # ── the parent's signals ────────────────────────────────────────────────────────────────
@@ -92,6 +95,9 @@ class Wish:
     `fileno` becomes readable when a signal came, so every wait can include it.
     """
 
+    meanings: Mapping[signal.Signals, str] = signals.CHILD
+    ignored: Iterable[signal.Signals] = signals.CHILD_IGNORES
+
     def __init__(self, parent: int, drain_s: float) -> None:
         self.drain = False
         self.quick = False
@@ -100,9 +106,9 @@ class Wish:
         self._drain_s = drain_s
         self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in signals.CHILD_IGNORES:
+        for number in self.ignored:
             signal.signal(number, signal.SIG_IGN)
-        for number in signals.CHILD:
+        for number in self.meanings:
             signal.signal(number, self._note)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # what `allow` relies on
@@ -147,7 +153,7 @@ class Wish:
         signal.setitimer(signal.ITIMER_REAL, time_s)
 
     def _note(self, number: int, _frame: object) -> None:
-        match signals.CHILD[signal.Signals(number)]:
+        match self.meanings[signal.Signals(number)]:
             case "nudge":
                 self.nudged = True
             case "quick":
@@ -157,6 +163,77 @@ class Wish:
         if self.stop and self.orphaned:
             # Nobody is left who could kill us when we hang: SIGALRM's default does.
             self.allow(self._drain_s)
+
+
+class Overdue(BaseException):
+    """An errand's time is over, and what it has in hand doesn't end by itself.
+
+    No `Exception`, so that nobody on the way takes it for an error to wait out.
+    """
+
+
+class Errand(Wish):
+    """The wish of a verb that works in its own process: signals, and a limit of time.
+
+    A signal, or the limit, asks it to end with what it has in hand. A second signal, or
+    ERRAND_GRACE_S, interrupts that: Overdue is raised wherever it is, once. Use it in `with`.
+    """
+
+    meanings = signals.ERRAND
+    ignored = ()
+
+    def __init__(self, limit_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._ends_at = monotonic() + limit_s
+        self._interrupted = False
+        # Whoever starts us with one ignored (nohup) means it.
+        wanted = {n: word for n, word in signals.ERRAND.items() if not _is_ignored(n)}
+        self.meanings = wanted
+        self._before = {number: signal.getsignal(number) for number in wanted}
+        super().__init__(os.getppid(), limit_s)
+        signal.signal(signal.SIGALRM, self._interrupt)
+        self.allow(limit_s + ERRAND_GRACE_S)
+
+    def __enter__(self) -> "Errand":
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        self.allow(0)  # never
+        os.close(signal.set_wakeup_fd(-1))
+        os.close(self._read)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def stop(self) -> bool:
+        """Whether to end: by a signal, or because the time is over."""
+        return super().stop or self._left_s() <= 0
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until a signal comes, or the timeout or the errand's time is over."""
+        super().wait(min(timeout_s, self._left_s()))
+
+    def _left_s(self) -> float:
+        return self._ends_at - self._monotonic()
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.drain or self.meanings[signal.Signals(number)] == "quick":
+            self._interrupt(number, frame)
+        else:
+            self.drain = True
+            self.allow(ERRAND_GRACE_S)
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        self.quick = True
+        if not self._interrupted:
+            self._interrupted = True
+            raise Overdue
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def born(title: str, parent: int, drain_s: float) -> Wish:

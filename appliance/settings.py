@@ -157,6 +157,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     state_dir: Annotated[Text, Meta(examples=["/var/lib/stream-daemon"])] | None = None
     subscribers: Annotated[int, Meta(ge=0, le=SUBSCRIBERS_LIMIT)] | Literal["auto"] = "auto"
     drain_s: Annotated[float, Meta(gt=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 60.0
+    ready_s: Annotated[float, Meta(gt=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 30.0
+    require_healthy: bool = False
     sources: dict[str, AnySource] = msgspec.field(name="source")
     queue: QueueConfig = QueueConfig()
     store: StoreConfig = StoreConfig()
@@ -177,8 +179,6 @@ DEFAULT_COLUMNS = {
 LATER_KEYS = frozenset(
     {
         "disk_free_min",
-        "require_healthy",
-        "ready_s",
         "http",
         "spool",
         "source.SOURCE.connect",

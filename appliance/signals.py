@@ -42,6 +42,14 @@ CHILD_IGNORES = (
 )
 """The terminal's signals reach the whole group; only the parent listens to them."""
 
+ERRAND: dict[Signals, str] = {
+    Signals.SIGTERM: "drain",
+    Signals.SIGINT: "drain",
+    Signals.SIGHUP: "drain",
+    Signals.SIGQUIT: "quick",
+}
+"""Signal to a verb that works in its own process (`drain`). A second one is `quick`."""
+
 DRAIN = Signals.SIGTERM
 QUICK = Signals.SIGUSR2
 NUDGE = Signals.SIGUSR1

@@ -70,6 +70,7 @@ def report(
     return {
         **identity,
         "state": _state(children, stopping, paused),
+        "ready": reached(children) and _attached(sources),
         "paused": paused,
         "sources": {child.name: _source(child, per_s) for child in sources},
         "subscribers": _subscribers(subscribers),
@@ -88,6 +89,32 @@ def report(
         },
         **_last_error(children),
     }
+
+
+def reached(children: list[ChildState]) -> bool:
+    """Whether queue and store have answered since the start: orphans swept, tables prepared.
+
+    Where nobody stores (`subscribers = 0`), the store isn't asked.
+    """
+    recovery = next(child for child in children if child.kind == "recovery")
+    storing = [child for child in children if child.kind == "subscriber" and not child.gone]
+    prepared = not storing or any(child.gauge.get("prepared") for child in storing)
+    return recovery.gauge.get("swept") > 0 and prepared
+
+
+def _attached(sources: list[ChildState]) -> bool:
+    """Whether each source was taken up once (one that isn't there yet is looked for)."""
+    return all(child.gauge.get("attached") for child in sources)
+
+
+def awaited(report: dict[str, Any]) -> list[str]:
+    """What an instance waits for, in words."""
+    texts = [
+        report["queue"]["waiting_for"],
+        report["store"]["waiting_for"],
+        *(source["waiting_for"] for source in report["sources"].values()),
+    ]
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def exit_code(report: dict[str, Any]) -> Exit:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
 PAUSE_LOOK_S = 0.5
 FOLD_INTERVAL_S = 5.0
+SWEEP_AGAIN_S = (0.1, 1.0)  # the queue may still list a connection that was just dropped
 
 
 class MakesBatches(Protocol):
@@ -36,7 +37,10 @@ class Stopped(Exception):
 
 
 class Subscriber:
-    """Moves frames from the queue into the store until it is told to end."""
+    """Moves frames from the queue into the store until it is told to end.
+
+    awaited: whom it asked last, "the queue" or "the store".
+    """
 
     def __init__(
         self,
@@ -64,6 +68,8 @@ class Subscriber:
         self._chance = chance
         self._monotonic = monotonic
         self._fold_at = 0.0
+        self.awaited = ""
+        self._dropped = False  # a connection, in a drain; frames may lie under its name
         self._log = logging.getLogger(f"subscriber {name}")
         self._outage = Outage(self._log, gauge, monotonic)
 
@@ -72,7 +78,7 @@ class Subscriber:
         self._gauge.set("in_hand_ms", 0)  # a predecessor's lease is an orphan's by now
         try:
             self._rest_while_paused()
-            self._persist("the store", self._store.prepare)
+            self._prepare()
             while not self._wish.stop:
                 self._rest_while_paused()
                 lease = self._persist("the queue", self._take)
@@ -82,15 +88,73 @@ class Subscriber:
         except Stopped:
             self._log.info("stopped while waiting")
 
+    def _prepare(self) -> None:
+        self._persist("the store", self._store.prepare)
+        self._gauge.set("prepared", 1)
+
     def _take(self) -> Lease | None:
         if self._is_paused():  # while the queue was waited for
             return None
         return self._queue.take(self._lease_bytes_max, TAKE_WAIT_S)
 
+    # ── what waits now, and no more ─────────────────────────────────────────────────────
+
+    def drain(self, progress: Callable[[int, int], None]) -> bool:
+        """Store what waits in the queue now, not what comes later; whether nothing is left of it.
+
+        What a dead owner holds waits, too; what a living one has taken, or takes meanwhile, is
+        its own. `progress` is told how many frames of how many are done.
+        """
+        try:
+            self._persist("the queue", self._queue.sweep)
+            frames = self._persist("the queue", self._queue.depth).frames
+            progress(0, frames)
+            if not frames:
+                return True  # and the store may be away
+            self._prepare()
+            all_done = self._drain(frames, progress)
+        except Stopped:
+            return False
+        self._fold()
+        return all_done
+
+    def _drain(self, frames: int, progress: Callable[[int, int], None]) -> bool:
+        done = 0
+        while done < frames and not self._wish.stop:
+            lease = self._persist("the queue", self._take_at_once)
+            if lease is None:
+                if not self._bring_back():
+                    return not self._dropped or self._is_empty()
+            elif self._work(lease):
+                done += len(lease.items)
+                progress(min(done, frames), frames)
+            else:
+                self._dropped = True
+        return done >= frames
+
+    def _take_at_once(self) -> Lease | None:
+        try:
+            return self._queue.take(self._lease_bytes_max, 0)
+        except Unavailable:
+            self._dropped = True  # the reply that was lost may have been a frame
+            raise
+
+    def _bring_back(self) -> bool:
+        """Give back what lies under the names that we have dropped; whether anything did."""
+        for wait_s in (0.0, *SWEEP_AGAIN_S) if self._dropped else ():
+            self._wish.wait(wait_s)
+            if self._persist("the queue", self._queue.sweep):
+                return True
+        return False
+
+    def _is_empty(self) -> bool:
+        depth = self._persist("the queue", self._queue.depth)
+        return depth.frames == depth.busy == 0
+
     # ── one lease ───────────────────────────────────────────────────────────────────────
 
-    def _work(self, lease: Lease) -> None:
-        """Store a lease and confirm it; where the queue fails in it, the lease is dropped."""
+    def _work(self, lease: Lease) -> bool:
+        """Store a lease and confirm it; False: the queue failed in it, and it is dropped."""
         self._checkpoint("taken")
         try:
             batches = self._batches(lease)
@@ -103,13 +167,14 @@ class Subscriber:
             # frames by now, and the ledger knows what is stored.
             self._gauge.error(error.message)
             self._log.warning("a lease was dropped: %s", error.message)
-            return
+            return False
         finally:
             self._gauge.set("in_hand_ms", 0)
         if batches:
             self._gauge.set("stored_ms", _ms(max(batch.last_received for batch in batches)))
         self._checkpoint("confirmed")
         self._gauge.worked()
+        return True
 
     def _batches(self, lease: Lease) -> list[Batch]:
         batches = []
@@ -146,6 +211,9 @@ class Subscriber:
         if now < self._fold_at:
             return
         self._fold_at = now + FOLD_INTERVAL_S
+        self._fold()
+
+    def _fold(self) -> None:
         try:
             self._store.fold()
         except Unavailable as error:  # comfort only; the next lease waits for the store
@@ -179,6 +247,7 @@ class Subscriber:
             Stopped: told to end while waiting.
         """
         attempt = 0
+        self.awaited = what
         while True:
             self._gauge.beat()
             try:

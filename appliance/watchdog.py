@@ -34,6 +34,8 @@ from appliance.settings import SUBSCRIBERS_LIMIT
 SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
 PHASES = ("collector", "subscriber", "recovery", "server")
 TICK_S_MAX = 1.0
+START_TICK_S_MAX = 0.05  # nothing wakes us when a child has done its first step
+START_S = 5.0  # and for so long it is looked for so often
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
 PHASE_GRACE_S = 5.0  # what a phase gets at least, also when drain_s is used up
 
@@ -53,6 +55,7 @@ class Watchdog:
         subscriber: Callable[[str], ChildSpec],
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        healthy_s: float | None = None,
     ) -> None:
         self._name = name
         self._board = board
@@ -63,6 +66,10 @@ class Watchdog:
         self._drain_s = drain_s
         self._subscriber = subscriber  # makes one with this number
         self._paused = False
+        # Until when queue and store have to be reached; None once they are, or may be away.
+        self._healthy_by = None if healthy_s is None else monotonic() + healthy_s
+        self._reached = False
+        self._began = monotonic()
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._rates = Rates()
@@ -71,6 +78,7 @@ class Watchdog:
         self._phase: int | None = None
         self._phase_began = 0.0
         self._quick = False
+        self._refused = False
         self._drain_by = 0.0
         self._looks = 0
         self._turned_at = monotonic()
@@ -97,7 +105,8 @@ class Watchdog:
     @property
     def exit(self) -> Exit:
         """How it ended so far: the worst that happened to a child."""
-        return max((child.exit for child in self._children), key=SEVERITY.index)
+        worst = max((child.exit for child in self._children), key=SEVERITY.index)
+        return Exit.UNREACHABLE if worst is Exit.OK and self._refused else worst
 
     def answer_stops(self) -> None:
         """Tell those who wait for the end; the last thing before the lock is released."""
@@ -110,6 +119,7 @@ class Watchdog:
         now = self._monotonic()
         self._forgive_silence(now)
         self._rates.sample(now, status.counters_of(self._states()))
+        self._look_at_health(now)
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._nudge_recovery()
@@ -131,6 +141,19 @@ class Watchdog:
                 child.slot.beat()
         self._turned_at = now
 
+    def _look_at_health(self, now: float) -> None:
+        """Note that queue and store were reached; or, with `require_healthy`, end without them."""
+        if self._reached or self._phase is not None:
+            return
+        self._reached = status.reached(self._states())
+        if self._reached:
+            self._healthy_by = None
+        elif self._healthy_by is not None and now >= self._healthy_by:
+            awaited = status.awaited(self.report()) or ["an answer"]
+            self._log.error("require_healthy: still waiting for %s", "; ".join(awaited))
+            self._refused = True
+            self.stop(quick=True)
+
     def _is_wanted(self, child: Child) -> bool:
         if child.done or child.retired:
             return False
@@ -139,6 +162,8 @@ class Watchdog:
         if child.spec.kind == "subscriber":
             # Orphans are given back once before anybody takes.
             return self._phase is None and self._recovery.slot.get("swept") > 0
+        if child.spec.kind == "collector" and self._healthy_by is not None:
+            return False  # nothing is taken in before it is known that all of it is there
         return child.spec.kind == "recovery" or self._phase is None or child.restarts > 0
 
     @property
@@ -334,7 +359,7 @@ class Watchdog:
             yield from self._interesting_of(acceptor)
 
     def _interesting_of(self, acceptor: Acceptor) -> Iterator[tuple[Any, int, Callable[[], None]]]:
-        if acceptor.has_room:
+        if acceptor.has_room and self._healthy_by is None:
             for listener in acceptor.listeners:
                 yield listener, select.POLLIN, partial(acceptor.accept, listener)
         wire = acceptor.wire
@@ -351,7 +376,8 @@ class Watchdog:
         now = self._monotonic()
         starts = [c.start_at - now for c in self._children if not c.pid and not c.done]
         due = min((at for at in starts if at > 0), default=TICK_S_MAX)
-        return max(0.0, min(due, TICK_S_MAX))
+        is_starting = not self._reached and now < self._began + START_S
+        return max(0.0, min(due, START_TICK_S_MAX if is_starting else TICK_S_MAX))
 
     def _read_signals(self) -> None:
         for received in self._signals.read():

@@ -36,6 +36,11 @@ def test_each_verb_is_a_module_with_a_run() -> None:
 OPTIONS = [
     (("collect",), {"if_needed": False}),
     (("collect", "--if-needed"), {"if_needed": True}),
+    (("collect", "--detach"), {"if_needed": False, "detach": True}),
+    (("collect", "--detach", "--if-needed"), {"if_needed": True, "detach": True}),
+    (("drain",), {"timeout": 60.0, "verbose": False}),
+    (("drain", "-v", "--timeout", "0.5"), {"timeout": 0.5, "verbose": True}),
+    (("completion", "zsh"), {"shell": "zsh"}),
     (("stop",), {"now": False, "timeout": None}),
     (("stop", "--now"), {"now": True}),
     (("stop", "--timeout", "90"), {"timeout": 90.0}),
@@ -61,11 +66,12 @@ def test_options(words: tuple[str, ...], options: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_configuration_is_named_before_or_behind_the_verb(verb: str) -> None:
-    assert parsed("-c", "a", verb).config == "a"
-    assert parsed(verb, "-c", "a").config == "a"
-    assert parsed("-ca", verb).config == "a"
-    assert parsed("-c", "a", verb, "-c", "b").config == "b"
-    assert parsed(verb).config is None
+    words = [verb, "bash"] if verb == "completion" else [verb]
+    assert parsed("-c", "a", *words).config == "a"
+    assert parsed(*words, "-c", "a").config == "a"
+    assert parsed("-ca", *words).config == "a"
+    assert parsed("-c", "a", *words, "-c", "b").config == "b"
+    assert parsed(*words).config is None
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
@@ -152,7 +158,9 @@ def test_what_we_do_not_know_is_not_hidden(verb: ModuleType) -> None:
         cli.main(["running"])
 
 
-@pytest.mark.parametrize("words", [[], ["frob"], ["stop", "--timeout", "x"], ["collect", "x"]])
+@pytest.mark.parametrize(
+    "words", [[], ["frob"], ["stop", "--timeout", "x"], ["collect", "x"], ["completion", "csh"]]
+)
 def test_usage_errors_say_how_to_see_what_is_right(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,8 @@ def test_the_smallest_configuration_has_all_defaults() -> None:
         state_dir=None,
         subscribers="auto",
         drain_s=60.0,
+        ready_s=30.0,
+        require_healthy=False,
         sources={
             "s": StdinSource(
                 framing="newline",
@@ -95,6 +97,8 @@ name = "nfl"
 state_dir = "/srv/nfl"
 subscribers = 3
 drain_s = 7.5
+ready_s = 1.5
+require_healthy = true
 
 [source.tweets]
 type = "tcp"
@@ -157,6 +161,8 @@ format = "text"
         state_dir="/srv/nfl",
         subscribers=3,
         drain_s=7.5,
+        ready_s=1.5,
+        require_healthy=True,
         sources={
             "tweets": TcpSource(
                 listen="[::1]:5170",
@@ -363,6 +369,8 @@ MISTAKES = [
     ("subscribers = 'two'\n" + STDIN, 'found "two"', 'write subscribers = "auto"'),
     ("subscribers = 2.0\n" + STDIN, "found 2", ""),
     ("drain_s = 0\n" + STDIN, "above 0, at most 86400, found 0", "drain_s = 60"),
+    ("ready_s = 0\n" + STDIN, "above 0, at most 86400, found 0", "ready_s = 30"),
+    ("require_healthy = 1\n" + STDIN, "expected true or false, found 1", ""),
     ("drain_s = nan\n" + STDIN, "found nan", ""),
     ("drain_s = inf\n" + STDIN, "found inf", ""),
     (f"drain_s = 0x{'f' * 9000}\n" + STDIN, "found a number that is far too large", ""),
@@ -770,7 +778,7 @@ WORDS = " ".join(
         "name state_dir subscribers drain_s source queue store log url password bytes_max push_s",
         "table on_duplicate lease_bytes_max columns type path meta file env cred listen include",
         "any start follow framing format record_bytes_max frame_bytes_max connections_max level to",
-        "http exclude equals regex seq s t",
+        "http exclude equals regex seq s t ready_s require_healthy",
     ]
 )
 KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=3)

@@ -22,19 +22,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance import config
+from appliance import config, program
 from appliance.errors import Exit, InstanceError, StreamDaemonError, Unavailable
 from appliance.tweets import NFL_TEAMS, TeamFinder, TweetMaker
 from appliance.verbs import demo
-from appliance.verbs.demo import instance as demo_instance
 from appliance.verbs.demo.account import Account, Database, Ledger, Row, settle
 from appliance.verbs.demo.instance import (
     CONFIGURATION,
     Instance,
     Status,
-    command,
     configuration,
-    environment,
     parent_of,
     read_status,
 )
@@ -198,22 +195,6 @@ def test_its_configuration_is_valid(tmp_path: Path) -> None:
     }
 
 
-def test_it_is_this_very_program() -> None:
-    assert command("/usr/bin/python3", frozen=False) == ["/usr/bin/python3", "-m", "appliance"]
-    assert command("/opt/stream-daemon", frozen=True) == ["/opt/stream-daemon"]
-
-
-def test_a_frozen_file_starts_itself_with_a_clean_environment() -> None:
-    given = {"PATH": "/bin", "LD_LIBRARY_PATH": "/tmp/_MEI1"}
-    fresh = {"PATH": "/bin", "PYINSTALLER_RESET_ENVIRONMENT": "1"}
-    assert environment(given, frozen=False) == given
-    assert environment(given, frozen=True) == fresh
-    assert environment(given | {"LD_LIBRARY_PATH_ORIG": "/opt/lib"}, frozen=True) == fresh | {
-        "LD_LIBRARY_PATH": "/opt/lib",
-        "LD_LIBRARY_PATH_ORIG": "/opt/lib",
-    }
-
-
 def test_it_is_ready_only_with_the_pids_of_its_children() -> None:
     answer = {
         "pid": 10,
@@ -353,8 +334,8 @@ def short_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    program = [sys.executable, "-m", "tests.fake_instance", fault]
-    monkeypatch.setattr(demo_instance, "command", lambda *_: program)
+    words = [sys.executable, "-m", "tests.fake_instance", fault]
+    monkeypatch.setattr(program, "command", lambda *_: words)
 
 
 ARGS = argparse.Namespace(keep=None, seed=1)

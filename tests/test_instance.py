@@ -60,7 +60,8 @@ def test_everything_of_an_instance_lies_in_its_directory_and_is_its_users_alone(
     assert {path.stat().st_mode & 0o777 for path in instance.directory.iterdir()} == {0o700}
     assert instance.note("tweets") == instance.directory / "sources" / "tweets.note"
     paths = [instance.lock, instance.turnstile, instance.control, instance.queue]
-    assert len({*paths}) == 4
+    paths += [instance.drain_lock, instance.log]
+    assert len({*paths}) == 6
     assert {path.parent for path in paths} == {instance.directory}
 
 
@@ -82,3 +83,19 @@ def test_the_owner(tmp_path: Path) -> None:
     if os.getuid() == 0:
         os.chown(mine.directory, 54321, -1)
         assert mine.owner() == "#54321"
+        assert mine.owner_uid() == 54321
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_the_owner_of_what_is_hidden_is_who_hides_it(short_dir: Path) -> None:
+    for directory in (short_dir, short_dir.parent, short_dir.parent.parent):
+        directory.chmod(0o755)
+    instance = Instance(short_dir / "closed" / "nfl")
+    instance.make()
+    os.chown(short_dir / "closed", 54321, -1)
+    (short_dir / "closed").chmod(0o700)
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        os._exit(0 if instance.owner_uid() == 54321 else 1)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -122,6 +122,7 @@ def test_every_signal_of_the_tables_has_one_meaning() -> None:
     assert set(signals.PROCESS_ONLY) < set(signals.PARENT)
     assert not set(signals.CHILD) & set(signals.CHILD_IGNORES)
     assert {signals.DRAIN, signals.QUICK, signals.NUDGE} == set(signals.CHILD)
+    assert set(signals.ERRAND.values()) == {"drain", "quick"}
 
 
 # ── a child's life ──────────────────────────────────────────────────────────────────────
@@ -241,6 +242,87 @@ def test_titles_are_what_ps_shows() -> None:
         return [first, Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode()]
 
     assert in_child(act) == ["stream-daemon nfl collector tweets", "another"]
+
+
+# ── an errand ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [n for n, word in signals.ERRAND.items() if word == "drain"])
+def test_an_errand_ends_at_a_signal_and_is_interrupted_by_a_second(number: Signals) -> None:
+    def act() -> Any:
+        with process.Errand(LONG_S) as errand:
+            before = errand.stop
+            os.kill(os.getpid(), number)
+            after = errand.stop
+            try:
+                os.kill(os.getpid(), Signals.SIGTERM)
+                time.sleep(LONG_S)
+            except process.Overdue:
+                os.kill(os.getpid(), Signals.SIGTERM)  # the third interrupts no cleaning up
+                return [before, after, errand.quick]
+        return "not interrupted"
+
+    assert in_child(act) == [False, True, True]
+
+
+def test_an_errand_is_interrupted_at_once_by_quit() -> None:
+    def act() -> Any:
+        with process.Errand(LONG_S):
+            try:
+                os.kill(os.getpid(), Signals.SIGQUIT)
+                time.sleep(LONG_S)
+            except process.Overdue:
+                return True
+        return False
+
+    assert in_child(act) is True
+
+
+def test_an_errand_has_its_time_and_no_wait_is_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "ERRAND_GRACE_S", 0.1)
+
+    def act() -> Any:
+        began = time.monotonic()
+        with process.Errand(0.2) as errand:
+            errand.wait(LONG_S)
+            waited_s = time.monotonic() - began
+            stop = errand.stop
+            try:
+                time.sleep(LONG_S)  # something that doesn't end by itself
+            except process.Overdue:
+                return [stop, errand.drain, 0.15 < waited_s < ENOUGH_S]
+        return "not interrupted"
+
+    assert in_child(act) == [True, False, True]
+
+
+def test_an_errand_that_shall_end_is_interrupted_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "ERRAND_GRACE_S", 0.1)
+
+    def act() -> Any:
+        with process.Errand(LONG_S):
+            os.kill(os.getpid(), Signals.SIGTERM)
+            try:
+                time.sleep(LONG_S)
+            except process.Overdue:
+                return True
+        return False
+
+    assert in_child(act) is True
+
+
+def test_what_the_starter_ignores_stays_ignored_and_what_was_there_comes_back() -> None:
+    def act() -> Any:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with process.Errand(LONG_S) as errand:
+            os.kill(os.getpid(), Signals.SIGHUP)
+            found = [errand.stop]
+        after = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        expected = [signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN]
+        timer = signal.setitimer(signal.ITIMER_REAL, 0)
+        return [*found, after == expected, timer]
+
+    assert in_child(act) == [False, True, [0.0, 0.0]]
 
 
 # ── who is alive, who holds what ────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """`status`: what is said about an instance, from what the parent knows of its children."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from appliance import signals
 from appliance.counters import Board
 from appliance.errors import Exit
-from appliance.status import ChildState, counters_of, exit_code, screen
+from appliance.status import ChildState, awaited, counters_of, exit_code, reached, screen
 from appliance.status import report as full_report
 
 IDENTITY = {"name": "nfl", "version": "1.2", "pid": 7, "since": "2026-01-02T03:04:05+00:00"}
@@ -60,6 +61,7 @@ def test_the_whole_of_it() -> None:
     assert report(IDENTITY, two_of_each().all, stopping=False, paused=False) == {
         **IDENTITY,
         "state": "healthy",
+        "ready": False,
         "paused": False,
         "sources": {
             "tweets": {
@@ -173,9 +175,9 @@ def test_what_is_awaited_stands_with_who_waits() -> None:
     assert found["queue"]["waiting_for"] == "the queue"
     assert found["store"]["waiting_for"] == ""
     lines = screen(found).splitlines()
-    for who, awaited in (("source s", "room in the queue"), ("queue:", "the queue")):
+    for who, what in (("source s", "room in the queue"), ("queue:", "the queue")):
         [at] = [number for number, line in enumerate(lines) if line.startswith(who)]
-        assert lines[at + 1] == f"  waiting for {awaited}"
+        assert lines[at + 1] == f"  waiting for {what}"
 
 
 def test_paused_is_degraded_until_it_stops_whether_or_not_subscribers_rest_already() -> None:
@@ -264,3 +266,48 @@ def test_rates_are_asked_for_by_the_names_under_which_they_are_counted() -> None
 
     full_report(IDENTITY, children, False, False, per_s, NOW)
     assert asked == counters_of(children).keys()
+
+
+# ── ready ───────────────────────────────────────────────────────────────────────────────
+
+READY: list[tuple[int, list[int], list[int], bool, bool]] = [
+    # swept, collectors attached, subscribers prepared → reached, ready
+    (1, [1], [1], True, True),
+    (0, [1], [1], False, False),
+    (3, [1], [0], False, False),
+    (1, [1], [0, 1], True, True),
+    (1, [1, 0], [1], True, False),
+    (1, [1], [], True, True),  # nobody stores
+    (0, [1], [], False, False),
+]
+
+
+@pytest.mark.parametrize(("swept", "attached", "prepared", "is_reached", "ready"), READY)
+def test_ready(
+    swept: int, attached: list[int], prepared: list[int], is_reached: bool, ready: bool
+) -> None:
+    children = Children().add("recovery", "", {"swept": swept})
+    for at, number in enumerate(attached):
+        children.add("collector", f"{at}", {"attached": number})
+    for at, number in enumerate(prepared):
+        children.add("subscriber", f"{at}", {"prepared": number})
+    assert reached(children.all) is is_reached
+    assert report(IDENTITY, children.all, stopping=False, paused=False)["ready"] is ready
+
+
+def test_one_that_was_one_too_many_prepares_nothing_any_more() -> None:
+    children = Children().add("recovery", "", {"swept": 1})
+    children.add("subscriber", "1", {}).add("subscriber", "2", {"prepared": 1}, retired=True)
+    assert reached(children.all)
+    children.all[-1] = replace(children.all[-1], pid=None)
+    assert not reached(children.all)
+
+
+def test_what_is_awaited_is_said_once() -> None:
+    children = two_of_each(waiting_for=AWAITED)
+    no_file = "the file: no such file"
+    for at, text in ((3, AWAITED), (1, no_file), (2, no_file)):
+        children.all[at] = replace(children.all[at], waiting_for=text)
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert awaited(found) == [AWAITED, no_file]
+    assert awaited(report(IDENTITY, two_of_each().all, stopping=False, paused=False)) == []

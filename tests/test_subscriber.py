@@ -548,3 +548,163 @@ def test_a_fold_that_the_store_refuses_is_no_problem(
     assert set(world.gauge.errors) == {"lock wait timeout"}
     assert world.wish.waits == []
     assert world.gauge.waits == []
+
+
+# ── drain: what waits now, and no more ──────────────────────────────────────────────────
+
+
+def drained(world: World) -> tuple[bool, list[tuple[int, int]]]:
+    """Its answer, and the progress it told."""
+    told: list[tuple[int, int]] = []
+    return world.subscriber.drain(lambda done, frames: told.append((done, frames))), told
+
+
+def bears(*numbers: int) -> list[bytes]:
+    return [item(number, tweet("Bears", number)) for number in numbers]
+
+
+def test_a_drain_stores_what_waits_and_folds(world: World) -> None:
+    world.lease_bytes_max = len(bears(1)[0]) + 1
+    world.born()
+    world.push(*bears(1, 2, 3, 4))
+    assert drained(world) == (True, [(0, 4), (2, 4), (4, 4)])
+    assert world.frames() == [1, 2, 3, 4]
+    assert world.database.tables.frames == {}, "folded"
+    assert world.is_empty()
+    assert world.gauge.numbers["prepared"] == 1
+
+
+def test_a_drain_gives_back_what_the_dead_hold_and_leaves_the_living_theirs(world: World) -> None:
+    dead, living = MemoryQueue(world.redis, "dead"), MemoryQueue(world.redis, "living")
+    for queue, number in ((dead, 1), (living, 2)):
+        world.push(*bears(number))
+        assert queue.take(10_000, 0)
+    dead.close()
+    world.push(*bears(3))
+    assert drained(world) == (True, [(0, 2), (2, 2)])
+    assert world.frames() == [1, 3]
+    assert list(world.redis.busy) == [living.owner]
+
+
+def test_a_drain_of_nothing_asks_no_store(world: World) -> None:
+    world.database.away = Unavailable("down")
+    assert drained(world) == (True, [(0, 0)])
+    assert world.store.prepared == 0
+
+
+def test_a_busy_stream_does_not_keep_a_drain(world: World) -> None:
+    more = iter(range(4, 1000))
+
+    def push_another(step: str) -> None:
+        if step == "taken":
+            world.push(*bears(next(more)))
+
+    world.lease_bytes_max = 1
+    world.born(push_another)
+    world.push(*bears(1, 2, 3))
+    assert drained(world)[0]
+    assert world.frames() == [1, 2, 3]
+    assert len(world.redis.working) == 3
+
+
+def test_what_others_take_meanwhile_is_theirs(world: World) -> None:
+    other = MemoryQueue(world.redis, "other")
+
+    def take_the_rest(step: str) -> None:
+        if step == "taken":
+            assert other.take(10_000, 0)
+
+    world.lease_bytes_max = 1
+    world.born(take_the_rest)
+    world.push(*bears(1, 2, 3))
+    assert drained(world) == (True, [(0, 3), (1, 3)])
+    assert world.wish.waits == []
+
+
+def test_a_drain_waits_for_the_store_until_its_end_and_gives_the_lease_back(world: World) -> None:
+    def goes_away(step: str) -> None:
+        if step == "taken":
+            world.database.away = Unavailable("down", "start it")
+
+    world.push(*bears(1, 2))
+    world.born(goes_away)
+    world.clock.at(60, world.wish.ask_to_drain)
+    assert drained(world) == (False, [(0, 2)])
+    assert world.clock.now >= 1060
+    assert world.gauge.waits[-1] == "the store: down → start it"
+    assert world.subscriber.awaited == "the store"
+    assert len(world.redis.working) == 2
+    assert not world.redis.busy
+
+
+def test_a_drain_waits_for_the_queue_until_its_end(world: World) -> None:
+    world.redis.away = True
+    world.clock.at(60, world.wish.ask_to_drain)
+    assert drained(world) == (False, [])
+    assert world.gauge.waits[-1] == "the queue: the queue is away"
+    assert world.subscriber.awaited == "the queue"
+
+
+def test_a_drain_goes_on_when_the_store_comes_back_in_time(world: World) -> None:
+    world.push(*bears(1))
+    world.database.away = Unavailable("down")
+    world.clock.at(30, lambda: setattr(world.database, "away", None))
+    assert drained(world)[0]
+    assert world.frames() == [1]
+
+
+def test_a_drain_that_shall_end_finishes_its_lease(world: World) -> None:
+    world.lease_bytes_max = 1
+    world.born(lambda step: world.wish.ask_to_drain() if step == "taken" else None)
+    world.push(*bears(1, 2))
+    assert drained(world) == (False, [(0, 2), (1, 2)])
+    assert world.frames() == [1]
+    assert world.database.tables.frames == {}, "folded all the same"
+    assert len(world.redis.working) == 1
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_whatever_fails_once_a_drain_stores_all_once(world: World, call: int, when: Any) -> None:
+    """Also where it was the confirm that failed: the lease is dropped, and found again."""
+    world.lease_bytes_max = 1
+    world.born()
+    world.push(*bears(1, 2))
+    world.queue.fail(Fault(call, when))
+    assert drained(world)[0]
+    assert world.frames() == [1, 2]
+    assert len(world.rows) == 2
+    assert world.is_empty()
+
+
+def test_a_dropped_lease_that_nobody_gives_back_is_left(world: World) -> None:
+    """The queue still lists the connection that failed: nobody knows whose the frames are."""
+
+    def fail() -> None:
+        owner = world.queue.owner
+        world.queue.close()
+        world.redis.clients.add(owner)
+        raise Unavailable("cut")
+
+    world.push(*bears(1))
+    world.queue.before_confirm = fail
+    assert drained(world) == (False, [(0, 1)])
+    assert world.wish.waits == [0.0, *subscriber.SWEEP_AGAIN_S]
+
+
+@pytest.mark.parametrize("step", ["taken", "stored", "confirmed"])
+def test_a_drain_that_is_killed_loses_and_doubles_nothing(world: World, step: str) -> None:
+    def die(at: str) -> None:
+        if at == step:
+            raise Killed
+
+    world.born(die)
+    world.push(*bears(1, 2))
+    with pytest.raises(Killed):
+        drained(world)
+    world.queue.close()
+    world.born()
+    assert drained(world)[0]
+    assert world.frames() == [1, 2]
+    assert len(world.rows) == 2
+    assert world.is_empty()

@@ -30,6 +30,7 @@ from appliance.link import cookie_of
 from appliance.process import restore_signal_mask
 from appliance.sources import tcp
 from tests.watched import (
+    WAIT_S,
     Cast,
     Diary,
     Parent,
@@ -1147,6 +1148,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
         "version": "1.2.3",
         "pid": parent.pid,
         "state": "degraded",
+        "ready": False,
         "paused": False,
         "sources": {
             "a": {
@@ -1424,3 +1426,85 @@ def accepted(listener: Listener) -> str:
         if [end.partition(":")[2] for end in fields[1:3]] == ports:
             return f"socket:[{fields[9]}]"
     raise AssertionError("no such connection")
+
+
+# ── require_healthy ─────────────────────────────────────────────────────────────────────
+
+
+def preparing(cast: Cast, waiting_for: str = "") -> ChildSpec:
+    """A subscriber that has prepared the store, or says what it waits for."""
+
+    def body(birth: Birth) -> Exit:
+        birth.slot.set("prepared", int(not waiting_for))
+        birth.slot.waiting_for(waiting_for)
+        beat_until_told(birth)
+        return Exit.OK
+
+    return cast.spec("subscriber", "1", body)
+
+
+def attaching(cast: Cast, **more: Any) -> ChildSpec:
+    def body(birth: Birth) -> Exit:
+        birth.slot.set("attached", 1)
+        beat_until_told(birth)
+        return Exit.OK
+
+    return cast.spec("collector", "a", body, **more)
+
+
+def test_nothing_is_read_before_queue_and_store_are_reached(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), attaching(cast), preparing(cast)], healthy_s=WAIT_S)
+    born(diary, "collector a")
+    order = order_of(diary.lines, "born")
+    assert order.index("subscriber 1 born") < order.index("collector a born")
+    deadline = time.monotonic() + WAIT_S
+    while not parent.status()["ready"]:
+        assert time.monotonic() < deadline
+    assert parent.stop() == Exit.OK
+
+
+def test_a_store_that_is_not_reached_in_time_ends_it(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    a = listeners["a"]
+    awaited = "the store: it is down → start it"
+    specs = [cast.recovery(), attaching(cast, acceptor=a.acceptor), preparing(cast, awaited)]
+    parent = start(specs, healthy_s=0.5, limits=FAST_STOP)
+    a.send("not taken in")
+    born(diary, "subscriber 1")
+    assert not parent.status()["ready"]
+    assert parent.wait() == Exit.UNREACHABLE
+    assert not order_of(diary.lines, "collector a born")
+    assert f"log ERROR require_healthy: still waiting for {awaited}" in diary.lines
+
+
+def test_a_queue_that_is_not_reached_in_time_ends_it(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def body(birth: Birth) -> Exit:
+        birth.slot.waiting_for("the queue: no answer")
+        beat_until_told(birth)
+        return Exit.OK
+
+    specs = [cast.spec("recovery", "", body), attaching(cast)]  # nobody stores
+    parent = start(specs, healthy_s=0.5, limits=FAST_STOP)
+    assert parent.wait() == Exit.UNREACHABLE
+    assert "log ERROR require_healthy: still waiting for the queue: no answer" in diary.lines
+
+
+def test_what_goes_away_later_is_waited_for(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), attaching(cast), preparing(cast)], healthy_s=0.5)
+    os.kill(born(diary, "subscriber 1"), signal.SIGKILL)
+    born(diary, "collector a")
+    time.sleep(0.7)  # the limit passes, and nothing may happen
+    assert parent.status()["state"] == "healthy"
+    assert parent.stop() == Exit.OK
+
+
+def test_a_stop_before_it_is_known_is_a_stop(start: Start, diary: Diary, cast: Cast) -> None:
+    specs = [cast.recovery(), attaching(cast), preparing(cast, "the store")]
+    parent = start(specs, healthy_s=WAIT_S)
+    born(diary, "subscriber 1")
+    assert parent.stop() == Exit.OK

@@ -132,6 +132,7 @@ class Parent:
         subscriber: Callable[[str], ChildSpec] | None = None,
         server: Startable | None = None,
         drain_s: float = 30.0,
+        healthy_s: float | None = None,
         terminal: int | None = None,
         limits: dict[str, Any] | None = None,
     ) -> None:
@@ -141,6 +142,7 @@ class Parent:
         self._subscriber = subscriber or self._no_more
         self._server = server
         self._drain_s = drain_s
+        self._healthy_s = healthy_s
         self._terminal = terminal
         self._limits = {"TICK_S_MAX": 0.1} | (limits or {})
         self._process = _fork.Process(target=self._live)
@@ -183,6 +185,7 @@ class Parent:
             self._server,
             self._drain_s,
             self._subscriber,
+            healthy_s=self._healthy_s,
         )
         try:
             code = parent.run()

@@ -27,10 +27,16 @@ name = "stream"
 #state_dir = "/var/lib/stream-daemon"
 
 # Processes that store records. "auto": one for each core, at most 4, and 1 for SQLite.
+# 0: none, cron runs `stream-daemon drain` now and then.
 #subscribers = "auto"
 
 # How long a stop may take to hand over and store what is in hand.
 #drain_s = 60
+
+# `collect --detach` returns when the instance is ready, or after so long. With require_healthy,
+# a start without queue or store ends then (exit code 69) instead of waiting for them.
+#ready_s = 30
+#require_healthy = false
 
 # ── sources: one [source.NAME] for each stream ──────────────────────────────────────────
 

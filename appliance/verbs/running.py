@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from appliance import control, process
+from appliance import control
 from appliance.errors import Exit
 from appliance.instance import Instance
-from appliance.verbs import locate
+from appliance.verbs import holder, locate
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,6 +28,6 @@ def _pid(instance: Instance) -> int | None:
     except control.NotRunning:
         return None
     except TimeoutError:  # it was stopped (ps shows T), and many have asked since
-        return process.lock_owner(instance.lock)
+        return holder.parent(instance)
     except PermissionError:
         raise locate.not_ours(instance) from None

@@ -10,7 +10,7 @@ import time
 from appliance import control, process
 from appliance.errors import Exit
 from appliance.instance import Instance
-from appliance.verbs import locate
+from appliance.verbs import holder, locate
 
 LOOK_AGAIN_S = 0.2
 LAST_STEP_S = 10.0  # from its last word to its end
@@ -45,15 +45,19 @@ def run(args: argparse.Namespace) -> int:
 def _not_running(instance: Instance, timeout_s: float | None) -> int:
     """Nothing to stop, unless children of a killed parent are still handing over."""
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    if not process.holders(instance.lock):
+    if not _leftovers(instance):
         print("not running", file=sys.stderr)
         return int(Exit.OK)
     print("its parent was killed; waiting for the children to hand over", file=sys.stderr)
-    while process.holders(instance.lock):
+    while _leftovers(instance):
         if time.monotonic() > deadline:
             return _too_long(instance, "still handing over", timeout_s or 0.0)
         time.sleep(LOOK_AGAIN_S)  # flock(2) has no descriptor to wait on
     return int(Exit.INTERNAL)
+
+
+def _leftovers(instance: Instance) -> set[int]:
+    return process.holders(instance.lock) - {holder.draining(instance)}
 
 
 def _pidfd(pid: int) -> int | None:

@@ -6,6 +6,7 @@ What is refused before anything starts is one table; what needs a running instan
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -88,8 +89,8 @@ REFUSED = {
         ('{file}:3: source.s.type: "unix" is not in this version', 'write type = "tcp"'),
     ),
     "key of a later version": (
-        'state_dir = "{dir}"\nready_s = 3\n[source.s]\ntype = "stdin"\n',
-        ("{file}:2: ready_s", "not in this version"),
+        'state_dir = "{dir}"\n[source.s]\ntype = "stdin"\nurl = "http://h/"\n',
+        ("{file}:4: source.s.url", "not in this version"),
     ),
     "section of a later version": (
         'state_dir = "{dir}"\n[source.s]\ntype = "stdin"\n[http]\nlisten = "127.0.0.1:1"\n',
@@ -176,6 +177,9 @@ def test_places_where_a_configuration_is_found(tmp_path: Path) -> None:
         ("frobnicate",),
         ("collect", "now"),
         ("collect", "--detached"),
+        ("drain", "--timeout", "0"),
+        ("completion",),
+        ("completion", "csh"),
         ("-c",),
         ("stop", "--timeout"),
         ("stop", "--timeout", "soon"),
@@ -255,6 +259,54 @@ def test_a_full_disk_and_a_closed_output() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+TAB = """
+complete() {{ builtin complete "$@"; [ "${{@: -1}}" = stream-daemon ] && of=${{@: -2:1}}; }}
+source <({program} completion bash)
+cd {folder}
+press() {{
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    "$of" && printf '%s\\n' "${{COMPREPLY[@]}}" | sort | tr '\\n' ' '
+    echo
+}}
+"""
+PRESSED = [  # what stands before the cursor when TAB is pressed → what is offered
+    ("''", sorted(cli.VERBS)),
+    ("d", ["demo", "drain"]),
+    ("-c c", ["c.toml"]),
+    ("-c c.toml sta", ["status"]),
+    ("-c c.toml collect --", ["--detach", "--help", "--if-needed"]),
+    ("drain -c ''", ["c.toml", "other"]),
+    ("drain --t", ["--timeout"]),
+    ("completion ''", ["bash", "fish", "zsh"]),
+    ("demo --keep ''", ["other"]),  # a directory
+]
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").touch()
+    (tmp_path / "other").mkdir()
+    program = f"{sys.executable} -m appliance"
+    lines = [TAB.format(program=program, folder=tmp_path)]
+    lines += [f"press stream-daemon {words}" for words, _ in PRESSED]
+    done = subprocess.run(
+        ["bash", "--norc", "-c", "\n".join(lines)], capture_output=True, text=True, timeout=STOP_S
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    offered = [line.split() for line in done.stdout.splitlines()]
+    assert offered == [words for _, words in PRESSED]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_verb_and_option_is_in_the_script(shell: str) -> None:
+    done = run("completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    words = set(re.findall(r"[a-z][a-z-]*", done.stdout))
+    for verb, (_what, _example, options) in cli.VERBS.items():
+        assert verb in words
+        for flags, _settings in options:
+            assert flags[-1].strip("-") in words or flags[-1] == "shell", (verb, flags)
+
+
 def test_nothing_runs(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f'state_dir = "{tmp_path}/state"\n{config(1)}')
@@ -316,7 +368,7 @@ def test_a_state_directory_that_is_not_ours(open_dir: Path) -> None:
 
 def test_a_configuration_that_is_not_ours(open_dir: Path) -> None:
     file = open_dir / "closed" / "c.toml"
-    for verb in ("collect", "status", "running", "stop"):
+    for verb in ("collect", "status", "running", "stop", "drain"):
         check(run_as_nobody("-c", str(file), verb), 78, str(file), "Permission denied")
 
 
@@ -332,12 +384,15 @@ def test_a_home_that_is_not_ours(open_dir: Path) -> None:
 def test_an_instance_that_is_not_ours(daemon: Daemon) -> None:
     for place in (daemon.directory, daemon.directory / "state"):
         place.chmod(0o755)
-    for verb in ("status", "running", "stop", "collect"):
+    for verb in ("status", "running", "stop", "collect", "drain"):
         done = run_as_nobody("-c", str(daemon.file), verb)
         assert done.returncode == 73, done.stderr
         assert "Traceback" not in done.stderr
         if verb != "collect":
             check(done, 73, "belongs to user root", "sudo -u root stream-daemon")
+        if verb == "drain":
+            line = f"sudo -u root stream-daemon -c {daemon.file} drain --timeout 60"
+            assert done.stderr.endswith(f"run it as that user: {line}\n")
     assert daemon.status()["state"] == "healthy"
 
 

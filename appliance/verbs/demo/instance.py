@@ -15,13 +15,12 @@ import select
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance import control
+from appliance import control, program
 from appliance.errors import StreamDaemonError
 from appliance.verbs.demo.account import Database
 
@@ -97,21 +96,6 @@ def configuration(directory: Path, port: int, teams: Sequence[str]) -> str:
     )
 
 
-def command(executable: str, frozen: bool) -> list[str]:
-    """How this program is started: the frozen file is the program itself."""
-    return [executable] if frozen else [executable, "-m", "appliance"]
-
-
-def environment(environ: Mapping[str, str], frozen: bool) -> dict[str, str]:
-    """The instance's environment: ours, without what a frozen file leaves for its own process."""
-    if not frozen:
-        return dict(environ)
-    ours = {key: value for key, value in environ.items() if key != "LD_LIBRARY_PATH"}
-    if "LD_LIBRARY_PATH_ORIG" in environ:
-        ours["LD_LIBRARY_PATH"] = environ["LD_LIBRARY_PATH_ORIG"]
-    return ours | {"PYINSTALLER_RESET_ENVIRONMENT": "1"}
-
-
 class Instance:
     """One instance in one directory. Use `end` whatever happens; it leaves no process."""
 
@@ -128,16 +112,8 @@ class Instance:
 
     def start(self) -> None:
         """Start the process; returns at once."""
-        frozen = bool(getattr(sys, "frozen", False))
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*command(sys.executable, frozen), "-c", str(self._file), "collect"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(os.environ, frozen),
-                start_new_session=True,
-            )
+            self._process = program.start(["-c", str(self._file), "collect"], log)
         self._pidfd = os.pidfd_open(self._process.pid)
 
     def pause(self, timeout_s: float) -> None:

@@ -1,0 +1,101 @@
+"""An instance in the background: started by `collect --detach`, which returns when it is ready.
+
+The instance is this program started once more (see program.py), in a session of its own, with
+a log file for a terminal. Whoever started it looks at its state through the control socket,
+like anybody else, and returns when one of these is so:
+
+    it is ready       0
+    it has ended      its exit code; what it said is said again here
+    ready_s is over   0: it waits for what is away, and goes on by itself; says what that is
+
+A start that fails at once (an address in use) is so the same here as in the foreground.
+"""
+
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from appliance import control, program, status
+from appliance.errors import Exit, InstanceError
+from appliance.instance import Instance
+from appliance.settings import Config
+
+LOOK_EVERY_S = 0.1
+ANSWER_S = 1.0
+SPARE_S = 30.0  # beyond ready_s, for an instance that has to give up then (require_healthy)
+SAID_BYTES_MAX = 64 * 1024
+
+
+def start(config: Config, instance: Instance, file: str) -> int:
+    """Start it and wait until it is ready; the exit code for who has asked for it."""
+    with _open_log(instance.log) as log:
+        began_at = log.seek(0, os.SEEK_END)
+        started = program.start(["-c", str(Path(file).absolute()), "collect"], log)
+    pidfd = os.pidfd_open(started.pid)
+    try:
+        return _follow(started, pidfd, config, instance, began_at)
+    finally:
+        os.close(pidfd)
+
+
+def _follow(
+    started: "subprocess.Popen[bytes]",
+    pidfd: int,
+    config: Config,
+    instance: Instance,
+    began_at: int,
+) -> int:
+    limit_s = config.ready_s + (SPARE_S if config.require_healthy else 0.0)
+    deadline = time.monotonic() + limit_s
+    report = None
+    while time.monotonic() < deadline:
+        if select.select([pidfd], [], [], LOOK_EVERY_S)[0]:
+            return _ended(started.wait(), instance.log, began_at)
+        report = _report(instance, started.pid) or report
+        if report and report["ready"]:
+            if sys.stdout.isatty():
+                print(f"{config.name} runs (pid {report['pid']}); its log is {instance.log}")
+            return int(Exit.OK)
+    awaited = "; ".join(status.awaited(report) if report else []) or f"it to start: {instance.log}"
+    print(
+        f"{config.name} runs, but isn't ready after {config.ready_s:g} s: waiting for {awaited}"
+        "\n  → it goes on by itself; look again: stream-daemon status",
+        file=sys.stderr,
+    )
+    return int(Exit.OK)
+
+
+def _report(instance: Instance, session: int) -> dict[str, Any] | None:
+    """What the instance that we have started says of itself, once it answers."""
+    try:
+        report = control.ask(instance.control, {"verb": "status"}, ANSWER_S)
+        # A frozen file's parent isn't the process that was started, but in its session.
+        return report if os.getsid(report["pid"]) == session else None
+    except (control.NotRunning, TimeoutError, ProcessLookupError):
+        return None
+
+
+def _ended(code: int, log: Path, began_at: int) -> int:
+    """It has ended already, which may be right: say what it said if it isn't."""
+    if code != Exit.OK:
+        with log.open("rb") as said:
+            said.seek(began_at)
+            print(said.read(SAID_BYTES_MAX).decode(errors="replace"), end="", file=sys.stderr)
+    return code if code >= 0 else int(Exit.INTERNAL)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    try:
+        return open(path, "ab", opener=_private)
+    except OSError as error:
+        raise InstanceError(
+            f"{path}: {error.strerror}", "it is the log of an instance in the background"
+        ) from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
