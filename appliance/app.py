@@ -11,14 +11,15 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
-from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
+from appliance.contracts import Checkpoint, Remark, Source, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.errors import ConfigError, Exit, Unavailable
@@ -32,6 +33,7 @@ from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSo
 from appliance.sources import file as file_source
 from appliance.sources import held, stdin, tcp
 from appliance.stores import mysql, sqlite
+from appliance.stores.ledger import LedgerStore
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
 
@@ -41,6 +43,9 @@ SUBSCRIBERS_AUTO_MAX = 4
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
 ORPHAN_LOOK_S = 0.2
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
+
+Look = Callable[[], list[Remark]]
+"""Looks at one thing; raises a StreamDaemonError where it will not serve."""
 
 
 class App:
@@ -126,6 +131,45 @@ class App:
         finally:
             self._server.take_over()  # ends it, also one that hangs
             server.join()
+
+    # ── looking, for `check` ────────────────────────────────────────────────────────────
+
+    def looks(self, wish: process.Wish, slot: Slot, runs: bool) -> Iterator[tuple[str, Look]]:
+        """What there is to look at, each by its name; no look changes anything.
+
+        `runs`: an instance runs, so that its addresses are taken by itself.
+        """
+        birth = Birth(wish, slot)
+        for name, source in self._config.sources.items():
+            yield f"source {name}", partial(_look_at_source, source, runs)
+        yield f"queue {self._config.queue.url}", partial(self._look_at_queue, birth, runs)
+        yield f"store {self._config.store.url}", partial(self._look_at_store, birth)
+        yield f"state directory {self._instance.directory}", self._look_at_leftovers
+
+    def _look_at_queue(self, birth: Birth, runs: bool) -> list[Remark]:
+        if self._server and not runs:
+            return [Remark("collect starts the embedded server")]
+        with closing(self._queue("check", birth, REPLY_TIMEOUT_S)) as queue:
+            return queue.look(self._config.sources)
+
+    def _look_at_store(self, birth: Birth) -> list[Remark]:
+        with closing(self._store(birth)) as store:
+            return store.look()
+
+    def _look_at_leftovers(self) -> list[Remark]:
+        """What earlier runs have left that this configuration doesn't speak of."""
+        instance, remarks = self._instance, []
+        for name in sorted({*instance.noted_sources()} - {*self._config.sources}):
+            text = f"it has a note of source {name}, which isn't configured"
+            remarks.append(Remark(text, f"nothing, or remove {instance.note(name)}"))
+        if not self._server and instance.queue_has_data():
+            remarks.append(
+                Remark(
+                    f"{instance.queue} holds what an embedded queue has left",
+                    'store it: stream-daemon drain with url = "embedded" under [queue]',
+                )
+            )
+        return remarks or [Remark("nothing is left over")]
 
     # ── children ────────────────────────────────────────────────────────────────────────
 
@@ -296,7 +340,7 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, birth: Birth) -> Store:
+    def _store(self, birth: Birth) -> LedgerStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
@@ -341,6 +385,18 @@ class App:
         if self._server:
             return RedisAddress.parse(f"unix://{self._server.socket_path}")
         return RedisAddress.parse(self._config.queue.url)
+
+
+def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
+    if isinstance(source, FileSource):
+        return [file_source.look(source.path)]
+    if isinstance(source, StdinSource):
+        return [Remark("it reads standard input")]
+    if runs:
+        return [Remark(f"the running instance listens on {source.listen}")]
+    for listener in tcp.listen(source.listen):
+        listener.close()
+    return [Remark(f"{source.listen} is free to listen on")]
 
 
 def _secret(reference: SecretRef | None, key: str) -> str | None:

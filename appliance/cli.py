@@ -96,8 +96,8 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         ),
     ),
     "check": (
-        "check the configuration; changes nothing",
-        "stream-daemon -c stream-daemon.toml check --offline",
+        "check configuration, connections and leftovers; changes nothing; exit 0, 69 or 78",
+        "stream-daemon -c stream-daemon.toml check",
         ((("--offline",), {"action": "store_true", "help": "connect to nothing"}),),
     ),
     "init": (

@@ -56,6 +56,14 @@ class Instance:
         """The embedded server's directory."""
         return self.directory / "queue"
 
+    def noted_sources(self) -> list[str]:
+        """Sources that have a note file here."""
+        return [path.stem for path in (self.directory / "sources").glob("*.note")]
+
+    def queue_has_data(self) -> bool:
+        """Whether an embedded server has run here."""
+        return (self.queue / "appendonlydir").is_dir()
+
     def note(self, source: str) -> Path:
         """The note file of a source."""
         return self.directory / "sources" / f"{source}.note"

@@ -50,7 +50,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from appliance import framing
-from appliance.contracts import Chunk
+from appliance.contracts import Chunk, Remark
 from appliance.errors import Unavailable
 from appliance.frame import Buffer, Gap
 from appliance.framing import Ending
@@ -63,6 +63,23 @@ ROTATED = r"[.-][0-9][0-9-]*"  # behind the file's name, as logrotate writes it:
 
 TRUNCATED = "truncated"
 GONE = "gone"
+
+
+def look(path: str) -> Remark:
+    """Whether this file can be read, for `check`.
+
+    Raises:
+        Unavailable: it is there, but can't be.
+    """
+    try:
+        file = OpenFile(path)
+    except FileNotFoundError:
+        return Remark(f"{path} is not there yet: it is waited for")
+    except OSError as error:
+        raise Unavailable(_explain(path, error), "mend it, or name another file") from error
+    size = file.size()
+    file.close()
+    return Remark(f"{path} can be read ({size} bytes)")
 
 
 # ── where in which file ─────────────────────────────────────────────────────────────────

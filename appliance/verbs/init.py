@@ -10,7 +10,7 @@ EXAMPLE = """\
 # Configuration of stream-daemon. Save it as stream-daemon.toml, or as
 # /etc/stream-daemon/stream-daemon.toml, then:
 #
-#   stream-daemon check --offline     is it valid?
+#   stream-daemon check               is it valid, and will it work?
 #   stream-daemon collect             start, in the foreground
 #   stream-daemon status              what does it do now?
 #
