@@ -7,6 +7,7 @@ note files, sources and SQLite.
 import os
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -338,6 +339,68 @@ def test_a_source_that_is_gone_from_the_configuration_is_stored_as_text(place: P
     assert made._maker("pipe")._is_json
     assert not made._maker("gone")._is_json
     assert made._maker("gone")._source == "gone"
+
+
+# ── drain ───────────────────────────────────────────────────────────────────────────────
+
+
+class OwnServer:
+    """An embedded server that says what is done with it."""
+
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def take_over(self) -> None:
+        self._said.append("taken over")
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        self._said.append("started")
+        return subprocess.Popen(["true"])
+
+
+def drain(made: App, place: Place, said: list[str], alone: bool) -> tuple[bool, str]:
+    slot = Board().slot("drain")
+
+    def tell(done: int, frames: int) -> None:
+        said.append(f"{done} of {frames}")
+
+    return made.drain(place.wish, slot, alone, tell), slot.text("waiting_for")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_drain_brings_the_server_only_where_nobody_else_has_one(
+    place: Place, alone: bool
+) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\ntwo\n")
+    made = place.app(file_source(path), "subscribers = 0")
+    made._collect("log", made._config.sources["log"], place.birth())
+    said: list[str] = []
+    made._server = OwnServer(said)  # type: ignore[assignment]
+    assert drain(made, place, said, alone) == (True, "")
+    work = ["0 of 1", "1 of 1"]
+    assert said == (["taken over", "started", *work, "taken over"] if alone else work)
+    assert place.rows() == [("log", "one"), ("log", "two")]
+    assert place.queues[-1][3] == "drain", "under a name of its own"
+    assert not any(owner.startswith("drain") for owner in place.redis.clients), "and it has left"
+
+
+def test_a_drain_that_is_interrupted_says_whom_it_had_asked(place: Place) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\n")
+
+    def interrupt(at: str) -> None:
+        if at == "stored":
+            raise process.Overdue
+
+    made = place.app(file_source(path), checkpoint=interrupt)
+    made._collect("log", made._config.sources["log"], place.birth())
+    said: list[str] = []
+    made._server = OwnServer(said)  # type: ignore[assignment]
+    assert drain(made, place, said, alone=True) == (False, "the store, which doesn't answer")
+    assert said[-1] == "taken over", "its server goes all the same"
+    [orphaned] = place.redis.busy
+    assert orphaned not in place.redis.clients
 
 
 # ── recovery, and its last duty ─────────────────────────────────────────────────────────

@@ -197,7 +197,7 @@ class Awaited:
         from rich.text import Text
 
         awaited = self._slot.text("waiting_for")
-        return Text(f"waiting for {awaited}" if awaited else "")
+        return Text(f"waiting for {awaited}" if awaited else "", no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
