@@ -10,6 +10,7 @@ import random
 import secrets
 import sys
 import time
+from functools import cached_property
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor
@@ -19,10 +20,12 @@ from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board
+from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
 from appliance.note import later_run, open_note
-from appliance.queues.redis import RedisAddress, RedisQueue
+from appliance.queues.address import RedisAddress
+from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
 from appliance.rows import RowMaker
@@ -57,8 +60,10 @@ class App:
         self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
+        self._disk = DiskSpace(instance.queue, config.disk_free_min)
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
+        self._queue_address.check_files()
         # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
         wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
         self._stdin_fd = os.dup(0) if wants_stdin else -1
@@ -69,6 +74,7 @@ class App:
         connections = sum(one.connections_max for one in sources if isinstance(one, TcpSource))
         children = 1 + len(sources) + self._subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
+        _ = self._identity  # made here, once, under the lock
         specs = self._specs()  # listens: an address that is taken ends it here
         if self._server:
             self._server.take_over()
@@ -92,6 +98,10 @@ class App:
             control.close()
         watchdog.answer_stops()
         return code
+
+    @cached_property
+    def _identity(self) -> str:
+        return self._instance.identity(process.machine_id())
 
     # ── children ────────────────────────────────────────────────────────────────────────
 
@@ -138,7 +148,7 @@ class App:
         collector = Collector(
             name,
             source,
-            self._queue(f"collector-{name}", birth, self._config.queue.push_s),
+            self._queue(f"collector-{name}", birth, self._config.queue.push_s, self._identity),
             notes,
             birth.slot,
             birth.wish,
@@ -240,7 +250,9 @@ class App:
             beat=birth.slot.beat,
         )
 
-    def _queue(self, role: str, birth: Birth, reply_timeout_s: float) -> RedisQueue:
+    def _queue(
+        self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
+    ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
             self._queue_password,
@@ -248,6 +260,8 @@ class App:
             role,
             self._queue_bytes_max(),
             reply_timeout_s,
+            instance=instance,
+            disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
             beat=birth.slot.beat,
         )
@@ -292,6 +306,7 @@ class App:
             self._instance.queue,
             binary,
             self._queue_bytes_max(),
+            disk_is_low=self._disk.is_low,
             holders=process.holders,
             end=process.kill_and_wait,
         )

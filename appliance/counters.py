@@ -19,6 +19,7 @@ WORDS = (
     "records",  # collector: handed over; subscriber: rows stored
     "bytes",
     "connections",
+    "attached",  # collector: 1 once the queue has taken it as the only one of its source
     "ended",  # collector: 1 when its source has ended by itself
     "at_risk_records",  # held by nobody but our memory
     "at_risk_bytes",

@@ -73,6 +73,8 @@ class Subscriber:
         try:
             self._rest_while_paused()
             self._persist("the store", self._store.prepare)
+            store = self._persist("the store", self._store.identity)
+            self._persist("the queue", lambda: self._queue.bind(store))
             while not self._wish.stop:
                 self._rest_while_paused()
                 lease = self._persist("the queue", self._take)
@@ -120,7 +122,10 @@ class Subscriber:
             except Corrupt as error:
                 self._log.error("a queue item is set aside: %s", error)
                 self._gauge.error(error.message)
-                self._queue.set_aside(lease, item)
+                if not self._queue.set_aside(lease, item):
+                    self._log.error(
+                        "it is lost, all %d bytes: the list of bad items is full", len(item)
+                    )
                 continue
             batches.append(self._maker(frame.header.source).batch(frame))
         return batches

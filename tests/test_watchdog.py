@@ -452,6 +452,9 @@ class FakeServer:
         self._failures = failures
         self._manner = manner
 
+    def lacks_room(self) -> bool:
+        return False
+
     def start(self) -> "subprocess.Popen[bytes]":
         if self._failures:
             self._failures -= 1

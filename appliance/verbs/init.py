@@ -32,6 +32,9 @@ name = "stream"
 # How long a stop may take to hand over and store what is in hand.
 #drain_s = 60
 
+# With the embedded server: sources stop reading while less is free on its disk.
+#disk_free_min = "1GiB"
+
 # ── sources: one [source.NAME] for each stream ──────────────────────────────────────────
 
 # Senders connect to us and write one record a line. Try it:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from appliance.contracts import Depth, Lease, Push, Pushed, Queue, SourceState
 from appliance.errors import ConfigError, Unavailable
+from appliance.queues.address import RedisAddress
+from appliance.queues.hints import RIGHTS, check_version
 from appliance.queues.keys import Keys
-from appliance.queues.redis import RIGHTS, RedisAddress, RedisQueue, check_version
+from appliance.queues.redis import RedisQueue
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
