@@ -25,7 +25,7 @@ import pytest
 from appliance import control, signals
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec
-from appliance.errors import Exit, StreamDaemonError, Unavailable
+from appliance.errors import Exit, Occupied, StreamDaemonError, Unavailable
 from appliance.link import cookie_of
 from appliance.process import restore_signal_mask
 from appliance.sources import tcp
@@ -638,6 +638,40 @@ def test_what_children_say_of_their_end_becomes_the_exit_code(
     )
     born(diary, "subscriber 1")
     assert parent.stop() == Exit.MAY_BE_LOST
+
+
+def test_where_another_instance_collects_this_one_ends(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def refused(_birth: Birth) -> Exit:
+        raise Occupied("another instance collects this source", "stop that one")
+
+    specs = [
+        cast.recovery(),
+        cast.spec("collector", "a", refused),
+        cast.obedient("collector", "b"),
+        cast.obedient("subscriber", "1"),
+    ]
+    parent = start(specs)
+    assert parent.wait() == Exit.TAKEN
+    assert len([line for line in diary.lines if line.startswith("collector a born")]) == 1
+    assert "collector b told quick" in diary.lines
+    assert "recovery told quick" in diary.lines
+    said = [line for line in diary.lines if "another instance collects this source" in line]
+    assert len(said) == 1
+    assert "stop that one" in said[0]
+
+
+def test_another_instance_decides_the_exit_code_also_in_a_stop(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def refused(birth: Birth) -> Exit:
+        beat_until_told(birth)
+        raise Occupied("another instance collects this source")
+
+    parent = start([cast.recovery(), cast.spec("collector", "a", refused)])
+    born(diary, "collector a")
+    assert parent.stop() == Exit.TAKEN
 
 
 def test_a_collector_that_dies_while_it_stops_is_started_to_hand_over(
