@@ -107,6 +107,7 @@ class Collector:
         self._told = ""
         self._awaited = ""
         self._has_waited = False  # for the queue, which hid what the source waits for
+        self._attach_failures = 0
         self._attach_at = 0.0
         self._log = logging.getLogger(f"collector {name}")
         self._outage = Outage(self._log, gauge, monotonic)
@@ -214,11 +215,13 @@ class Collector:
 
     def _attach(self) -> None:
         """Be known to the queue also while there is nothing to push: a second one is refused."""
-        self._attach_at = self._monotonic() + ATTACH_INTERVAL_S
         try:
             self._queue.attach()
         except Unavailable as error:
             self._queue_is_away(error)
+            delay_s = backoff.full_jitter(self._attach_failures, self._chance())
+            self._attach_at = self._monotonic() + delay_s
+            self._attach_failures += 1
         else:
             self._queue_is_back()
 
@@ -230,6 +233,8 @@ class Collector:
 
     def _queue_is_back(self) -> None:
         self._gauge.set("attached", 1)
+        self._attach_failures = 0
+        self._attach_at = self._monotonic() + ATTACH_INTERVAL_S
         self._outage.is_over()
         if self._has_waited:
             self._awaited, self._has_waited = "", False  # what the source waits for is said anew
@@ -321,7 +326,7 @@ class Collector:
         if self._wished() != self._told:
             return  # the signal came after the loop had looked, and peek may have cleared it
         self._gauge.beat()
-        self._source.wait(WAIT_S_MAX)
+        self._source.wait(max(0.0, min(WAIT_S_MAX, self._attach_at - self._monotonic())))
         self._gauge.beat()
         if self._monotonic() >= self._attach_at:
             self._attach()

@@ -138,9 +138,19 @@ class Watchdog:
         if self._phase is not None and PHASES.index(child.spec.kind) < self._phase:
             return False
         if child.spec.kind == "subscriber":
-            # Orphans are given back once before anybody takes.
-            return self._phase is None and self._recovery.slot.get("swept") > 0
+            return self._phase is None and self._may_take
         return child.spec.kind == "recovery" or self._phase is None or child.restarts > 0
+
+    @property
+    def _may_take(self) -> bool:
+        """Whether subscribers may begin.
+
+        Orphans are given back once before anybody takes. And an instance that is going to be
+        refused leaves no trace in the queue, so each collector has been the only one of its
+        source (or has died of something else, which is no reason to store nothing).
+        """
+        came = (c.slot.get("attached") or c.restarts or c.done for c in self._of("collector"))
+        return self._recovery.slot.get("swept") > 0 and all(came)
 
     @property
     def _recovery(self) -> Child:

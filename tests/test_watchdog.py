@@ -640,6 +640,40 @@ def test_what_children_say_of_their_end_becomes_the_exit_code(
     assert parent.stop() == Exit.MAY_BE_LOST
 
 
+@pytest.mark.parametrize("how", ["attaches", "dies", "is refused"])
+def test_nobody_takes_before_each_collector_is_the_only_one_of_its_source(
+    start: Start, diary: Diary, cast: Cast, how: str
+) -> None:
+    """A refused instance must not be the first to say which store the queue belongs to."""
+
+    def collector(birth: Birth) -> Exit:
+        birth.wish.wait(0.5)
+        diary.say("collector b", how)
+        birth.slot.add("records", 1)
+        if how == "dies" and birth.slot.get("records") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "is refused":
+            raise Occupied("another instance collects this source")
+        birth.slot.set("attached", 1)
+        beat_until_told(birth)
+        return Exit.OK
+
+    specs = [
+        cast.recovery(),
+        cast.obedient("collector", "a"),
+        cast.spec("collector", "b", collector, attaches=False),
+        cast.obedient("subscriber", "1"),
+    ]
+    parent = start(specs)
+    if how == "is refused":
+        assert parent.wait() == Exit.TAKEN
+        assert not any("subscriber 1 born" in line for line in diary.lines)
+        return
+    born(diary, "subscriber 1")
+    assert order_of(diary.lines, "subscriber 1", f"b {how}")[0] == f"collector b {how}"
+    parent.stop()
+
+
 def test_where_another_instance_collects_this_one_ends(
     start: Start, diary: Diary, cast: Cast
 ) -> None:

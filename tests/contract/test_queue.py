@@ -4,6 +4,7 @@ The last part asks things that only a real server can do: restart, run full, han
 """
 
 import itertools
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -926,37 +927,58 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     queue.confirm(lease)
 
 
-def test_the_rights_named_in_the_hint_are_enough_and_needed(real: RedisBench) -> None:
+def as_user(real: RedisBench, user: str, password: str | None = "secret") -> RedisQueue:
+    """A collector's queue over the connection of this user."""
+    address = replace(real.address, user=user)
+    name, role = real.keys.name, "collector-tweets"
+    queue = RedisQueue(address, password, name, role, GIB, 5.0, instance="a1")
+    real.made.append(queue)
+    return queue
+
+
+def set_user(client: Any, user: str, *rules: str) -> None:
+    client.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rules)
+
+
+def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     with real.server.client() as client:
-        rights = RIGHTS.split()
-        client.execute_command(
-            "ACL", "SETUSER", "feed", "reset", "on", ">secret", f"~{{{real.keys.name}}}:*", *rights
-        )
-        client.execute_command("ACL", "SETUSER", "poor", "reset", "on", ">secret", "+@connection")
-    rich = RedisQueue(
-        replace(real.address, user="feed"), "secret", real.keys.name, "test", GIB, 5.0
-    )
-    rich.push(a_push(1))
-    rich.sweep()
-    rich.set_aside(lease := taken(rich), lease.items[0])
-    rich.confirm(lease)
-    rich.give_back(Lease(rich.owner, ()))
-    rich.take(1, 0.01)
-    rich.source_state("tweets")
-    assert rich.depth() == Depth(0, 0, 0)
-    rich.close()
-    for user, password, hint in (
-        ("poor", "secret", RIGHTS),
-        ("feed", "wrong", "password"),
-        ("feed", None, "password"),
-    ):
-        queue = RedisQueue(
-            replace(real.address, user=user), password, real.keys.name, "test", GIB, 5.0
-        )
+        set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+    real.collector("a1").attach()  # a predecessor, to be ended
+    queue = as_user(real, "feed")
+    queue.bind("a" * 32)
+    queue.push(a_push(1))
+    queue.sweep()
+    queue.set_aside(lease := taken(queue), lease.items[0])
+    queue.confirm(lease)
+    queue.give_back(Lease(queue.owner, ()))
+    queue.take(1, 0.01)
+    queue.source_state("tweets")
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("missing", ["client|list", "client|kill", "info", "evalsha", "scan"])
+def test_a_right_that_is_missing_is_named_with_what_to_grant(
+    real: RedisBench, missing: str
+) -> None:
+    with real.server.client() as client:
+        keys = f"~{{{real.keys.name}}}:*"
+        set_user(client, "poor", keys, *RIGHTS.split(), f"-{missing}")
+    real.collector("a1").attach()  # a predecessor, to be ended
+    queue = as_user(real, "poor")
+    with pytest.raises(Unavailable, match=re.escape(f"'{missing}'")) as error:
+        queue.sweep()
+    assert error.value.loud
+    assert RIGHTS in error.value.hint
+
+
+def test_a_wrong_password_is_said_and_never_shown(real: RedisBench) -> None:
+    with real.server.client() as client:
+        set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+    for password in ("a wrong secret", None):
         with pytest.raises(Unavailable) as error:
-            queue.depth()
+            as_user(real, "feed", password).attach()
         assert error.value.loud
-        assert hint in error.value.hint
+        assert "password = {" in error.value.hint
         assert "secret" not in str(error.value)
 
 
