@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from appliance.errors import ConfigError
 
 EMBEDDED = "embedded"
+TLS_FILES = {"ca", "cert", "key"}  # options of rediss://
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -19,6 +20,8 @@ _DATABASE = re.compile(r"[0-9]{0,5}")
 _PASSWORD = re.compile(r"://[^/?#@]*:.*@|[?&](password|passwd|auth)=", re.DOTALL)
 _LISTEN_HINT = 'write listen = "127.0.0.1:5170", "[::1]:5170", or ":5170" for all interfaces'
 _REDIS_HINT = 'write url = "embedded", "redis://host:6379/0", "rediss://…" or "unix:///path"'
+_TLS_HINT = 'write url = "rediss://host:6379/0?ca=/path/to/ca.pem&cert=/path&key=/path"'
+_NOT_ABSOLUTE = ("the file behind ?ca=, ?cert= or ?key= is an absolute path", _TLS_HINT)
 _DATABASE_HINT = (
     'write url = "embedded", "sqlite:///path/to/file.db" or "mysql://user@host:3306/database"'
 )
@@ -70,7 +73,10 @@ def check_queue_url(url: str) -> None:
     _need(parts.scheme in ("redis", "rediss"), "this kind of queue is unknown", _REDIS_HINT)
     _need(bool(parts.hostname), "needs a host", _REDIS_HINT)
     _need(_is_database(parts.path.strip("/")), "the database is a number", _REDIS_HINT)
-    _check_options(parts, known=set(), later=set())
+    options = _options(parts)
+    _check_options(parts, known=TLS_FILES if parts.scheme == "rediss" else set(), later=set())
+    _need(all(path.startswith("/") for path in options.values()), *_NOT_ABSOLUTE)
+    _need(("cert" in options) == ("key" in options), "?cert= and ?key= need each other", _TLS_HINT)
 
 
 def check_store_url(url: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor
@@ -22,10 +22,12 @@ from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Remark, Source, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board, Slot
+from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
 from appliance.note import later_run, open_note
-from appliance.queues.redis import RedisAddress, RedisQueue
+from appliance.queues.address import RedisAddress
+from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
 from appliance.rows import RowMaker
@@ -64,8 +66,10 @@ class App:
         self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
+        self._disk = DiskSpace(instance.queue, config.disk_free_min)
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
+        self._queue_address.check_files()
         # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
         wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
         self._stdin_fd = os.dup(0) if wants_stdin else -1
@@ -76,6 +80,7 @@ class App:
         connections = sum(one.connections_max for one in sources if isinstance(one, TcpSource))
         children = 1 + len(sources) + self._subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
+        _ = self._identity  # made here, once, under the lock
         specs = self._specs()  # listens: an address that is taken ends it here
         if self._server:
             self._server.take_over()
@@ -171,6 +176,10 @@ class App:
             )
         return remarks or [Remark("nothing is left over")]
 
+    @cached_property
+    def _identity(self) -> str:
+        return self._instance.identity(process.machine_id())
+
     # ── children ────────────────────────────────────────────────────────────────────────
 
     def _specs(self) -> list[ChildSpec]:
@@ -216,7 +225,7 @@ class App:
         collector = Collector(
             name,
             source,
-            self._queue(f"collector-{name}", birth, self._config.queue.push_s),
+            self._queue(f"collector-{name}", birth, self._config.queue.push_s, self._identity),
             notes,
             birth.slot,
             birth.wish,
@@ -325,7 +334,9 @@ class App:
             beat=birth.slot.beat,
         )
 
-    def _queue(self, role: str, birth: Birth, reply_timeout_s: float) -> RedisQueue:
+    def _queue(
+        self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
+    ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
             self._queue_password,
@@ -333,6 +344,8 @@ class App:
             role,
             self._queue_bytes_max(),
             reply_timeout_s,
+            instance=instance,
+            disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
             beat=birth.slot.beat,
         )
@@ -377,6 +390,7 @@ class App:
             self._instance.queue,
             binary,
             self._queue_bytes_max(),
+            disk_is_low=self._disk.is_low,
             holders=process.holders,
             end=process.kill_and_wait,
         )

@@ -19,11 +19,15 @@ from appliance import process
 from appliance.acceptor import Acceptor
 from appliance.backoff import RestartBackoff
 from appliance.counters import Slot
-from appliance.errors import Exit, StreamDaemonError
+from appliance.errors import Exit, Occupied, StreamDaemonError
 from appliance.link import ChildEnd
 
 HEARTBEAT_S = {"collector": 30.0, "subscriber": 120.0, "recovery": 30.0}
 ABORT_TO_KILL_S = 5.0
+DISK_SPACE = (
+    "disk space: less than disk_free_min is free"
+    " → make room on the disk of state_dir, or lower disk_free_min"
+)
 CLEAN = (Exit.OK, Exit.MAY_BE_LOST, Exit.TIMED_OUT)  # it said how it ended; others died
 
 _fork = multiprocessing.get_context("fork")
@@ -142,7 +146,7 @@ class Child:
         except (StreamDaemonError, OSError) as error:
             logging.getLogger(self.spec.title).error("%s", error)
             self.slot.error(str(error))
-            code = Exit.INTERNAL
+            code = Exit.TAKEN if isinstance(error, Occupied) else Exit.INTERNAL
         raise SystemExit(int(code))
 
     def reap(self, now: float) -> bool:
@@ -154,7 +158,9 @@ class Child:
             self.spec.acceptor.bury()
         self._process.close()
         self._process = None
-        if self._was_to_end() and code in CLEAN and not self._missed_some():
+        if code == Exit.TAKEN:  # another instance does its work
+            self.give_up(Exit.TAKEN)
+        elif self._was_to_end() and code in CLEAN and not self._missed_some():
             self.give_up(Exit(code))
             _log.debug("%s ended", self.spec.title)
         elif self.retired and not self.done:
@@ -223,6 +229,9 @@ class Child:
 class Startable(Protocol):
     """The embedded server (see redis_server.EmbeddedServer)."""
 
+    def lacks_room(self) -> bool:
+        """Whether the disk under it is too full for it to live."""
+
     def start(self) -> "subprocess.Popen[bytes]":
         """Start it; returns at once."""
 
@@ -236,6 +245,8 @@ class Server:
         self._backoff = RestartBackoff()
         self._born = self.start_at = 0.0
         self._works = self._works_at_birth = 0
+        self._ended_itself = False
+        self.waiting_for = ""  # in words, what keeps it from being started
 
     @property
     def lives(self) -> bool:
@@ -248,10 +259,25 @@ class Server:
         if self._process and not self.lives:
             delay_s = self._backoff.after_death(now - self._born, works > self._works_at_birth)
             _say_restart("valkey-server", self._process.returncode, delay_s)
+            self._ended_itself = self._process.returncode > 0
             self._process = None
             self.start_at = now + delay_s
-        if not self._process and now >= self.start_at:
+        if not self._process and now >= self.start_at and not self._waits_for_room():
             self._start(now)
+
+    def _waits_for_room(self) -> bool:
+        """Whether a full disk has ended it: it would only die again.
+
+        One that was killed is started also on a disk that is low: what it holds may be stored,
+        and makes room.
+        """
+        waits = self._ended_itself and self._startable.lacks_room()
+        if waits and not self.waiting_for:
+            _log.error("valkey-server is not started again: waiting for %s", DISK_SPACE)
+        elif self.waiting_for and not waits:
+            _log.info("there is disk space again")
+        self.waiting_for = DISK_SPACE if waits else ""
+        return waits
 
     def _start(self, now: float) -> None:
         self._born = now

@@ -29,17 +29,34 @@ from appliance.contracts import (
     Wish,
     no_checkpoint,
 )
-from appliance.errors import Unavailable
+from appliance.errors import Occupied, Unavailable
 from appliance.frame import Header, checksum, encode_header
 from appliance.logs import Outage
 from appliance.note import Note, NoteFile
 
 WAIT_S_MAX = 5.0  # between heartbeats when nothing comes
+ATTACH_INTERVAL_S = 5.0  # between two looks whether the queue still knows us, when nothing comes
 FULL_RETRY_S = 0.2
+QUEUE = "the queue (reading stops)"
 AGAIN_RETRY_S = 1.0
-QUEUE_FULL = Unavailable(
-    "it is full", "store faster (subscribers, the database), or raise queue.bytes_max"
-)
+NO_ROOM = {
+    Pushed.FULL: (
+        "room in the queue (reading stops)",
+        Unavailable(
+            "it is full", "store faster (subscribers, the database), or raise queue.bytes_max"
+        ),
+    ),
+    Pushed.DISK_LOW: (
+        "disk space (reading stops)",
+        Unavailable(
+            "less than disk_free_min is free where the queue keeps its data",
+            "make room on the disk of state_dir, or lower disk_free_min",
+            loud=True,
+        ),
+    ),
+}
+"""The answers to a push that ask for patience: what is awaited then, and why."""
+
 FLOOD_BYTES = 256 * 1024  # a frame this large needs no pause behind it
 
 
@@ -89,6 +106,9 @@ class Collector:
         self._sums = Sums()
         self._told = ""
         self._awaited = ""
+        self._has_waited = False  # for the queue, which hid what the source waits for
+        self._attach_failures = 0
+        self._attach_at = 0.0
         self._log = logging.getLogger(f"collector {name}")
         self._outage = Outage(self._log, gauge, monotonic)
 
@@ -97,9 +117,9 @@ class Collector:
 
         Raises:
             Stopped: told to end quickly while the queue doesn't answer.
+            Occupied: at the instance's start, another one collects this source already.
         """
         self._birth()
-        self._gauge.set("attached", 1)
         while not self._is_at_end():
             chunk = self._source.peek()
             self._publish(chunk)
@@ -115,6 +135,7 @@ class Collector:
     def _birth(self) -> None:
         """Take up where the predecessor stopped, the frame in hand first."""
         self._gauge.beat()
+        self._attach()
         last = self._notes.last()
         in_doubt = self._notes.in_doubt
         if last is not None:
@@ -192,6 +213,36 @@ class Collector:
 
     # ── the queue ───────────────────────────────────────────────────────────────────────
 
+    def _attach(self) -> None:
+        """Be known to the queue also while there is nothing to push: a second one is refused."""
+        try:
+            self._queue.attach()
+        except Unavailable as error:
+            self._queue_is_away(error)
+            delay_s = backoff.full_jitter(self._attach_failures, self._chance())
+            self._attach_at = self._monotonic() + delay_s
+            self._attach_failures += 1
+        else:
+            self._queue_is_back()
+
+    def _queue_is_away(self, error: Unavailable) -> None:
+        """It is waited for; but a newcomer goes where another instance was first."""
+        if isinstance(error, Occupied) and not self._gauge.get("attached"):
+            raise error
+        self._waits_for_queue(QUEUE, error)
+
+    def _queue_is_back(self) -> None:
+        self._gauge.set("attached", 1)
+        self._attach_failures = 0
+        self._attach_at = self._monotonic() + ATTACH_INTERVAL_S
+        self._outage.is_over()
+        if self._has_waited:
+            self._awaited, self._has_waited = "", False  # what the source waits for is said anew
+
+    def _waits_for_queue(self, what: str, error: Unavailable) -> None:
+        self._has_waited = True
+        self._outage.goes_on(what, error)
+
     def _push(self, note: Note, chunk: Chunk) -> bool:
         """Hand the frame to the queue, however long that takes. False: it begins elsewhere."""
         push = self._push_of(note, chunk)
@@ -206,14 +257,14 @@ class Collector:
                     push = self._push_of(note, chunk, force=True)
                     continue
             except Unavailable as error:
-                self._outage.goes_on("the queue (reading stops)", error)
+                self._queue_is_away(error)
                 self._wait_to_retry(backoff.full_jitter(attempt, self._chance()))
                 attempt += 1
                 continue
-            if answer is not Pushed.FULL:
-                self._outage.is_over()
+            if answer not in NO_ROOM:
+                self._queue_is_back()
                 return True
-            self._outage.goes_on("room in the queue (reading stops)", QUEUE_FULL)
+            self._waits_for_queue(*NO_ROOM[answer])
             self._wait_to_retry(FULL_RETRY_S)
 
     def _push_of(self, note: Note, chunk: Chunk, force: bool = False) -> Push:
@@ -275,8 +326,10 @@ class Collector:
         if self._wished() != self._told:
             return  # the signal came after the loop had looked, and peek may have cleared it
         self._gauge.beat()
-        self._source.wait(WAIT_S_MAX)
+        self._source.wait(max(0.0, min(WAIT_S_MAX, self._attach_at - self._monotonic())))
         self._gauge.beat()
+        if self._monotonic() >= self._attach_at:
+            self._attach()
         self._wish.wait(0)  # a signal that wants nothing may not wake us again and again
 
     def _pause(self, until: float) -> None:

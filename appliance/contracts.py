@@ -122,7 +122,8 @@ class Pushed(Enum):
 
     TAKEN = "taken"
     HAVE_IT = "have it"  # this number is the run's last: an earlier push whose answer was lost
-    FULL = "full"
+    FULL = "full"  # queue.bytes_max is reached
+    DISK_LOW = "disk low"  # less than disk_free_min is free where the queue keeps its data
     ELSEWHERE = "elsewhere"  # a cursor source's frame doesn't start where the last one ended
 
 
@@ -180,7 +181,21 @@ class Queue(Protocol):
     Each method raises Unavailable when the queue doesn't answer or answers with an error.
     After any error the connection, its name and its lease are dropped; the next call makes
     a new connection under a new name. No method retries by itself.
+
+    A collector's connection is the only one of its source: before the first push on it, a
+    predecessor's that is still there is ended. Where another instance's is there, every method
+    raises Occupied, and nothing was done.
     """
+
+    def attach(self) -> None:
+        """Be connected, and see that the connection still answers."""
+
+    def bind(self, store: str) -> None:
+        """Before the first take: frames of this queue go into this store, and into no other.
+
+        The first one that is said stays. Raises Unavailable (loud, with what to do) when it is
+        another: a frame may be stored there already, and one queue with two stores doubles.
+        """
 
     def push(self, push: Push) -> Pushed:
         """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
@@ -204,8 +219,11 @@ class Queue(Protocol):
     def give_back(self, lease: Lease) -> None:
         """Put the lease back in front, oldest first. Raises like confirm."""
 
-    def set_aside(self, lease: Lease, item: bytes) -> None:
-        """Move one item of the lease that can't be read to the list of bad items."""
+    def set_aside(self, lease: Lease, item: bytes) -> bool:
+        """Move one item of the lease that can't be read to the list of bad items.
+
+        False: that list is full, so the item is gone; say so. Never waits for room.
+        """
 
     def sweep(self) -> int:
         """Give back what belongs to owners that no longer exist; how many frames."""
@@ -230,6 +248,9 @@ class Store(Protocol):
 
     def prepare(self) -> None:
         """Make the tables that are missing; check those that exist."""
+
+    def identity(self) -> str:
+        """This store's own id, random: the same for all who use these tables, never another's."""
 
     def store(self, batches: Sequence[Batch]) -> Stored:
         """Commit all batches in one transaction with their ledger rows.

@@ -19,6 +19,7 @@ WORDS = (
     "records",  # collector: handed over; subscriber: rows stored
     "bytes",
     "connections",
+    "attached",  # collector: 1 once the queue has taken it as the only one of its source
     "ended",  # collector: 1 when its source has ended by itself
     "at_risk_records",  # held by nobody but our memory
     "at_risk_bytes",
@@ -36,7 +37,6 @@ WORDS = (
     "looked",  # recovery: the parent's look number that its newest sample answers
     "look",  # parent → recovery: please look again under this number
     "prepared",  # subscriber: 1 once the store was prepared
-    "attached",  # collector: 1 once it had taken up its source
     "paused",  # parent → subscriber: take nothing while this is 1
 )
 TEXTS = ("waiting_for", "last_error")

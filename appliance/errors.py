@@ -3,6 +3,7 @@
     Unavailable   wait and try the same again: nothing is wrong with the data
     Rejected      isolate: the database refuses this data, whoever asks
     Corrupt       set aside: these bytes are not what we once wrote
+    Occupied      don't start: another instance does this work already
     ConfigError   stop: the user must change something first
 
 Foreign exceptions (of redis, pymysql, sqlite3, the kernel) become one of these at the
@@ -72,6 +73,18 @@ class Unavailable(StreamDaemonError):
     def __init__(self, message: str, hint: str = "", loud: bool = False) -> None:
         super().__init__(message, hint)
         self.loud = loud
+
+
+class Occupied(Unavailable):
+    """Another instance collects the same source through the same Redis.
+
+    Who meets it at its start refuses to; who had been the only one so far waits.
+    """
+
+    exit_code = Exit.TAKEN
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, loud=True)
 
 
 class Rejected(StreamDaemonError):

@@ -3,12 +3,14 @@
 state_dir/NAME/lock           held while the instance, or a child of a dead one, lives
                drain.lock     held by a `drain`
                control.sock   how stop, running and status reach it
+               id             tells it from an instance of the same name elsewhere
                sources/       a note file for each source
                queue/         the embedded server: data, socket, log, lock
                log            what an instance in the background says (collect --detach)
                NAME.db        SQLite, when the store is embedded
 """
 
+import hashlib
 import os
 import pwd
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from pathlib import Path
 from appliance.errors import InstanceError
 
 ROOT_STATE_DIR = "/var/lib/stream-daemon"
+ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,27 @@ class Instance:
                 return None
         return None
 
+    def identity(self, machine: str) -> str:
+        """This instance's id, hex digits, to tell it from one of the same name elsewhere.
+
+        The same at each start. It is made of a random number, which is kept here, and of the
+        machine's id: a copy of this directory on another machine is another instance.
+
+        Raises:
+            InstanceError: the random number can be neither read nor kept.
+        """
+        path = self.directory / "id"
+        try:
+            kept = _read(path)
+            if len(kept) != ID_BYTES:  # there is none, or the machine died while it was written
+                kept = os.urandom(ID_BYTES)
+                _write_for_good(path, kept)
+        except OSError as error:
+            raise InstanceError(
+                f"{path}: {error.strerror}", "state_dir has to belong to the user who runs this"
+            ) from error
+        return hashlib.blake2b(kept + machine.encode(), digest_size=8).hexdigest()
+
     def owner(self) -> str | None:
         """The name of the user that the instance belongs to; None if there is no such instance."""
         uid = self.owner_uid()
@@ -108,6 +132,20 @@ class Instance:
             return pwd.getpwuid(uid).pw_name
         except KeyError:
             return f"#{uid}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _write_for_good(path: Path, content: bytes) -> None:
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def state_directory(configured: str | None, environ: Mapping[str, str], is_root: bool) -> Path:

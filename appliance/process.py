@@ -386,6 +386,14 @@ def boot_id(environ: "os._Environ[str] | dict[str, str]") -> str | None:
     return given.strip().replace("-", "").lower() or None
 
 
+def machine_id() -> str:
+    """What tells this machine from others (machine-id(5)); empty where it has none."""
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def fill_standard_descriptors() -> None:
     """Open /dev/null where 0, 1 or 2 is closed, so that no file of ours takes its place."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:

@@ -57,6 +57,7 @@ class EmbeddedServer:
 
     Args:
         bytes_max: queue.bytes_max; the server's own limit lies well above it.
+        disk_is_low: whether less than disk_free_min is free (disk.DiskSpace).
         holders: who has a file open (process.holders).
         end: sends a signal and waits for the end (process.kill_and_wait).
     """
@@ -67,6 +68,7 @@ class EmbeddedServer:
         binary: str,
         bytes_max: int,
         *,
+        disk_is_low: Callable[[], bool],
         holders: Callable[[Path], set[int]],
         end: Callable[[int, signal.Signals, float], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +76,7 @@ class EmbeddedServer:
         self._directory = directory
         self._binary = binary
         self._bytes_max = bytes_max
+        self._disk_is_low = disk_is_low
         self._holders, self._end, self._clock = holders, end, clock
         self._lock = directory / "valkey.lock"
         self._log = directory / "valkey.log"
@@ -88,6 +91,13 @@ class EmbeddedServer:
     def socket_path(self) -> Path:
         """Where the server listens."""
         return self._directory / "valkey.sock"
+
+    def lacks_room(self) -> bool:
+        """Whether the disk under it is too full for it to live.
+
+        It answers for nothing that it can't write: a full disk makes it end.
+        """
+        return self._disk_is_low()
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the server; it answers a little later, ask `is_ready`.

@@ -17,6 +17,7 @@ DEFAULT_NAME = "stream"
 FRAME_BYTES_LIMIT = 256 * MIB  # Redis takes items up to 512 MiB
 HELD_RECORD_BYTES_LIMIT = 2 * MIB  # the kernel holds 3 MiB of a connection for sure (tcp_rmem)
 QUEUE_BYTES_LIMIT = 2**53  # Lua counts in doubles: exact up to here
+DISK_BYTES_LIMIT = 2**62
 PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
 WAIT_S_LIMIT = 86_400
 SUBSCRIBERS_LIMIT = 64
@@ -28,6 +29,7 @@ Scalar = str | int | float | bool
 Text = Annotated[str, Meta(pattern=r"\A[^\x00]+\Z", description="a text in quotes")]
 FrameSize = Annotated[int, Meta(ge=1, le=FRAME_BYTES_LIMIT, description=_A_SIZE)]
 QueueSize = Annotated[int, Meta(ge=1, le=QUEUE_BYTES_LIMIT, description=_A_SIZE, examples=["2GiB"])]
+DiskSize = Annotated[int, Meta(ge=0, le=DISK_BYTES_LIMIT, description=_A_SIZE, examples=["1GiB"])]
 
 
 class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drain_s: Annotated[float, Meta(gt=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 60.0
     ready_s: Annotated[float, Meta(gt=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 30.0
     require_healthy: bool = False
+    disk_free_min: DiskSize = GIB
     sources: dict[str, AnySource] = msgspec.field(name="source")
     queue: QueueConfig = QueueConfig()
     store: StoreConfig = StoreConfig()
@@ -178,7 +181,6 @@ DEFAULT_COLUMNS = {
 
 LATER_KEYS = frozenset(
     {
-        "disk_free_min",
         "http",
         "spool",
         "source.SOURCE.connect",

@@ -89,8 +89,11 @@ class Subscriber:
             self._log.info("stopped while waiting")
 
     def _prepare(self) -> None:
+        """Make the store ready, and see that the queue is its own: one queue, one store."""
         self._persist("the store", self._store.prepare)
         self._gauge.set("prepared", 1)
+        store = self._persist("the store", self._store.identity)
+        self._persist("the queue", lambda: self._queue.bind(store))
 
     def _take(self) -> Lease | None:
         if self._is_paused():  # while the queue was waited for
@@ -185,7 +188,10 @@ class Subscriber:
             except Corrupt as error:
                 self._log.error("a queue item is set aside: %s", error)
                 self._gauge.error(error.message)
-                self._queue.set_aside(lease, item)
+                if not self._queue.set_aside(lease, item):
+                    self._log.error(
+                        "it is lost, all %d bytes: the list of bad items is full", len(item)
+                    )
                 continue
             batches.append(self._maker(frame.header.source).batch(frame))
         return batches

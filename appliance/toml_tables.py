@@ -131,7 +131,7 @@ _SIZE = re.compile(rf"([0-9]{{1,16}}) ?({'|'.join(_UNITS)})")
 
 def _is_size(field: FieldInfo) -> bool:
     """Units stand last in names."""
-    return field.encode_name.endswith("bytes_max")
+    return field.encode_name.endswith(("bytes_max", "free_min"))
 
 
 def _size(value: object) -> object:

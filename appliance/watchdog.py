@@ -31,7 +31,7 @@ from appliance.errors import Exit
 from appliance.rates import Rates
 from appliance.settings import SUBSCRIBERS_LIMIT
 
-SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST)
+SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST, Exit.TAKEN)
 PHASES = ("collector", "subscriber", "recovery", "server")
 TICK_S_MAX = 1.0
 START_TICK_S_MAX = 0.05  # nothing wakes us when a child has done its first step
@@ -123,6 +123,7 @@ class Watchdog:
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._nudge_recovery()
+            self._end_when_refused(died)
         self._advance(now)
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, sum(child.slot.get("works") for child in self._children))
@@ -160,11 +161,24 @@ class Watchdog:
         if self._phase is not None and PHASES.index(child.spec.kind) < self._phase:
             return False
         if child.spec.kind == "subscriber":
-            # Orphans are given back once before anybody takes.
-            return self._phase is None and self._recovery.slot.get("swept") > 0
+            return self._phase is None and self._may_take
         if child.spec.kind == "collector" and self._healthy_by is not None:
             return False  # nothing is taken in before it is known that all of it is there
         return child.spec.kind == "recovery" or self._phase is None or child.restarts > 0
+
+    @property
+    def _may_take(self) -> bool:
+        """Whether subscribers may begin.
+
+        Orphans are given back once before anybody takes. And an instance that is going to be
+        refused leaves no trace in the queue, so each collector has been the only one of its
+        source (or has died of something else, which is no reason to store nothing); only where
+        collectors wait until queue and store were reached, subscribers come first.
+        """
+        if self._recovery.slot.get("swept") == 0:
+            return False
+        came = (c.slot.get("attached") or c.restarts or c.done for c in self._of("collector"))
+        return self._healthy_by is not None or all(came)
 
     @property
     def _recovery(self) -> Child:
@@ -254,6 +268,11 @@ class Watchdog:
             for acceptor in self._acceptors:
                 acceptor.stop_listening()
             self._enter(0)
+
+    def _end_when_refused(self, died: list[Child]) -> None:
+        """Another instance collects what one of ours was to collect: this one isn't to run."""
+        if any(child.exit is Exit.TAKEN for child in died):
+            self.stop(quick=True)
 
     def _enter(self, phase: int) -> None:
         self._phase = phase
@@ -450,13 +469,19 @@ class Watchdog:
                 pid=child.pid,
                 restarts=child.restarts,
                 gauge=child.slot,
-                waiting_for=child.slot.text("waiting_for"),
+                waiting_for=self._awaited_by(child),
                 last_error=child.slot.text("last_error"),
                 last_error_at=child.slot.get("error_s"),
                 retired=child.retired,
             )
             for child in self._children
         ]
+
+    def _awaited_by(self, child: Child) -> str:
+        """What it waits for; while the server isn't started, recovery can't know why."""
+        server_waits_for = self._server.waiting_for if self._server else ""
+        said = child.slot.text("waiting_for")
+        return (server_waits_for or said) if child.spec.kind == "recovery" else said
 
     def _log_report(self) -> None:
         """Log the report as one line of JSON. Whoever asks for it gets it, at any log level."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from appliance.contracts import Depth, Lease, Push, Pushed, SourceState
-from appliance.errors import Unavailable
+from appliance.errors import Occupied, Unavailable
 
 
 class Killed(BaseException):
@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong at a queue's N-th call (counted from 1, over all methods).
+    """What goes wrong at a queue's N-th call (counted from 1, over all methods about frames).
 
     when: "before" the call had an effect, or "after" (its answer is lost).
     how: "fail" raises Unavailable, "die" raises Killed.
@@ -41,6 +41,8 @@ class MemoryRedis:
     working: deque[bytes] = field(default_factory=deque)
     busy: dict[str, list[bytes]] = field(default_factory=dict)
     bad: list[bytes] = field(default_factory=list)
+    bad_bytes_max: int = 2**31
+    store: str | None = None
     bytes: int = 0
     sources: dict[str, SourceState] = field(default_factory=dict)
     clients: set[str] = field(default_factory=set)
@@ -60,6 +62,7 @@ class MemoryRedis:
         self.working.clear()
         self.busy.clear()
         self.bad.clear()
+        self.store = None
         self.sources.clear()
         self.bytes = 0
 
@@ -73,12 +76,15 @@ class MemoryQueue:
         role: str = "test",
         bytes_max: int = 2**31,
         faults: tuple[Fault, ...] = (),
+        instance: str = "",
     ) -> None:
         self.server = server
         self.role = role
         self.bytes_max = bytes_max
         self.calls = 0
         self.owner = ""
+        self.disk_is_low = False
+        self._instance = instance
         self._faults = {fault.call: fault for fault in faults}
         self._held_bytes = 0
 
@@ -86,7 +92,18 @@ class MemoryQueue:
         """Plan one more fault; `fault.call` counts from the next call on."""
         self._faults[self.calls + fault.call] = fault
 
+    def attach(self) -> None:
+        self._connect_or_close()
+
+    def bind(self, store: str) -> None:
+        self._connect_or_close()
+        self.server.store = self.server.store or store
+        if self.server.store != store:
+            raise Unavailable("the queue's frames belong to another store", "free it", loud=True)
+
     def push(self, push: Push) -> Pushed:
+        if self.disk_is_low:
+            return Pushed.DISK_LOW
         item = push.header + bytes(push.body)
         with self._talking():
             known = self.server.sources.get(push.source)
@@ -129,16 +146,19 @@ class MemoryQueue:
             self._give_back(lease.owner)
             self._held_bytes = 0
 
-    def set_aside(self, lease: Lease, item: bytes) -> None:
+    def set_aside(self, lease: Lease, item: bytes) -> bool:
+        kept = True
         with self._holding(lease):
             busy = self.server.busy.get(lease.owner, [])
             if item in busy:
                 busy.remove(item)
-                self.server.bad.append(item)
+                kept = sum(map(len, [*self.server.bad, item])) <= self.server.bad_bytes_max
+                self.server.bad += [item] if kept else []
                 self._subtract(len(item))
                 self._held_bytes -= len(item)
             if not busy:
                 self.server.busy.pop(lease.owner, None)
+        return kept
 
     def sweep(self) -> int:
         with self._talking():
@@ -187,15 +207,33 @@ class MemoryQueue:
         with self._talking():
             yield
 
+    def _connect_or_close(self) -> None:
+        try:
+            self._connect()
+        except Unavailable:
+            self.close()
+            raise
+
     def _connect(self) -> None:
         if self.server.away:
             raise Unavailable("the queue is away")
         if self.owner and self.owner not in self.server.clients:
             raise Unavailable("the queue has closed the connection")
         if not self.owner:
+            self._be_the_only_one()
             self.server.connections_made += 1
-            self.owner = f"{self.role}-{self.server.connections_made}"
+            who = f"{self.role}-{self._instance}" if self._instance else self.role
+            self.owner = f"{who}-{self.server.connections_made}"
             self.server.clients.add(self.owner)
+
+    def _be_the_only_one(self) -> None:
+        """As a collector: end a predecessor, give way to another instance."""
+        for client in sorted(self.server.clients):
+            role, _, rest = client.rpartition("-")[0].rpartition("-")
+            if self._instance and role == self.role:
+                if rest != self._instance:
+                    raise Occupied(f"instance {rest} collects this source", "stop that one")
+                self.server.cut(client)
 
 
 def _elsewhere(push: Push, known: SourceState | None) -> bool:

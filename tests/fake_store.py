@@ -6,6 +6,7 @@ one calls a server: raise or kill there to end a process at that step.
 """
 
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class MemoryDatabase:
         self.refuse = refuse
         self.away: Unavailable | None = None
         self.lock = threading.Lock()
+        self.identity = uuid.uuid4().hex
 
 
 class MemoryStore:
@@ -62,6 +64,10 @@ class MemoryStore:
 
     def prepare(self) -> None:
         self._call()
+
+    def identity(self) -> str:
+        self._call()
+        return self._database.identity
 
     def store(self, batches: Sequence[Batch]) -> Stored:
         with self._database.lock:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 
-from appliance.queues.redis import RedisAddress
+from appliance.queues.address import RedisAddress
 from appliance.redis_server import find_server
 from tests.conftest import find_service
 from tests.ports import free_port

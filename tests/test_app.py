@@ -82,8 +82,8 @@ class Place:
 
     def _queue(self, *given: Any, **more: Any) -> MemoryQueue:
         self.queues.append(given)
-        assert more.keys() == {"token", "beat"}
-        return MemoryQueue(self.redis, given[3], given[4])
+        assert more.keys() == {"instance", "disk_is_low", "token", "beat"}
+        return MemoryQueue(self.redis, given[3], given[4], instance=more["instance"])
 
     def app(self, sources: str, rest: str = "", **how: Any) -> App:
         return App(self.config(sources, rest), self.instance, **how)
@@ -248,7 +248,10 @@ def test_a_file_goes_into_the_queue_and_into_the_database(place: Place) -> None:
     assert place.rows() == [("log", "one"), ("log", "two"), ("log", "three")]
     assert not place.redis.working
     assert not place.redis.busy
-    assert place.redis.clients == {"collector-log-1"}  # the collector ends without a goodbye
+    identity = place.instance.identity(process.machine_id())
+    assert place.redis.clients == {
+        f"collector-log-{identity}-1"
+    }  # the collector ends without a goodbye
     roles = [(queue[3], queue[5]) for queue in place.queues]
     assert roles == [("collector-log", 2.0), ("subscriber", app.REPLY_TIMEOUT_S)]
 

@@ -1,9 +1,11 @@
 """A child that is really forked: births that fail, and ends that came too early."""
 
 import errno
+import logging
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,7 +13,7 @@ import pytest
 
 from appliance.acceptor import Acceptor
 from appliance.backoff import RESTART_S_MIN
-from appliance.child import Birth, Child, ChildSpec
+from appliance.child import Birth, Child, ChildSpec, Server
 from appliance.counters import Board
 from appliance.errors import Exit
 from appliance.sources import tcp
@@ -90,6 +92,56 @@ def test_where_the_kernel_has_no_room_it_is_tried_again(
     assert acceptor.wire is None
     ask_and_reap(child)
     assert child.done
+
+
+class FullDisk:
+    """A server (protocol: child.Startable) that ends in this way; and the disk under it."""
+
+    def __init__(self) -> None:
+        self.low = True
+        self.starts = 0
+        self.manner = "exit 1"
+
+    def lacks_room(self) -> bool:
+        return self.low
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        self.starts += 1
+        process = subprocess.Popen(["/bin/sh", "-c", self.manner])
+        process.wait()
+        return process
+
+
+def test_a_server_that_a_full_disk_ended_waits_for_room(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    disk = FullDisk()
+    server = Server(disk)
+    server.keep(0.0, 0)  # also on a disk that is low: what it holds may be stored
+    assert disk.starts == 1
+    for now in range(1, 100):
+        server.keep(float(now), 0)
+    assert disk.starts == 1
+    assert "disk_free_min" in server.waiting_for
+    assert caplog.text.count("make room on the disk") == 1
+    disk.low, disk.manner = False, "kill -9 $$"
+    server.keep(100.0, 0)
+    assert disk.starts == 2
+    assert server.waiting_for == ""
+    assert "there is disk space again" in caplog.text
+    disk.low = True
+    server.keep(101.0, 0)
+    server.keep(200.0, 0)
+    assert disk.starts == 3, "the disk didn't end it"
+
+
+def test_a_server_that_ends_on_a_disk_with_room_is_started_again() -> None:
+    disk = FullDisk()
+    disk.low = False
+    server = Server(disk)
+    for now in range(0, 300, 100):
+        server.keep(float(now), 0)
+        server.keep(now + 50.0, 0)
+    assert disk.starts > 2
 
 
 def test_it_does_not_hold_the_standard_input_of_its_parent(acceptor: Acceptor) -> None:

@@ -17,7 +17,7 @@ import pytest
 from appliance import backoff, collector, note
 from appliance.collector import Collector, Stopped
 from appliance.contracts import Chunk, Push, Pushed, SourceState
-from appliance.errors import Unavailable
+from appliance.errors import Occupied, Unavailable
 from appliance.frame import Frame, Gap, RunEnd, decode
 from appliance.note import NoteFile, later_run, open_note
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
@@ -114,8 +114,10 @@ class FakeSource:
 class TracedQueue(MemoryQueue):
     """Keeps each push as it was asked for; `before_push` runs at each."""
 
-    def __init__(self, server: MemoryRedis, trace: Callable[[str], None]) -> None:
-        super().__init__(server, "collector")
+    def __init__(
+        self, server: MemoryRedis, trace: Callable[[str], None], instance: str = ""
+    ) -> None:
+        super().__init__(server, "collector", instance=instance)
         self.pushes: list[Push] = []
         self.before_push: Callable[[], None] = lambda: None
         self._trace = trace
@@ -169,6 +171,7 @@ class World:
         kind: str = "held",
         die_at: str = "",
         interval_s: float = INTERVAL_S,
+        instance: str = "",
     ) -> Life:
         """A new collector's process; at the step `die_at` it is killed."""
         notes = open_note(self.path, boot, kind, self.new_run)
@@ -181,7 +184,7 @@ class World:
                 raise Killed
 
         source = FakeSource(self.records, self.clock, trace)
-        queue = TracedQueue(self.redis, trace)
+        queue = TracedQueue(self.redis, trace, instance)
         made = Collector(
             "tweets",
             source,
@@ -415,6 +418,104 @@ def test_a_full_queue_is_waited_for(world: World, caplog: pytest.LogCaptureFixtu
         "no longer waiting for room in the queue (reading stops): it is full",
     ]
     assert "queue.bytes_max" in life.gauge.waits[0]
+
+
+def test_disk_space_is_waited_for_and_said_once_with_what_to_do(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born(interval_s=0)
+    life.queue.disk_is_low = True
+    world.clock.at(2.0, lambda: setattr(life.queue, "disk_is_low", False))
+    life.run()
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+    assert [line.partition(":")[0] for line in outages(caplog)] == [
+        "waiting for disk space (reading stops)",
+        "no longer waiting for disk space (reading stops)",
+    ]
+    assert "disk_free_min" in life.gauge.waits[0]
+    assert life.gauge.waits[-1] == ""
+
+
+# ── the only one ────────────────────────────────────────────────────────────────────────
+
+
+def other_instance(world: World, name: str = "collector-b2-9") -> None:
+    world.redis.clients.add(name)
+
+
+@pytest.mark.parametrize("in_doubt", [False, True])
+def test_a_newcomer_goes_where_another_instance_was_first(world: World, in_doubt: bool) -> None:
+    world.feed(b"a\n")
+    if in_doubt:
+        world.run(die_at="noted")
+    other_instance(world)
+    life = world.born(instance="a1")
+    with pytest.raises(Occupied, match="instance b2"):
+        life.run()
+    assert world.queued() == []
+    assert life.source.records.discarded == 0
+    assert life.steps() == []
+    assert life.gauge.numbers["attached"] == 0
+
+
+def test_a_newcomer_goes_also_when_redis_was_away_at_first(world: World) -> None:
+    world.feed(b"a\n")
+    world.redis.away = True
+    world.clock.at(3, lambda: (other_instance(world), setattr(world.redis, "away", False)))
+    life = world.born(instance="a1")
+    with pytest.raises(Occupied):
+        life.run()
+    assert world.queued() == []
+
+
+@pytest.mark.parametrize("born_again", [False, True])
+def test_who_had_been_the_only_one_waits_for_a_newcomer_to_go(
+    world: World, caplog: pytest.LogCaptureFixture, born_again: bool
+) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born(instance="a1", interval_s=0)
+    if born_again:  # its slot remembers
+        life.gauge.set("attached", 1)
+        other_instance(world)
+    else:
+        pushes = life.queue.pushes
+        life.queue.before_push = lambda: other_instance(world) if len(pushes) == 1 else None
+        life.queue.fail(Fault(1))
+    world.clock.at(4, lambda: world.redis.clients.clear())
+    life.run()
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+    assert len([line for line in outages(caplog) if "instance b2" in line]) == 2
+
+
+def test_an_idle_collector_is_known_to_the_queue_and_looks_whether_it_still_is(
+    world: World,
+) -> None:
+    world.records.ends = False
+    life = world.born(instance="a1")
+    seen: list[set[str]] = []
+    world.clock.at(1, lambda: seen.append(set(world.redis.clients)))
+    world.clock.at(2, world.redis.restart)
+    world.clock.at(20, lambda: seen.append(set(world.redis.clients)))
+    world.clock.at(20.5, life.wish.ask_to_drain)
+    life.run()
+    assert seen == [{"collector-a1-1"}, {"collector-a1-2"}]
+    assert "the queue has closed" in life.gauge.waits[0]
+    assert life.gauge.waits[-1] == ""
+    assert "push" not in life.steps()
+
+
+def test_what_the_source_waits_for_is_said_again_after_the_queue_was_away(world: World) -> None:
+    world.records.ends = False
+    life = world.born()
+    life.source.waiting_for = "the file"
+    world.clock.at(1, lambda: setattr(world.redis, "away", True))
+    world.clock.at(1, lambda: world.redis.restart())
+    world.clock.at(12, lambda: setattr(world.redis, "away", False))
+    world.clock.at(30, life.wish.ask_to_drain)
+    life.run()
+    assert life.gauge.waits[0] == life.gauge.waits[-1] == "the file"
+    assert any("is away" in text for text in life.gauge.waits)
 
 
 def elsewhere(world: World, run: str, number: int, cursor: str) -> SourceState:

@@ -280,6 +280,7 @@ def test_several_sources_may_listen_to_any_free_port() -> None:
         "redis://localhost",
         "redis://u%40b@[::1]:6379/15",
         "rediss://h:1/",
+        "rediss://u@h/0?ca=/a%20b/ca.pem&cert=/c.pem&key=/k.pem",
         "unix:///run/redis.sock",
         "unix:///run/a:b@c.sock?db=3",
     ],
@@ -473,6 +474,11 @@ MISTAKES = [
           ("redis://h/999999", "the database"), ("unix://h/p", "needs a path"), ("redis://[", "is"),
           ("unix:///p?db=x", "db is"), ("redis://h h", "is not a URL"), ("unix:///%00", "is not"),
           ("redis://h/0#1", "has a part behind #"))),
+    *((STDIN + f"[queue]\nurl = 'rediss://h?{options}'", f"x.toml:4: queue.url: {said}", "?ca=/p")
+      for options, said in (
+          ("ca=ca.pem", "the file behind"), ("cert=/c", "?cert= and ?key= need each other"),
+          ("ca=/a&key=/k", "?cert= and"), ("ca=", "the file"))),
+    (STDIN + "[queue]\nurl = 'redis://h?ca=/ca.pem'", "has an unknown option", "something: none"),
     (STDIN + "[queue]\nurl = 'redis://h?x=1'", "has an unknown option", "mean something: none"),
     (STDIN + "[queue]\npassword = { env = 'A' }", "x.toml:4: queue.password: the embedded server",
      "take it out"),

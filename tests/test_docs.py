@@ -25,7 +25,7 @@ NESTED: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "exclude": ("exclude", Filter),
     "columns": ("columns.COLUMN", Column),
 }
-UNITS = {"bytes_max": "bytes", "_ms": "milliseconds", "_s": "seconds"}
+UNITS = {"bytes_max": "bytes", "free_min": "bytes", "_ms": "milliseconds", "_s": "seconds"}
 
 
 def rows(section: str) -> list[list[str]]:
@@ -44,7 +44,7 @@ def fields(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str,
         elif isinstance(default, msgspec.Struct):
             yield from fields(type(default), key + ".")
         else:
-            if field.encode_name.endswith("bytes_max") and isinstance(default, int):
+            if field.encode_name.endswith(("bytes_max", "free_min")) and isinstance(default, int):
                 default = size_text(default)
             yield key, ... if field.required else default
             if field.encode_name in NESTED:

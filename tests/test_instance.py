@@ -1,6 +1,8 @@
 """Where an instance lives: by configuration, by systemd, by user; and what is refused."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,30 @@ def test_everything_of_an_instance_lies_in_its_directory_and_is_its_users_alone(
     paths += [instance.drain_lock, instance.log]
     assert len({*paths}) == 6
     assert {path.parent for path in paths} == {instance.directory}
+
+
+def test_an_instance_keeps_its_id_and_a_copy_elsewhere_has_another(tmp_path: Path) -> None:
+    one, other = Instance(tmp_path / "one"), Instance(tmp_path / "other")
+    one.make()
+    other.make()
+    identity = one.identity("machine")
+    assert re.fullmatch("[0-9a-f]{16}", identity)
+    assert Instance(tmp_path / "one").identity("machine") == identity
+    assert other.identity("machine") != identity
+    assert (one.directory / "id").stat().st_mode & 0o777 == 0o600
+    shutil.copy(one.directory / "id", other.directory / "id")
+    assert other.identity("another machine") != identity
+    assert other.identity("machine") == identity
+    (one.directory / "id").write_bytes(b"cut")  # the machine died while it was written
+    assert one.identity("machine") != identity
+    assert one.identity("machine") == one.identity("machine")
+
+
+def test_an_id_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "id").mkdir()
+    with pytest.raises(InstanceError, match="Is a directory") as raised:
+        Instance(tmp_path).identity("")
+    assert "state_dir" in raised.value.hint
 
 
 def test_a_directory_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:

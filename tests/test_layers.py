@@ -27,8 +27,8 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
     "hands": (
-        "spool redis_server note counters link control systemd credentials process program logs "
-        "instance",
+        "spool disk redis_server note counters link control systemd credentials process program "
+        "logs instance",
         "decisions words",
     ),
     "acceptor": ("acceptor", "hands decisions words"),

@@ -30,7 +30,8 @@ class Servers:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def make(self, **more: object) -> EmbeddedServer:
-        known = {"holders": holders, "end": kill_and_wait, "bytes_max": 10 * MIB} | more
+        known = {"holders": holders, "end": kill_and_wait, "bytes_max": 10 * MIB}
+        known |= {"disk_is_low": lambda: False} | more
         return EmbeddedServer(self.directory, self.binary, **known)  # type: ignore[arg-type]
 
     def start(self, server: EmbeddedServer | None = None) -> "subprocess.Popen[bytes]":
@@ -46,7 +47,8 @@ class Servers:
             "from appliance.redis_server import EmbeddedServer\n"
             "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})\n"
             "directory, binary = sys.argv[1:]\n"
-            f"server = EmbeddedServer(Path(directory), binary, {10 * MIB}, holders=set, end=set)\n"
+            "known = dict(disk_is_low=bool, holders=set, end=set)\n"
+            f"server = EmbeddedServer(Path(directory), binary, {10 * MIB}, **known)\n"
             "print(server.start().pid, flush=True)\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )

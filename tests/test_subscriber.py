@@ -401,6 +401,33 @@ def test_frames_that_somebody_else_has_by_now_are_not_confirmed(world: World) ->
     assert world.redis.connections_made == 3  # a new name after the error, and recovery's
 
 
+def test_a_bad_item_that_there_is_no_room_for_is_lost_loudly_and_blocks_nobody(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.redis.bad_bytes_max = 4
+    world.push(b"bad", b"worse", item(1, tweet("Bears", 1)))
+    world.run(2)
+    assert world.redis.bad == [b"bad"]
+    assert world.frames() == [1]
+    assert world.is_empty()
+    assert caplog.text.count("it is lost, all 5 bytes: the list of bad items is full") == 1
+
+
+def test_frames_of_another_store_are_not_taken(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.push(item(1, tweet("Bears", 1)))
+    world.redis.store = "another's"
+    world.clock.at(20, lambda: setattr(world.redis, "store", None))
+    world.run(60)
+    [first, *_] = world.queue.took_at
+    assert first > 1015, "the clock began at 1000"
+    assert world.frames() == [1]
+    assert world.redis.store == world.database.identity
+    assert caplog.text.count("belong to another store") == 2  # waiting, no longer waiting
+    assert world.queue.owner
+
+
 def test_an_item_that_cannot_be_set_aside_comes_back(world: World) -> None:
     items = [item(1, tweet("Bears", 1)), b"bad"]
     world.push(*items)

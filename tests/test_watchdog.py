@@ -25,7 +25,7 @@ import pytest
 from appliance import control, signals
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec
-from appliance.errors import Exit, StreamDaemonError, Unavailable
+from appliance.errors import Exit, Occupied, StreamDaemonError, Unavailable
 from appliance.link import cookie_of
 from appliance.process import restore_signal_mask
 from appliance.sources import tcp
@@ -453,6 +453,9 @@ class FakeServer:
         self._failures = failures
         self._manner = manner
 
+    def lacks_room(self) -> bool:
+        return False
+
     def start(self) -> "subprocess.Popen[bytes]":
         if self._failures:
             self._failures -= 1
@@ -636,6 +639,74 @@ def test_what_children_say_of_their_end_becomes_the_exit_code(
     )
     born(diary, "subscriber 1")
     assert parent.stop() == Exit.MAY_BE_LOST
+
+
+@pytest.mark.parametrize("how", ["attaches", "dies", "is refused"])
+def test_nobody_takes_before_each_collector_is_the_only_one_of_its_source(
+    start: Start, diary: Diary, cast: Cast, how: str
+) -> None:
+    """A refused instance must not be the first to say which store the queue belongs to."""
+
+    def collector(birth: Birth) -> Exit:
+        birth.wish.wait(0.5)
+        diary.say("collector b", how)
+        birth.slot.add("records", 1)
+        if how == "dies" and birth.slot.get("records") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "is refused":
+            raise Occupied("another instance collects this source")
+        birth.slot.set("attached", 1)
+        beat_until_told(birth)
+        return Exit.OK
+
+    specs = [
+        cast.recovery(),
+        cast.obedient("collector", "a"),
+        cast.spec("collector", "b", collector, attaches=False),
+        cast.obedient("subscriber", "1"),
+    ]
+    parent = start(specs)
+    if how == "is refused":
+        assert parent.wait() == Exit.TAKEN
+        assert not any("subscriber 1 born" in line for line in diary.lines)
+        return
+    born(diary, "subscriber 1")
+    assert order_of(diary.lines, "subscriber 1", f"b {how}")[0] == f"collector b {how}"
+    parent.stop()
+
+
+def test_where_another_instance_collects_this_one_ends(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def refused(_birth: Birth) -> Exit:
+        raise Occupied("another instance collects this source", "stop that one")
+
+    specs = [
+        cast.recovery(),
+        cast.spec("collector", "a", refused),
+        cast.obedient("collector", "b"),
+        cast.obedient("subscriber", "1"),
+    ]
+    parent = start(specs)
+    assert parent.wait() == Exit.TAKEN
+    assert len([line for line in diary.lines if line.startswith("collector a born")]) == 1
+    assert "collector b told quick" in diary.lines
+    assert "recovery told quick" in diary.lines
+    said = [line for line in diary.lines if "another instance collects this source" in line]
+    assert len(said) == 1
+    assert "stop that one" in said[0]
+
+
+def test_another_instance_decides_the_exit_code_also_in_a_stop(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    def refused(birth: Birth) -> Exit:
+        beat_until_told(birth)
+        raise Occupied("another instance collects this source")
+
+    parent = start([cast.recovery(), cast.spec("collector", "a", refused)])
+    born(diary, "collector a")
+    assert parent.stop() == Exit.TAKEN
 
 
 def test_a_collector_that_dies_while_it_stops_is_started_to_hand_over(

@@ -260,11 +260,15 @@ class Cast:
     def __init__(self, diary: Diary) -> None:
         self.diary = diary
 
-    def spec(self, kind: str, name: str, body: Body, **more: Any) -> ChildSpec:
+    def spec(
+        self, kind: str, name: str, body: Body, attaches: bool = True, **more: Any
+    ) -> ChildSpec:
         who = f"{kind} {name}".strip()
 
         def run(birth: Birth) -> Exit:
             self.diary.say(who, "born", os.getpid(), "at", time.monotonic_ns())
+            if kind == "collector" and attaches:
+                birth.slot.set("attached", 1)
             code = body(birth)
             self.diary.say(who, "ends", int(code))
             return code

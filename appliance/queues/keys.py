@@ -7,6 +7,8 @@ script may touch several.
     {nfl}:working          list    frames that wait, oldest left
     {nfl}:busy:OWNER       list    frames in the hands of one connection of one subscriber
     {nfl}:bad              list    items that could not be read as frames
+    {nfl}:bad_bytes        number  bytes in that list
+    {nfl}:store            text    the id of the store that the frames go into
     {nfl}:bytes            number  bytes in working and busy lists together
     {nfl}:source:SOURCE    hash    run, number, cursor, records, bytes of the last frame
 """
@@ -29,6 +31,16 @@ class Keys:
     def bad(self) -> str:
         """Items that could not be read as frames."""
         return f"{{{self.name}}}:bad"
+
+    @property
+    def bad_bytes(self) -> str:
+        """Bytes in the list of bad items."""
+        return f"{{{self.name}}}:bad_bytes"
+
+    @property
+    def store(self) -> str:
+        """The id of the store that the frames go into."""
+        return f"{{{self.name}}}:store"
 
     @property
     def bytes(self) -> str:

@@ -12,6 +12,7 @@ of the two at every instant. What keeps that true:
   would delete it unread. The sweep brings it back, since its owner is gone.
 * One redis-py Connection, connected once, by us. Neither pool nor retries nor health checks:
   each of them sends a command twice or connects anew in silence, under the same name.
+* A collector's connection is the only one of its source (rivals.py).
 * Whatever moves frames or counts their bytes is one script, so it happens whole or not. Its
   first line has to be `#!lua`: only then is a script that meets `maxmemory` refused before
   its first write, not in its middle. What makes a full Redis emptier, or moves frames only,
@@ -23,39 +24,25 @@ Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from appliance.addresses import check_queue_url
 from appliance.contracts import Depth, Lease, Push, Pushed, Remark, SourceState
-from appliance.errors import ConfigError, Unavailable
+from appliance.errors import Occupied, Unavailable
+from appliance.queues.address import RedisAddress
+from appliance.queues.hints import check_version, durability, unavailable
 from appliance.queues.keys import Keys
+from appliance.queues.rivals import Rival, rivals, role_of_instance
 
-PORT = 6379
-SOCKET_PATH_BYTES_MAX = 107
-REDIS_OLDEST = (7, 0)
 FULL_WAIT_S = 0.2  # a Redis at maxmemory refuses to block: how long to wait instead
 BLOCK_S_MIN = 0.001  # Redis counts milliseconds, and 0 means for ever
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
-RIGHTS = "+@read +@write +@scripting +@connection +client|list +info"  # what an ACL has to allow
+BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
+GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
+GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 
 
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
@@ -110,11 +97,23 @@ while redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT') do frames = frames 
 return frames
 """
 
+# The oldest bad items are kept: what began the trouble explains it. An operator may have taken
+# the list away meanwhile, so its size is believed only as long as there is one.
 SET_ASIDE = """#!lua flags=allow-oom
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
-redis.call('RPUSH', KEYS[3], ARGV[1])
-if redis.call('DECRBY', KEYS[2], #ARGV[1]) < 0 then redis.call('SET', KEYS[2], 0) end
-return 1
+local item, size = ARGV[1], #ARGV[1]
+if redis.call('LREM', KEYS[1], 1, item) == 0 then return 'not there' end
+if redis.call('DECRBY', KEYS[2], size) < 0 then redis.call('SET', KEYS[2], 0) end
+if redis.call('EXISTS', KEYS[3]) == 0 then redis.call('SET', KEYS[4], 0) end
+if tonumber(redis.call('GET', KEYS[4]) or 0) + size > tonumber(ARGV[2]) then return 'gone' end
+redis.call('RPUSH', KEYS[3], item)
+redis.call('INCRBY', KEYS[4], size)
+return 'kept'
+"""
+
+BIND = """#!lua flags=allow-oom
+local known = redis.call('GET', KEYS[1])
+if not known then redis.call('SET', KEYS[1], ARGV[1]) end
+return known or ARGV[1]
 """
 
 # After a FLUSHALL leases are confirmed that nobody counts any more, and the sum drifts.
@@ -131,150 +130,7 @@ for i = 3, #KEYS do busy = busy + redis.call('LLEN', KEYS[i]) end
 return {redis.call('LLEN', KEYS[1]), busy, tonumber(redis.call('GET', KEYS[2]) or 0)}
 """
 
-SCRIPTS = (PUSH, TAKE, CONFIRM, GIVE_BACK, SET_ASIDE, ZERO_BYTES, DEPTH)
-
-
-# ── address ─────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class RedisAddress:
-    """Where a Redis is: host and port, or the path of a Unix socket."""
-
-    host: str = ""
-    port: int = PORT
-    path: str = ""
-    db: int = 0
-    user: str | None = None
-    tls: bool = False
-
-    @classmethod
-    def parse(cls, url: str) -> "RedisAddress":
-        """Read redis://[user@]host:port/db, rediss://… or unix:///path?db=N.
-
-        Raises:
-            ConfigError: not such a URL, or a password stands in it.
-        """
-        check_queue_url(url)
-        parts = urlsplit(url)
-        user = unquote(parts.username) if parts.username else None
-        if parts.scheme == "unix":
-            path = _fitting(unquote(parts.path))
-            return cls(path=path, db=int(parse_qs(parts.query).get("db", ["0"])[0]), user=user)
-        return cls(
-            host=parts.hostname or "",
-            port=parts.port or PORT,
-            db=int(parts.path.strip("/") or 0),
-            user=user,
-            tls=parts.scheme == "rediss",
-        )
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
-
-    def connection(self, password: str | None, client_name: str, timeout_s: float) -> Any:
-        """A redis-py connection that connects when told to, and once."""
-        where: dict[str, Any] = (
-            {"path": self.path} if self.path else {"host": self.host, "port": self.port}
-        )
-        tcp = SSLConnection if self.tls else Connection
-        return (UnixDomainSocketConnection if self.path else tcp)(
-            **where,
-            db=self.db,
-            username=self.user,
-            password=password,
-            client_name=client_name,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            health_check_interval=0,
-            protocol=2,  # in RESP3 a server may push what nobody asked for
-            driver_info=None,  # no CLIENT SETINFO
-            maint_notifications_config=None,
-        )
-
-
-def _fitting(path: str) -> str:
-    if len(path.encode()) > SOCKET_PATH_BYTES_MAX:
-        raise ConfigError(
-            f"a Unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes",
-            "move the socket to a shorter path",
-        )
-    return path
-
-
-# ── errors ──────────────────────────────────────────────────────────────────────────────
-
-HINTS: tuple[tuple[type[Exception], str, bool], ...] = (
-    (
-        AuthenticationError,
-        'write password = { file = "/path/to/it" } under [queue], and a user as redis://user@host',
-        True,
-    ),
-    (NoPermissionError, f'give its user "~{{NAME}}:*" {RIGHTS} (ACL SETUSER)', True),
-    (ReadOnlyError, "this is a replica: queue.url has to name the primary", True),
-    (OutOfMemoryError, "lower queue.bytes_max, or raise the server's maxmemory", True),
-    (BusyLoadingError, "it reads its data back from disk; this ends by itself", False),
-)
-"""What to do about an error, by redis-py's class, and whether an operator has to do it."""
-
-
-def unavailable(error: Exception, address: RedisAddress) -> Unavailable:
-    """What went wrong with Redis, in our words."""
-    message = f"Redis at {address}: {_reason(error)}"
-    for kind, hint, loud in HINTS:
-        if isinstance(error, kind):
-            return Unavailable(message, hint, loud)
-    if str(error).startswith("MISCONF"):
-        return Unavailable(message, "free space on the disk of the server", loud=True)
-    if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
-        return Unavailable(message, "is a Redis running there, and reachable from here?")
-    return Unavailable(message)
-
-
-def _reason(error: Exception) -> str:
-    """The kernel's own words where there are some: redis-py wraps them twice."""
-    cause = error.__context__
-    if isinstance(cause, OSError) and cause.strerror and cause.strerror in str(error):
-        return cause.strerror
-    return str(error)  # never repr: that of a RedisError hides its text
-
-
-def check_version(info: str) -> str:
-    """See in the answer to INFO that this server has what the scripts need; its name and version.
-
-    Raises:
-        Unavailable: it is older than Redis 7.0 (any Valkey will do).
-    """
-    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    if "valkey_version" in facts:
-        return f"Valkey {facts['valkey_version']}"
-    version = facts.get("redis_version", "0")
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    if numbers < REDIS_OLDEST:
-        raise Unavailable(
-            f"Redis {version} is too old", "use Redis 7.0 or later, or any Valkey", loud=True
-        )
-    return f"Redis {version}"
-
-
-def durability(settings: Mapping[str, str]) -> list[Remark]:
-    """What a server with these settings may forget of what it has acknowledged."""
-    remarks = []
-    if settings.get("appendonly") == "no":
-        text = "the server keeps nothing on disk at once: its restart may lose what is queued"
-        remarks.append(Remark(text, "set appendonly yes and appendfsync always in its file"))
-    elif settings.get("appendfsync", "always") != "always":
-        text = f"appendfsync is {settings['appendfsync']}: power cut, the last second may be lost"
-        remarks.append(Remark(text, "set appendfsync always in the server's file"))
-    if settings.get("maxmemory", "0") != "0" and settings["maxmemory-policy"] != "noeviction":
-        text = f"maxmemory-policy is {settings['maxmemory-policy']}: it may evict what is queued"
-        remarks.append(Remark(text, "set maxmemory-policy noeviction in the server's file"))
-    return remarks
+SCRIPTS = (PUSH, TAKE, CONFIRM, GIVE_BACK, SET_ASIDE, BIND, ZERO_BYTES, DEPTH)
 
 
 # ── queue ───────────────────────────────────────────────────────────────────────────────
@@ -284,7 +140,9 @@ class RedisQueue:
     """The contract `Queue` on a Redis; see the top of this file for what it relies on.
 
     `role` names the process in the connection's name, `bytes_max` is where push says full,
-    `beat` is called before and after each command. No lock: one thread only.
+    `beat` is called before and after each command. No lock: one thread only. With an
+    `instance`, its id, the connection is the only one of its role; a collector's has to be.
+    `disk_is_low` tells push that the disk under the queue has no room to spare.
     """
 
     def __init__(
@@ -296,6 +154,8 @@ class RedisQueue:
         bytes_max: int,
         reply_timeout_s: float,
         *,
+        instance: str = "",
+        disk_is_low: Callable[[], bool] = lambda: False,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         beat: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
@@ -303,9 +163,13 @@ class RedisQueue:
         assert re.fullmatch(r"[!-~]+", role), "a client name has no spaces"
         self._address = address
         self._password = password
-        self._name, self._role = name, role
+        self._name = name
+        self._role = role_of_instance(role, instance) if instance else role
+        self._instance = instance
+        self._rivals = f"{name}-{role}-"  # how the names of our own kind begin
         self._keys = Keys(name)
         self._bytes_max = bytes_max
+        self._disk_is_low = disk_is_low
         self._reply_timeout_s = reply_timeout_s
         self._token, self._beat, self._sleep = token, beat, sleep
         self._connection: Any = None
@@ -321,8 +185,15 @@ class RedisQueue:
 
     # collector
 
+    def attach(self) -> None:
+        """Be connected, and see that the connection still answers."""
+        with self._talking():
+            self._command("PING")
+
     def push(self, push: Push) -> Pushed:
         """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
+        if self._disk_is_low():
+            return Pushed.DISK_LOW
         keys = (self._keys.working, self._keys.bytes, self._keys.source(push.source))
         # Also without a cursor of its own (a lost state directory): the queue's is the true one.
         compare = push.cursor_after is not None and not push.force
@@ -358,6 +229,18 @@ class RedisQueue:
         return SourceState(run.decode(), int(number), ended_at, int(records), int(size))
 
     # subscriber
+
+    def bind(self, store: str) -> None:
+        """Before the first take: frames of this queue go into this store, and into no other."""
+        with self._talking():
+            known = self._run(BIND, (self._keys.store,), store).decode(errors="replace")
+        if known != store:
+            raise Unavailable(
+                f"the queue's frames belong to another store (its id is {known}, not {store})",
+                "let [store] name that one again, or, once nothing is queued any more,"
+                f" free the queue for this one: {self._address.client} DEL '{self._keys.store}'",
+                loud=True,
+            )
 
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
@@ -400,11 +283,17 @@ class RedisQueue:
             self._run(GIVE_BACK, (self._keys.busy(lease.owner), self._keys.working))
             self._held_bytes = 0
 
-    def set_aside(self, lease: Lease, item: bytes) -> None:
-        """Move one item of the lease that can't be read to the list of bad items."""
+    def set_aside(self, lease: Lease, item: bytes) -> bool:
+        """Move one item of the lease that can't be read to the list of bad items.
+
+        False: that list is full, so the item is gone.
+        """
+        keys = self._keys
         with self._holding(lease):
-            keys = (self._keys.busy(lease.owner), self._keys.bytes, self._keys.bad)
-            self._held_bytes -= self._run(SET_ASIDE, keys, item) * len(item)
+            places = (keys.busy(lease.owner), keys.bytes, keys.bad, keys.bad_bytes)
+            done = self._run(SET_ASIDE, places, item, BAD_BYTES_MAX)
+            self._held_bytes -= 0 if done == b"not there" else len(item)
+        return bool(done != b"gone")
 
     # recovery
 
@@ -468,8 +357,11 @@ class RedisQueue:
                 return sorted(found)
 
     def _owners_alive(self) -> set[str]:
-        clients = self._command("CLIENT", "LIST").decode(errors="replace")
-        return set(re.findall(rf" name=({re.escape(self._name)}-\S+)", clients))
+        return set(re.findall(rf" name=({re.escape(self._name)}-\S+)", self._clients()))
+
+    def _clients(self) -> str:
+        listing: bytes = self._command("CLIENT", "LIST")
+        return listing.decode(errors="replace")
 
     def _every(self, busy: list[str], alive: set[str]) -> list[str]:
         """All busy lists that there may be: those seen, and those that came since the scan."""
@@ -522,7 +414,40 @@ class RedisQueue:
         self._send(self._connection.pack_commands([("INFO", "server"), *loads]))
         self._server = check_version(self._reply().decode(errors="replace"))
         self._shas = {script: self._reply() for script in SCRIPTS}
+        if self._instance:
+            self._be_the_only_one(owner)
         self._owner = owner
+
+    def _be_the_only_one(self, owner: str) -> None:
+        """End our predecessors; before a living other instance, give way.
+
+        Raises:
+            Occupied: another instance was connected first, or doesn't go.
+        """
+        for _ in range(GIVE_WAY_LOOKS_MAX):
+            number, others = rivals(self._clients(), self._rivals, owner)
+            if not others:
+                return
+            foreign = [rival for rival in others if rival.instance != self._instance]
+            if foreign and foreign[0].number < number:
+                raise self._occupied(foreign[0])
+            for rival in others:
+                if rival.instance == self._instance:
+                    self._command("CLIENT", "KILL", "ID", rival.number)
+            self._sleep(GIVE_WAY_LOOK_S)
+        if foreign:
+            raise self._occupied(foreign[0])
+        raise Unavailable(
+            f"Redis at {self._address}: the connection of a predecessor of this collector stays"
+        )
+
+    def _occupied(self, rival: Rival) -> Occupied:
+        return Occupied(
+            f"Redis at {self._address}: another instance named {self._name} collects this source:"
+            f" instance {rival.instance} from {rival.address} (client {rival.number}),"
+            f" and this is instance {self._instance}",
+            "stop that one first, or give this one another name",
+        )
 
     def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         return self._command("EVALSHA", self._shas[script], len(keys), *keys, *arguments)

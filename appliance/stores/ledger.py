@@ -175,6 +175,11 @@ class LedgerStore(ABC):
             self._note_schema()
             self._check_schema()
 
+    def identity(self) -> str:
+        """This store's own id, random, made with its tables."""
+        with self._session():
+            return self._kept("store", uuid.uuid4().hex)
+
     def store(self, batches: Sequence[Batch]) -> Stored:
         """Commit all batches in one transaction with their ledger rows."""
         by_name = {(batch.run, batch.number): batch for batch in batches}
@@ -369,21 +374,28 @@ class LedgerStore(ABC):
 
     def _note_schema(self) -> None:
         """Write the store's id and the version of its tables, once for ever."""
-        new = [("schema", str(SCHEMA).encode()), ("store", uuid.uuid4().hex.encode())]
-        for name, value in new:
-            self._query(
-                f'{self.INSERT_NEW} {self._meta} ("name", "value") VALUES (?, ?)', name, value
-            )
+        self._kept("store", uuid.uuid4().hex)
+        self._kept("schema", str(SCHEMA))
 
     def _check_schema(self) -> None:
-        [(found,)] = self._query(f'SELECT "value" FROM {self._meta} WHERE "name" = ?', "schema")
-        if bytes(found) != str(SCHEMA).encode():
+        found = self._value_of("schema")
+        if found != str(SCHEMA):
             raise Unavailable(
-                f"the tables {self._prefix}_… have version {bytes(found).decode()},"
+                f"the tables {self._prefix}_… have version {found},"
                 f" this program writes version {SCHEMA}",
                 "use the version of stream-daemon that made them, or a newer one",
                 loud=True,
             )
+
+    def _kept(self, name: str, new: str) -> str:
+        """What is kept under this name; `new` if nothing was yet, whoever comes first."""
+        insert = f'{self.INSERT_NEW} {self._meta} ("name", "value") VALUES (?, ?)'
+        self._query(insert, name, new.encode())
+        return self._value_of(name)
+
+    def _value_of(self, name: str) -> str:
+        [(found,)] = self._query(f'SELECT "value" FROM {self._meta} WHERE "name" = ?', name)
+        return bytes(found).decode()
 
     # ── storing ─────────────────────────────────────────────────────────────────────────
 

@@ -37,6 +37,8 @@ name = "stream"
 # a start without queue or store ends then (exit code 69) instead of waiting for them.
 #ready_s = 30
 #require_healthy = false
+# With the embedded server: sources stop reading while less is free on its disk.
+#disk_free_min = "1GiB"
 
 # ── sources: one [source.NAME] for each stream ──────────────────────────────────────────
 

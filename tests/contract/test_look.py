@@ -11,7 +11,8 @@ import redis
 from appliance.config import Column
 from appliance.contracts import Push
 from appliance.errors import ConfigError, Unavailable
-from appliance.queues.redis import RIGHTS, RedisQueue, durability
+from appliance.queues.hints import RIGHTS, durability
+from appliance.queues.redis import RedisQueue
 from appliance.stores.ledger import LedgerStore
 from appliance.stores.mysql import MySQLStore, parse_url
 from appliance.stores.sqlite import SQLiteStore

@@ -4,10 +4,12 @@ The last part asks things that only a real server can do: restart, run full, han
 """
 
 import itertools
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,9 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.contracts import Depth, Lease, Push, Pushed, Queue, SourceState
-from appliance.errors import ConfigError, Unavailable
+from appliance.errors import ConfigError, Occupied, Unavailable
+from appliance.queues import redis as redis_queue
+from appliance.queues.address import RedisAddress
+from appliance.queues.hints import RIGHTS, check_version
 from appliance.queues.keys import Keys
-from appliance.queues.redis import RIGHTS, RedisAddress, RedisQueue, check_version
+from appliance.queues.redis import RedisQueue
+from tests.cutting_proxy import WHENS, CuttingProxy
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
@@ -58,8 +64,11 @@ class Contents:
 class Bench:
     """A queue server with as many connections as a test wants."""
 
-    def queue(self, role: str = "subscriber", bytes_max: int = GIB) -> Any:
+    def queue(self, role: str = "subscriber", bytes_max: int = GIB, **more: Any) -> Any:
         raise NotImplementedError
+
+    def collector(self, instance: str, source: str = "tweets") -> Any:
+        return self.queue(f"collector-{source}", instance=instance)
 
     def cut(self, queue: Any) -> None:
         """End the queue's connection from the server's side."""
@@ -76,8 +85,8 @@ class Bench:
 class MemoryBench(Bench):
     server: MemoryRedis = field(default_factory=MemoryRedis)
 
-    def queue(self, role: str = "subscriber", bytes_max: int = GIB) -> MemoryQueue:
-        return MemoryQueue(self.server, role, bytes_max)
+    def queue(self, role: str = "subscriber", bytes_max: int = GIB, **more: Any) -> MemoryQueue:
+        return MemoryQueue(self.server, role, bytes_max, **more)
 
     def cut(self, queue: MemoryQueue) -> None:
         self.server.cut(queue.owner)
@@ -390,6 +399,138 @@ def test_a_lease_may_be_set_aside_whole(bench: Bench) -> None:
     queue.confirm(lease)
     queue.push(a_push(2))
     assert taken(queue).items == (item_of(a_push(2)),)
+
+
+def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushes = [a_push(n, b"x" * (100 * n)) for n in range(1, 5)]
+    sizes = [len(item_of(push)) for push in pushes]
+    _limit_bad(bench, monkeypatch, sizes[0] + sizes[1])
+    queue = bench.queue()
+    for push in pushes:
+        queue.push(push)
+    lease = taken(queue)
+    assert [queue.set_aside(lease, item) for item in lease.items[:3]] == [True, True, False]
+    seen = bench.look()
+    assert seen.bad == [item_of(push) for push in pushes[:2]]
+    assert seen.busy == {lease.owner: [item_of(pushes[3])]}, "also what is gone leaves the lease"
+    assert seen.counted == sizes[3]
+    queue.confirm(lease)
+    assert queue.depth() == Depth(0, 0, 0)
+    queue.push(a_push(5, b"x" * 400))
+    lease = taken(queue)
+    assert not queue.set_aside(lease, lease.items[0])
+    _forget_bad(bench)  # the operator has looked at it
+    queue.push(a_push(6, b"x" * 100))
+    queue.confirm(lease)
+    lease = taken(queue)
+    assert queue.set_aside(lease, lease.items[0])
+    assert bench.look().bad == list(lease.items)
+
+
+def _limit_bad(bench: Bench, monkeypatch: pytest.MonkeyPatch, bytes_max: int) -> None:
+    monkeypatch.setattr(redis_queue, "BAD_BYTES_MAX", bytes_max)
+    if isinstance(bench, MemoryBench):
+        bench.server.bad_bytes_max = bytes_max
+
+
+def _forget_bad(bench: Bench) -> None:
+    if isinstance(bench, MemoryBench):
+        bench.server.bad.clear()
+    elif isinstance(bench, RedisBench):
+        with bench.server.client() as client:
+            client.delete(bench.keys.bad)
+
+
+# ── one store ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
+    queue, later = bench.queue(), bench.queue()
+    queue.bind("a" * 32)
+    queue.push(a_push(1))
+    later.bind("a" * 32)
+    with pytest.raises(Unavailable, match="another store") as error:
+        later.bind("b" * 32)
+    assert error.value.loud
+    assert error.value.hint
+    bench.cut(queue)
+    with pytest.raises(Unavailable):
+        queue.bind("a" * 32)
+    queue.bind("a" * 32)
+    assert taken(queue).items == (item_of(a_push(1)),)
+    bench.flush()
+    later.bind("b" * 32)
+
+
+# ── one collector a source ──────────────────────────────────────────────────────────────
+
+
+def test_a_second_instance_is_refused_naming_the_first_and_changes_nothing(bench: Bench) -> None:
+    first, second = bench.collector("a1"), bench.collector("b2")
+    first.push(a_push(1))
+    for refused in (
+        second.attach,
+        lambda: second.push(a_push(1, run=NEWER_RUN)),
+        lambda: second.source_state("tweets"),
+    ):
+        with pytest.raises(Occupied, match="instance a1") as error:
+            refused()
+        assert error.value.loud
+        assert error.value.hint
+        assert second.owner == ""
+    first.attach()
+    assert first.push(a_push(2)) is Pushed.TAKEN
+    assert bench.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+    assert first.source_state("tweets") == SourceState(RUN, 2, None, 2, 14)
+
+
+def test_other_sources_and_other_roles_are_nobodys_rivals(bench: Bench) -> None:
+    for queue in (
+        bench.collector("a1"),
+        bench.collector("b2", source="tweets2"),
+        bench.collector("b2", source="weets"),
+        bench.queue("subscriber"),
+        bench.queue("recovery"),
+    ):
+        queue.attach()
+        queue.attach()
+
+
+def test_a_predecessor_of_the_same_instance_is_ended(bench: Bench) -> None:
+    dead, ours = bench.collector("a1"), bench.collector("a1")
+    dead.push(a_push(1))
+    ours.attach()
+    with pytest.raises(Unavailable) as error:
+        dead.push(a_push(2))
+    assert not isinstance(error.value, Occupied)
+    assert ours.push(a_push(1)) is Pushed.HAVE_IT
+    assert ours.push(a_push(2)) is Pushed.TAKEN
+    assert bench.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def test_the_first_gives_way_when_it_had_lost_its_connection_meanwhile(bench: Bench) -> None:
+    first, second = bench.collector("a1"), bench.collector("b2")
+    first.push(a_push(1))
+    bench.cut(first)
+    second.attach()
+    with pytest.raises(Unavailable):
+        first.push(a_push(2))
+    with pytest.raises(Occupied, match="instance b2"):
+        first.push(a_push(2))
+    second.close()
+    assert _eventually(lambda: _attaches(first))
+    assert first.push(a_push(2)) is Pushed.TAKEN
+    assert bench.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def _attaches(queue: Any) -> bool:
+    try:
+        queue.attach()
+    except Occupied:
+        return False
+    return True
 
 
 # ── sweep ───────────────────────────────────────────────────────────────────────────────
@@ -745,19 +886,21 @@ def test_a_take_between_scan_and_client_list_is_left_alone(real: RedisBench) -> 
         subscriber.give_back(leases[-1])
 
 
-def test_a_server_out_of_memory_can_be_drained() -> None:
+@pytest.mark.parametrize("record_bytes", [200, 5000])
+def test_a_server_out_of_memory_can_be_drained(record_bytes: int) -> None:
     """LMOVE and BLMOVE are refused at maxmemory, for ever; the scripts are not."""
     slept: list[float] = []
     with PrivateRedis(find_redis()) as server, server.client() as client:
         bench = RedisBench(server, server.address)
         queue = bench.queue(sleep=slept.append)
         for n in range(1, 200):
-            queue.push(a_push(n, b"x" * 5000))
+            queue.push(a_push(n, b"x" * record_bytes))
         client.config_set("maxmemory", "1mb")
         with pytest.raises(Unavailable) as error:
             queue.push(a_push(200))
         assert error.value.loud
         assert "bytes_max" in error.value.hint
+        queue.bind("a" * 32)
         queue.give_back(taken(queue, 10_000))
         lease = taken(queue, 1)
         queue.set_aside(lease, lease.items[0])
@@ -785,37 +928,58 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     queue.confirm(lease)
 
 
-def test_the_rights_named_in_the_hint_are_enough_and_needed(real: RedisBench) -> None:
+def as_user(real: RedisBench, user: str, password: str | None = "secret") -> RedisQueue:
+    """A collector's queue over the connection of this user."""
+    address = replace(real.address, user=user)
+    name, role = real.keys.name, "collector-tweets"
+    queue = RedisQueue(address, password, name, role, GIB, 5.0, instance="a1")
+    real.made.append(queue)
+    return queue
+
+
+def set_user(client: Any, user: str, *rules: str) -> None:
+    client.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rules)
+
+
+def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     with real.server.client() as client:
-        rights = RIGHTS.split()
-        client.execute_command(
-            "ACL", "SETUSER", "feed", "reset", "on", ">secret", f"~{{{real.keys.name}}}:*", *rights
-        )
-        client.execute_command("ACL", "SETUSER", "poor", "reset", "on", ">secret", "+@connection")
-    rich = RedisQueue(
-        replace(real.address, user="feed"), "secret", real.keys.name, "test", GIB, 5.0
-    )
-    rich.push(a_push(1))
-    rich.sweep()
-    rich.set_aside(lease := taken(rich), lease.items[0])
-    rich.confirm(lease)
-    rich.give_back(Lease(rich.owner, ()))
-    rich.take(1, 0.01)
-    rich.source_state("tweets")
-    assert rich.depth() == Depth(0, 0, 0)
-    rich.close()
-    for user, password, hint in (
-        ("poor", "secret", RIGHTS),
-        ("feed", "wrong", "password"),
-        ("feed", None, "password"),
-    ):
-        queue = RedisQueue(
-            replace(real.address, user=user), password, real.keys.name, "test", GIB, 5.0
-        )
+        set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+    real.collector("a1").attach()  # a predecessor, to be ended
+    queue = as_user(real, "feed")
+    queue.bind("a" * 32)
+    queue.push(a_push(1))
+    queue.sweep()
+    queue.set_aside(lease := taken(queue), lease.items[0])
+    queue.confirm(lease)
+    queue.give_back(Lease(queue.owner, ()))
+    queue.take(1, 0.01)
+    queue.source_state("tweets")
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("missing", ["client|list", "client|kill", "info", "evalsha", "scan"])
+def test_a_right_that_is_missing_is_named_with_what_to_grant(
+    real: RedisBench, missing: str
+) -> None:
+    with real.server.client() as client:
+        keys = f"~{{{real.keys.name}}}:*"
+        set_user(client, "poor", keys, *RIGHTS.split(), f"-{missing}")
+    real.collector("a1").attach()  # a predecessor, to be ended
+    queue = as_user(real, "poor")
+    with pytest.raises(Unavailable, match=re.escape(f"'{missing}'")) as error:
+        queue.sweep()
+    assert error.value.loud
+    assert RIGHTS in error.value.hint
+
+
+def test_a_wrong_password_is_said_and_never_shown(real: RedisBench) -> None:
+    with real.server.client() as client:
+        set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+    for password in ("a wrong secret", None):
         with pytest.raises(Unavailable) as error:
-            queue.depth()
+            as_user(real, "feed", password).attach()
         assert error.value.loud
-        assert hint in error.value.hint
+        assert "password = {" in error.value.hint
         assert "secret" not in str(error.value)
 
 
@@ -858,6 +1022,142 @@ def _answers(queue: RedisQueue, said: set[str]) -> bool:
         said.add(str(error))
         return False
     return True
+
+
+def test_of_two_instances_that_start_at_once_exactly_one_collects(real: RedisBench) -> None:
+    for _ in range(15):
+        queues = [real.collector(instance) for instance in ("a1", "b2", "c3")]
+        line = threading.Barrier(len(queues))
+        came: list[str] = []
+
+        def start(queue: RedisQueue, line: threading.Barrier, came: list[str]) -> None:
+            line.wait()
+            came += [queue.owner] if _attaches(queue) else []
+
+        threads = [threading.Thread(target=start, args=[q, line, came]) for q in queues]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(came) == 1, came
+        assert [q.owner for q in queues if q.owner] == came
+        for queue in queues:
+            queue.close()
+        with real.server.client() as client:
+            assert _eventually(partial(_has_no_collector, client))
+
+
+def _has_no_collector(client: Any) -> bool:
+    return not any("-collector-" in known["name"] for known in client.client_list())
+
+
+@pytest.mark.parametrize("it_goes", [True, False])
+def test_a_rival_that_connected_later_is_given_time_to_go(real: RedisBench, it_goes: bool) -> None:
+    """It goes when it sees us; if it had looked before we had a name, it stays, and we go."""
+    later = real.server.client()
+    rests: list[float] = []
+    beats = itertools.count(1)
+
+    def beat() -> None:
+        if next(beats) == 4:  # our name is known, and the first look is still to come
+            later.client_setname(f"{real.keys.name}-collector-tweets-b2-x")
+
+    def sleep(rest_s: float) -> None:
+        rests.append(rest_s)
+        if it_goes:
+            later.close()
+
+    queue = real.queue("collector-tweets", instance="a1", beat=beat, sleep=sleep)
+    assert _attaches(queue) == it_goes
+    later.close()
+    assert (queue.owner != "") == it_goes
+    assert (1 <= len(rests) < 40) if it_goes else len(rests) == 40
+
+
+def test_killed_at_any_step_of_any_command_nothing_is_lost_or_doubled(real: RedisBench) -> None:
+    """From before the first command of a connection to behind the last answer."""
+    struck = 0
+    for when in WHENS:
+        for at in itertools.count(1):
+            real.flush()
+            with CuttingProxy(real.address.path, at, when) as proxy:
+                Pipe(real, RedisAddress(path=proxy.path)).run()
+            if not proxy.has_cut:
+                break
+            struck += 1
+    assert struck >= len(WHENS) * 18
+
+
+class Pipe:
+    """Six frames through a queue whose connections break, into a store with a ledger."""
+
+    def __init__(self, real: RedisBench, address: RedisAddress) -> None:
+        self.real = real
+        self.pushes = [a_push(n, b"%d" % n * 50) for n in range(1, 7)]
+        known = (None, real.keys.name)
+        self.collector = RedisQueue(address, *known, "collector-tweets", GIB, 5.0, instance="a1")
+        self.subscriber = RedisQueue(address, *known, "subscriber", GIB, 5.0)
+        self.recovery = real.queue("recovery")
+        self.stored: list[bytes] = []
+
+    def run(self) -> None:
+        for push in self.pushes:
+            while self._try(lambda push=push: self.collector.push(push)) is None:  # type: ignore[misc]
+                pass
+        self._check_no_doubles()
+        self._try(lambda: self.subscriber.give_back(taken(self.subscriber, 300)))
+        while len(self.stored) < len(self.pushes) or self.recovery.depth() != Depth(0, 0, 0):
+            self._try(self._store_one)
+            self._check_no_doubles()
+        assert self.stored == [item_of(push) for push in self.pushes]
+        for queue in (self.collector, self.subscriber, self.recovery):
+            queue.close()
+
+    def _store_one(self) -> None:
+        lease = self.subscriber.take(200, 0.0)
+        if lease:
+            self.stored += [item for item in lease.items if item not in self.stored]
+            self.subscriber.confirm(lease)
+
+    def _check_no_doubles(self) -> None:
+        assert max(self.real.look().items.values(), default=1) == 1
+
+    def _try(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except Unavailable:
+            assert _eventually(self._is_swept)
+            return None
+
+    def _is_swept(self) -> bool:
+        self.recovery.sweep()
+        return not self.real.look().busy
+
+
+def test_a_server_that_answers_nobody_for_a_while_is_waited_for(real: RedisBench) -> None:
+    """CLIENT PAUSE: what was asked meanwhile by a client that gave up is never done."""
+    pushed = [item_of(a_push(n)) for n in range(1, 4)]
+    collector = real.queue("collector-tweets", instance="a1", reply_timeout_s=0.1)
+    subscriber = real.queue(reply_timeout_s=0.1)
+    collector.push(a_push(1))
+    collector.push(a_push(2))
+    lease = taken(subscriber, 1)
+    with real.server.client() as client:
+        client.client_pause(800)
+        for asked in (
+            lambda: collector.push(a_push(3)),
+            lambda: subscriber.confirm(lease),
+            lambda: subscriber.take(GIB, 0.1),
+            collector.attach,
+        ):
+            with pytest.raises(Unavailable, match="imeout") as error:
+                asked()
+            assert not isinstance(error.value, Occupied)
+        client.client_unpause()
+    assert collector.push(a_push(3)) is Pushed.TAKEN
+    recovery = real.queue("recovery")
+    assert _eventually(lambda: bool(recovery.sweep() or not real.look().busy))
+    assert real.look().working == pushed
 
 
 # ── words ───────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ Contents are compared, not counts. Crashes are tried at every call that a store 
 """
 
 import random
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -574,6 +575,33 @@ def test_the_run_adds_up(sql_bench: SQLBench) -> None:
         "2023-11-14 22:13:20.25",
         "2023-11-14 22:13:23.50",
     ]
+
+
+def test_a_store_has_an_id_of_its_own_that_stays(bench: Bench) -> None:
+    identity = bench.open().identity()
+    assert bench.open().identity() == identity
+    bench.open().prepare()
+    assert bench.open().identity() == identity
+    assert re.fullmatch("[0-9a-f]{32}", identity)
+
+
+def test_a_store_that_is_away_has_no_id(bench: Bench) -> None:
+    store = bench.open()
+    identity = store.identity()
+    bench.outage()
+    try:
+        with pytest.raises(Unavailable):
+            store.identity()
+    finally:
+        bench.end_outage()
+    assert insist(store.identity) == identity
+
+
+def test_two_stores_have_two_ids(sql_bench: SQLBench) -> None:
+    first = sql_bench.open().identity()
+    sql_bench.query("DROP TABLE nfl_meta")
+    sql_bench.open().prepare()
+    assert sql_bench.open().identity() != first
 
 
 def test_the_stores_identity_stays(sql_bench: SQLBench) -> None:
