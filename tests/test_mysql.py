@@ -21,13 +21,13 @@ from appliance.stores.mysql import (
     parse_url,
     row_text,
 )
-from tests.mariadb_server import PASSWORD, MariaDBDatabase
+from tests.database_server import PASSWORD, Database
 
 RUN = bytes(range(16))
 
 
 def store_of(
-    database: MariaDBDatabase, columns: Mapping[str, str], password: str = PASSWORD, **more: Any
+    database: Database, columns: Mapping[str, str], password: str = PASSWORD, **more: Any
 ) -> MySQLStore:
     typed = {name: Column(type=type_name, path=name) for name, type_name in columns.items()}
     more = {"record_bytes_max": 1024, **more}
@@ -40,7 +40,7 @@ def batch(number: int, rows: list[tuple[Any, ...]]) -> Batch:
     return Batch(RUN, number, "tweets", len(rows), 0, 1.0, 2.0, rows, positions, raws)
 
 
-def dead(database: MariaDBDatabase) -> list[tuple[Any, ...]]:
+def dead(database: Database) -> list[tuple[Any, ...]]:
     return database.run("SELECT position, code FROM nfl_dead ORDER BY frame, position")
 
 
@@ -68,7 +68,7 @@ def dead(database: MariaDBDatabase) -> list[tuple[Any, ...]]:
     ],
 )
 def test_a_row_that_does_not_fit_is_a_dead_letter(
-    mariadb_database: MariaDBDatabase, type_name: str, good: Any, bad: Any, code: str
+    mariadb_database: Database, type_name: str, good: Any, bad: Any, code: str
 ) -> None:
     mariadb_database.run("CREATE TABLE parents (id INT PRIMARY KEY) ENGINE=InnoDB")
     mariadb_database.run("INSERT INTO parents VALUES (1)")
@@ -85,7 +85,7 @@ def test_a_row_that_does_not_fit_is_a_dead_letter(
     store.close()
 
 
-def test_a_column_of_the_users_without_default(mariadb_database: MariaDBDatabase) -> None:
+def test_a_column_of_the_users_without_default(mariadb_database: Database) -> None:
     mariadb_database.run("CREATE TABLE records (x INT, other INT NOT NULL) ENGINE=InnoDB")
     store = store_of(mariadb_database, {"x": "INT"})
     store.prepare()
@@ -94,7 +94,7 @@ def test_a_column_of_the_users_without_default(mariadb_database: MariaDBDatabase
     store.close()
 
 
-def trigger(database: MariaDBDatabase, signal: str) -> None:
+def trigger(database: Database, signal: str) -> None:
     database.run(
         "CREATE TRIGGER judge BEFORE INSERT ON records FOR EACH ROW"
         f" IF NEW.x < 0 THEN SIGNAL SQLSTATE {signal}; END IF"
@@ -109,7 +109,7 @@ def trigger(database: MariaDBDatabase, signal: str) -> None:
         ("'HY001' SET MYSQL_ERRNO = 5999", "error 5999"),
     ],
 )
-def test_a_trigger_refuses(mariadb_database: MariaDBDatabase, signal: str, code: str) -> None:
+def test_a_trigger_refuses(mariadb_database: Database, signal: str, code: str) -> None:
     store = store_of(mariadb_database, {"x": "INT"})
     store.prepare()
     trigger(mariadb_database, signal)
@@ -118,7 +118,7 @@ def test_a_trigger_refuses(mariadb_database: MariaDBDatabase, signal: str, code:
     store.close()
 
 
-def test_an_unknown_error_of_all_rows_is_no_rows_fault(mariadb_database: MariaDBDatabase) -> None:
+def test_an_unknown_error_of_all_rows_is_no_rows_fault(mariadb_database: Database) -> None:
     store = store_of(mariadb_database, {"x": "INT"})
     store.prepare()
     trigger(mariadb_database, "'HY001' SET MYSQL_ERRNO = 5999, MESSAGE_TEXT = 'odd'")
@@ -131,7 +131,7 @@ def test_an_unknown_error_of_all_rows_is_no_rows_fault(mariadb_database: MariaDB
     store.close()
 
 
-def test_a_duplicate_inside_one_statement(mariadb_database: MariaDBDatabase) -> None:
+def test_a_duplicate_inside_one_statement(mariadb_database: Database) -> None:
     store = store_of(mariadb_database, {"x": "INT PRIMARY KEY", "seq": "INT"})
     mariadb_database.run("CREATE TABLE records (x INT PRIMARY KEY, seq INT) ENGINE=InnoDB")
     store.prepare()
@@ -146,7 +146,7 @@ def test_a_duplicate_inside_one_statement(mariadb_database: MariaDBDatabase) -> 
 
 
 @pytest.fixture
-def small_packets(mariadb_database: MariaDBDatabase) -> Any:
+def small_packets(mariadb_database: Database) -> Any:
     """A server that takes little at once."""
     [(before,)] = mariadb_database.run("SELECT @@GLOBAL.max_allowed_packet")
     mariadb_database.run(f"SET GLOBAL max_allowed_packet = {256 * 1024}")
@@ -154,7 +154,7 @@ def small_packets(mariadb_database: MariaDBDatabase) -> Any:
     mariadb_database.run(f"SET GLOBAL max_allowed_packet = {before}")
 
 
-def test_statements_stay_below_the_servers_packet(small_packets: MariaDBDatabase) -> None:
+def test_statements_stay_below_the_servers_packet(small_packets: Database) -> None:
     store = store_of(small_packets, {"x": "LONGTEXT"})
     store.prepare()
     texts = ["a" * 100_000, "'" * 120_000, "b" * 250_000, "c" * 300_000, "\\" * 130_000, "d"]
@@ -167,7 +167,7 @@ def test_statements_stay_below_the_servers_packet(small_packets: MariaDBDatabase
 
 
 def test_many_dead_letters_and_frames_go_in_several_statements(
-    small_packets: MariaDBDatabase,
+    small_packets: Database,
 ) -> None:
     store = store_of(small_packets, {"x": "INT"})
     store.prepare()
@@ -181,7 +181,7 @@ def test_many_dead_letters_and_frames_go_in_several_statements(
     store.close()
 
 
-def test_a_packet_smaller_than_a_record_is_said(small_packets: MariaDBDatabase) -> None:
+def test_a_packet_smaller_than_a_record_is_said(small_packets: Database) -> None:
     store = store_of(small_packets, {"x": "INT"}, record_bytes_max=1024 * 1024)
     with pytest.raises(Unavailable, match="takes packets of 262144 bytes") as caught:
         store.prepare()
@@ -211,7 +211,7 @@ def test_literals() -> None:
 # ── what an operator has to mend ────────────────────────────────────────────────────────
 
 
-def test_a_wrong_password_is_said_and_waited_for(mariadb_database: MariaDBDatabase) -> None:
+def test_a_wrong_password_is_said_and_waited_for(mariadb_database: Database) -> None:
     store = store_of(mariadb_database, {"x": "INT"}, password="wrong ✗")
     with pytest.raises(Unavailable, match="1045") as caught:
         store.prepare()
@@ -220,7 +220,7 @@ def test_a_wrong_password_is_said_and_waited_for(mariadb_database: MariaDBDataba
     assert "wrong ✗" not in str(caught.value)
 
 
-def test_a_missing_database_is_said_and_waited_for(mariadb_database: MariaDBDatabase) -> None:
+def test_a_missing_database_is_said_and_waited_for(mariadb_database: Database) -> None:
     name = mariadb_database.name
     mariadb_database.run(f"DROP DATABASE {name}")
     store = store_of(mariadb_database, {"x": "INT"})
@@ -233,7 +233,7 @@ def test_a_missing_database_is_said_and_waited_for(mariadb_database: MariaDBData
     store.close()
 
 
-def test_a_user_without_rights_on_tables_that_exist(mariadb_database: MariaDBDatabase) -> None:
+def test_a_user_without_rights_on_tables_that_exist(mariadb_database: Database) -> None:
     """CREATE isn't needed where nothing is missing; a missing INSERT is named."""
     name = mariadb_database.name
     store_of(mariadb_database, {"x": "INT"}).prepare()
@@ -256,7 +256,7 @@ def test_a_user_without_rights_on_tables_that_exist(mariadb_database: MariaDBDat
     store.close()
 
 
-def test_a_table_without_transactions_is_refused(mariadb_database: MariaDBDatabase) -> None:
+def test_a_table_without_transactions_is_refused(mariadb_database: Database) -> None:
     mariadb_database.run("CREATE TABLE records (x INT) ENGINE=MyISAM")
     store = store_of(mariadb_database, {"x": "INT"})
     with pytest.raises(Unavailable, match="MyISAM") as caught:
@@ -267,12 +267,12 @@ def test_a_table_without_transactions_is_refused(mariadb_database: MariaDBDataba
     store.close()
 
 
-def test_a_type_that_is_none(mariadb_database: MariaDBDatabase) -> None:
+def test_a_type_that_is_none(mariadb_database: Database) -> None:
     with pytest.raises(ConfigError, match="table records"):
         store_of(mariadb_database, {"x": "TEXTUAL"}).prepare()
 
 
-def test_names_that_need_quotes(mariadb_database: MariaDBDatabase) -> None:
+def test_names_that_need_quotes(mariadb_database: Database) -> None:
     columns = dict.fromkeys(("key", "rank", "we`ird", "50%", "what?", 'say "x"'), "INT")
     store = store_of(mariadb_database, columns)
     store.prepare()
@@ -285,7 +285,7 @@ def test_names_that_need_quotes(mariadb_database: MariaDBDatabase) -> None:
 # ── sessions ────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_session_is_strict_in_utc_and_gives_up_early(mariadb_database: MariaDBDatabase) -> None:
+def test_the_session_is_strict_in_utc_and_gives_up_early(mariadb_database: Database) -> None:
     store = store_of(mariadb_database, {"x": "INT"})
     store.prepare()
     [row] = store.run(
@@ -296,7 +296,7 @@ def test_the_session_is_strict_in_utc_and_gives_up_early(mariadb_database: Maria
     store.close()
 
 
-def test_a_session_cut_while_idle_is_no_outage(mariadb_database: MariaDBDatabase) -> None:
+def test_a_session_cut_while_idle_is_no_outage(mariadb_database: Database) -> None:
     now = [0.0]
     store = store_of(mariadb_database, {"x": "INT"}, clock=lambda: now[0])
     store.prepare()
@@ -307,7 +307,7 @@ def test_a_session_cut_while_idle_is_no_outage(mariadb_database: MariaDBDatabase
     store.close()
 
 
-def test_a_row_locked_too_long_is_an_outage(mariadb_database: MariaDBDatabase) -> None:
+def test_a_row_locked_too_long_is_an_outage(mariadb_database: Database) -> None:
     store = store_of(mariadb_database, {"x": "INT"})
     store.prepare()
     store.store([batch(1, [(1,)])])
@@ -326,7 +326,7 @@ def test_a_row_locked_too_long_is_an_outage(mariadb_database: MariaDBDatabase) -
     store.close()
 
 
-def test_a_deadlock_is_an_outage_not_a_dead_letter(mariadb_database: MariaDBDatabase) -> None:
+def test_a_deadlock_is_an_outage_not_a_dead_letter(mariadb_database: Database) -> None:
     store = store_of(mariadb_database, {"x": "INT UNIQUE"})
     store.prepare()
     other = mariadb_database.server.connect(mariadb_database.name)

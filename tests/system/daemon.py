@@ -16,7 +16,7 @@ from typing import Any
 
 from appliance import control
 from appliance import process as processes
-from tests.mariadb_server import PASSWORD
+from tests.database_server import PASSWORD
 
 PASSWORD_VARIABLE = "TEST_MARIADB_PASSWORD"
 READY_S = 30.0

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pymysql.cursors
 
-from tests.mariadb_server import MariaDBDatabase
+from tests.database_server import Database
 from tests.system.daemon import PASSWORD_VARIABLE, Daemon, until
 
 ROWS_S = 60.0
@@ -63,7 +63,7 @@ class MariaDB:
 
     writers = 2
 
-    def __init__(self, database: MariaDBDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def section(self) -> str:
