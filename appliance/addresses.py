@@ -7,6 +7,7 @@ URL is where people put passwords.
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from appliance.errors import ConfigError
@@ -22,6 +23,8 @@ _REDIS_HINT = 'write url = "embedded", "redis://host:6379/0", "rediss://…" or 
 _DATABASE_HINT = (
     'write url = "embedded", "sqlite:///path/to/file.db" or "mysql://user@host:3306/database"'
 )
+TLS = ("off", "prefer", "require")
+_TLS_HINT = f"write one of ?tls={', ?tls='.join(TLS)}"
 _PASSWORD_HINT = (
     'take it out of the URL and write password = { file = "/path/to/it" }, '
     '{ env = "NAME" } or { cred = "systemd credential" } beside it'
@@ -88,7 +91,8 @@ def check_store_url(url: str) -> None:
         _check_options(parts, known=set(), later=set())
         return
     _need(parts.scheme == "mysql", "this kind of database is unknown", _DATABASE_HINT)
-    _check_options(parts, known={"unix_socket"}, later={"tls", "ca"})
+    _check_options(parts, known={"unix_socket", "tls", "ca"}, later=set())
+    _check_tls(_options(parts))
     _need(bool(parts.username), "needs a user", _DATABASE_HINT)
     _need(
         bool(parts.hostname or _options(parts).get("unix_socket")),
@@ -97,6 +101,21 @@ def check_store_url(url: str) -> None:
     )
     database = parts.path.removeprefix("/")
     _need(database != "" and "/" not in database, "needs the name of a database", _DATABASE_HINT)
+
+
+def _check_tls(options: Mapping[str, str]) -> None:
+    tls, ca = options.get("tls", ""), options.get("ca")
+    _need(options.get("tls", "off") in TLS, "has an unknown tls", _TLS_HINT)
+    if ca is not None:
+        hint = "write tls=require, which goes on with that server only, or take ca= out"
+        _need(tls in ("", "require"), f"has ca=, which tls={tls} doesn't look at", hint)
+        _need(ca.startswith("/"), "has ca=, which isn't an absolute path", "write ?ca=/path/to/it")
+    if "unix_socket" in options:
+        _need(
+            tls != "require" and ca is None,
+            "asks for TLS on a Unix socket, where there is none",
+            "take tls= and ca= out, or name a host instead of the socket",
+        )
 
 
 def _split(url: str, hint: str) -> SplitResult:

@@ -29,7 +29,7 @@ from appliance.rows import RowMaker
 from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
 from appliance.sources import file as file_source
 from appliance.sources import held, stdin, tcp
-from appliance.stores import mysql, sqlite
+from appliance.stores import address, mysql, sqlite
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
 
@@ -259,7 +259,7 @@ class App:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
-                mysql.parse_url(config.url),
+                address.parse_url(config.url),
                 self._store_password,
                 name,
                 config.table,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-VALID = datetime.timedelta(days=1)
+VALIDITY = datetime.timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,23 @@ class Certificates:
     key: Path
 
 
-def make_certificates(folder: Path, address: str) -> Certificates:
-    """An authority, and a server at this IP address, in new files of this folder."""
+def make_certificates(folder: Path, address: str, days: int = 1) -> Certificates:
+    """An authority, and a server at this IP address, in new files of this folder.
+
+    They are valid for so many days more.
+    """
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     files = Certificates(*(folder / f"{name}.pem" for name in ("ca", "cert", "key")))
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name, name = _name("Authority of a test"), _name("server")
     authority = (
-        _builder(ca_name, ca_name, ca_key)
+        _builder(ca_name, ca_name, ca_key, until)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
     alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     certificate = (
-        _builder(name, ca_name, key)
+        _builder(name, ca_name, key, until)
         .add_extension(alternative, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
@@ -55,15 +59,17 @@ def _name(common: str) -> x509.Name:
 
 
 def _builder(
-    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    name: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    until: datetime.datetime,
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - VALID)
-        .not_valid_after(now + VALID)
+        .not_valid_before(until - VALIDITY)
+        .not_valid_after(until)
     )

@@ -36,8 +36,9 @@ class DatabaseServer(ABC):
     `options` are the server's own, and win over those that tests get otherwise.
     """
 
-    kind: str
+    flavour: str  # "mariadb" or "mysql"
     host = "127.0.0.1"
+    user, password = USER, PASSWORD
     NO_TLS: str  # the option that makes it a server without TLS
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
@@ -80,7 +81,9 @@ class DatabaseServer(ABC):
                     pass
             except TimeoutError:
                 self.kill()
-                raise AssertionError(f"{self.kind} isn't ready: {self.log.read_text()}") from None
+                raise AssertionError(
+                    f"{self.flavour} isn't ready: {self.log.read_text()}"
+                ) from None
             finally:
                 notices.unlink()
 
@@ -120,9 +123,9 @@ class DatabaseServer(ABC):
             autocommit=True,
         )
 
-    def run(self, sql: str) -> list[tuple[Any, ...]]:
+    def run(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement as root; its rows."""
-        connection = self.connect()
+        connection = self.connect(database)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(sql)
@@ -173,13 +176,7 @@ class Database:
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         """Run one statement in this database as root; its rows."""
-        connection = self.server.connect(self.name)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return list(cursor.fetchall())
-        finally:
-            connection.close()
+        return self.server.run(sql, self.name)
 
 
 @contextmanager
@@ -187,7 +184,7 @@ def private_server(
     kind: type[DatabaseServer], options: Sequence[str] = ()
 ) -> Iterator[DatabaseServer]:
     """A running server of this kind, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{kind.kind}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind.flavour}-"))
     server = kind(folder, options)
     try:
         server.install()

@@ -18,7 +18,7 @@ from tests.database_server import Database, DatabaseServer, new_database, privat
 class MariaDBServer(DatabaseServer):
     """MariaDB, as this machine has it installed."""
 
-    kind = "mariadb"
+    flavour = "mariadb"
     NO_TLS = "--skip-ssl"
 
     def install(self) -> None:

@@ -6,7 +6,7 @@ refuses tables without a primary key (sql_require_primary_key), as managed serve
 who makes the tables of the tests, is let off.
 
 The fixture `mysql` starts one server per session; `mysql_database` gives each test an empty
-database on it, `sql_database` one on each kind of server.
+database on it, `server_database` one on each kind of server.
 """
 
 import os
@@ -26,7 +26,7 @@ TREE = Path(__file__).parents[1] / ".build" / "mysql"
 class MySQLServer(DatabaseServer):
     """MySQL's own server."""
 
-    kind = "mysql"
+    flavour = "mysql"
     NO_TLS = "--tls-version="
 
     def install(self) -> None:
@@ -100,7 +100,7 @@ def mysql_database(mysql: DatabaseServer) -> Iterator[Database]:
 
 
 @pytest.fixture(params=["mariadb", "mysql"])
-def sql_database(request: pytest.FixtureRequest) -> Database:
+def server_database(request: pytest.FixtureRequest) -> Database:
     """An empty database on each kind of server."""
     database: Database = request.getfixturevalue(f"{request.param}_database")
     return database

@@ -12,8 +12,9 @@ from appliance.config import Column
 from appliance.contracts import Push
 from appliance.errors import ConfigError, Unavailable
 from appliance.queues.redis import RIGHTS, RedisQueue, durability
+from appliance.stores.address import parse_url
 from appliance.stores.ledger import LedgerStore
-from appliance.stores.mysql import MySQLStore, parse_url
+from appliance.stores.mysql import MySQLStore
 from appliance.stores.sqlite import SQLiteStore
 from tests.database_server import PASSWORD, Database
 from tests.redis_servers import PrivateRedis

@@ -23,7 +23,8 @@ from appliance.config import Column
 from appliance.contracts import Store
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap
-from appliance.stores.mysql import MySQLStore, parse_url
+from appliance.stores.address import parse_url
+from appliance.stores.mysql import MySQLStore
 from appliance.stores.sqlite import SQLiteStore
 from tests.database_server import PASSWORD, Database, new_database
 from tests.fake_store import MemoryDatabase, MemoryStore
@@ -665,13 +666,13 @@ def test_a_crash_while_folding_keeps_the_ledger_true(bench: Bench) -> None:
         assert bench.query("SELECT records, `stored` FROM nfl_runs") == [(call, call)]
 
 
-def test_a_connection_cut_at_any_call(sql_database: Database) -> None:
+def test_a_connection_cut_at_any_call(server_database: Database) -> None:
     """The server ends our session; what we send next, or read, fails."""
-    bench = ServerBench(sql_database)
+    bench = ServerBench(server_database)
     bench.open().prepare()
     expected: list[tuple[Any, ...]] = []
     for call in range(1, CALLS_MAX):
-        beat = At(call, lambda: cut_sessions(sql_database))
+        beat = At(call, lambda: cut_sessions(server_database))
         store = bench.open(beat)
         lease = [batch(call, call, BAD)]
         try:
@@ -700,9 +701,9 @@ def cut_sessions(database: Database) -> None:
             print(error)
 
 
-def test_the_server_killed_under_load(sql_database: Database) -> None:
+def test_the_server_killed_under_load(server_database: Database) -> None:
     """What was committed is there after the server's crash, and what wasn't comes once."""
-    bench, server = ServerBench(sql_database), sql_database.server
+    bench, server = ServerBench(server_database), server_database.server
     store = bench.open()
     store.prepare()
     expected: list[Batch] = []
