@@ -57,6 +57,7 @@ class App:
         self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
+        process.forget_variables(_variables(config.queue.password, config.store.password))
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
         # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
@@ -304,6 +305,11 @@ class App:
 
 def _secret(reference: SecretRef | None, key: str) -> str | None:
     return credentials.resolve(reference, key) if reference else None
+
+
+def _variables(*references: SecretRef | None) -> list[str]:
+    """The environment variables that hold secrets."""
+    return [reference.env for reference in references if reference and reference.env]
 
 
 def _acceptor(name: str, source: TcpSource) -> Acceptor:

@@ -83,6 +83,7 @@ services() {
     command -v nc >/dev/null || missing+=(netcat-openbsd)
     command -v socat >/dev/null || missing+=(socat)
     command -v rsyslogd >/dev/null || missing+=(rsyslog)
+    command -v ps >/dev/null || missing+=(procps)
     [ ${#missing[@]} = 0 ] && return
     if ! can_install; then
         say "not installed: ${missing[*]}; tests that need them are skipped"
