@@ -35,6 +35,7 @@ demo: $(VENV)/.runtime $(SERVER) ## see the whole system run on a made-up stream
 
 check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that must pass
 	@build/machine.sh services
+	@build/machine.sh mysql .build/mysql
 	@echo "→ format" && $(BIN)/ruff format --check .
 	@echo "→ lint"   && $(BIN)/ruff check .
 	@echo "→ types"  && $(BIN)/mypy

@@ -7,6 +7,7 @@ URL is where people put passwords.
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from appliance.errors import ConfigError
@@ -25,6 +26,8 @@ _NOT_ABSOLUTE = ("the file behind ?ca=, ?cert= or ?key= is an absolute path", _T
 _DATABASE_HINT = (
     'write url = "embedded", "sqlite:///path/to/file.db" or "mysql://user@host:3306/database"'
 )
+TLS = ("off", "prefer", "require")
+_TLS_MODE_HINT = f"write one of ?tls={', ?tls='.join(TLS)}"
 _PASSWORD_HINT = (
     'take it out of the URL and write password = { file = "/path/to/it" }, '
     '{ env = "NAME" } or { cred = "systemd credential" } beside it'
@@ -67,14 +70,14 @@ def check_queue_url(url: str) -> None:
     parts = _split(url, _REDIS_HINT)
     if parts.scheme == "unix":
         _need(parts.path.strip("/") != "" and not parts.hostname, "needs a path", _REDIS_HINT)
-        _check_options(parts, known={"db"}, later=set())
+        _check_options(parts, known={"db"})
         _need(_is_database(_options(parts).get("db", "")), "db is a number", _REDIS_HINT)
         return
     _need(parts.scheme in ("redis", "rediss"), "this kind of queue is unknown", _REDIS_HINT)
     _need(bool(parts.hostname), "needs a host", _REDIS_HINT)
     _need(_is_database(parts.path.strip("/")), "the database is a number", _REDIS_HINT)
     options = _options(parts)
-    _check_options(parts, known=TLS_FILES if parts.scheme == "rediss" else set(), later=set())
+    _check_options(parts, known=TLS_FILES if parts.scheme == "rediss" else set())
     _need(all(path.startswith("/") for path in options.values()), *_NOT_ABSOLUTE)
     _need(("cert" in options) == ("key" in options), "?cert= and ?key= need each other", _TLS_HINT)
 
@@ -91,10 +94,11 @@ def check_store_url(url: str) -> None:
     if parts.scheme == "sqlite":
         named = parts.path.strip("/") != "" and not parts.netloc
         _need(named, "needs three slashes and the path of a file", _DATABASE_HINT)
-        _check_options(parts, known=set(), later=set())
+        _check_options(parts, known=set())
         return
     _need(parts.scheme == "mysql", "this kind of database is unknown", _DATABASE_HINT)
-    _check_options(parts, known={"unix_socket"}, later={"tls", "ca"})
+    _check_options(parts, known={"unix_socket", "tls", "ca"})
+    _check_tls(_options(parts))
     _need(bool(parts.username), "needs a user", _DATABASE_HINT)
     _need(
         bool(parts.hostname or _options(parts).get("unix_socket")),
@@ -103,6 +107,21 @@ def check_store_url(url: str) -> None:
     )
     database = parts.path.removeprefix("/")
     _need(database != "" and "/" not in database, "needs the name of a database", _DATABASE_HINT)
+
+
+def _check_tls(options: Mapping[str, str]) -> None:
+    tls, ca = options.get("tls", ""), options.get("ca")
+    _need(options.get("tls", "off") in TLS, "has an unknown tls", _TLS_MODE_HINT)
+    if ca is not None:
+        hint = "write tls=require, which goes on with that server only, or take ca= out"
+        _need(tls in ("", "require"), f"has ca=, which tls={tls} doesn't look at", hint)
+        _need(ca.startswith("/"), "has ca=, which isn't an absolute path", "write ?ca=/path/to/it")
+    if "unix_socket" in options:
+        _need(
+            tls != "require" and ca is None,
+            "asks for TLS on a Unix socket, where there is none",
+            "take tls= and ca= out, or name a host instead of the socket",
+        )
 
 
 def _split(url: str, hint: str) -> SplitResult:
@@ -127,10 +146,8 @@ def _options(parts: SplitResult) -> dict[str, str]:
     return dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
-def _check_options(parts: SplitResult, known: set[str], later: set[str]) -> None:
+def _check_options(parts: SplitResult, known: set[str]) -> None:
     for option in _options(parts):
-        if option in later:
-            raise ConfigError(f"?{option}= is not in this version", "take it out of the URL")
         if option not in known:
             allowed = ", ".join(f"?{name}=" for name in sorted(known)) or "none"
             raise ConfigError("has an unknown option", f"options that mean something: {allowed}")

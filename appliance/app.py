@@ -34,7 +34,7 @@ from appliance.rows import RowMaker
 from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
 from appliance.sources import file as file_source
 from appliance.sources import held, stdin, tcp
-from appliance.stores import mysql, sqlite
+from appliance.stores import address, mysql, sqlite
 from appliance.stores.ledger import LedgerStore
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -67,6 +67,7 @@ class App:
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
         self._disk = DiskSpace(instance.queue, config.disk_free_min)
+        process.forget_variables(_variables(config.queue.password, config.store.password))
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
         self._queue_address.check_files()
@@ -357,7 +358,7 @@ class App:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
-                mysql.parse_url(config.url),
+                address.parse_url(config.url),
                 self._store_password,
                 name,
                 config.table,
@@ -415,6 +416,11 @@ def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
 
 def _secret(reference: SecretRef | None, key: str) -> str | None:
     return credentials.resolve(reference, key) if reference else None
+
+
+def _variables(*references: SecretRef | None) -> list[str]:
+    """The environment variables that hold secrets."""
+    return [reference.env for reference in references if reference and reference.env]
 
 
 def _acceptor(name: str, source: TcpSource) -> Acceptor:

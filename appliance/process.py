@@ -7,12 +7,13 @@ when is decided in watchdog.py.
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import select
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 SFD_NONBLOCK, SFD_CLOEXEC = 0o4000, 0o2000000
 SIGINFO_BYTES = 128
+ENV_START = 47  # of the fields in /proc/PID/stat behind the name, which may hold spaces
 NOFILE_SPARE = 128  # descriptors beside the connections
 ERRAND_GRACE_S = 5.0  # what an errand gets to finish what it has in hand, once it shall end
 
@@ -253,6 +255,27 @@ def born(title: str, parent: int, drain_s: float) -> Wish:
 def set_title(title: str) -> None:
     """What ps shows."""
     setproctitle.setproctitle(title)
+
+
+def forget_variables(names: Iterable[str], environ: MutableMapping[str, str] = os.environ) -> None:
+    """Take variables out of the environment, for what we start and for who looks at us.
+
+    Unsetting isn't enough: /proc/PID/environ shows the memory in which the kernel has put the
+    environment at exec, and a fork copies that. setproctitle writes titles there, once it has
+    moved the variables away, which it must do while none is missing: else titles are cut short.
+    """
+    setproctitle.setproctitle(setproctitle.getproctitle())
+    for name in names:
+        environ.pop(name, None)
+        _wipe_variable(os.fsencode(name))
+
+
+def _wipe_variable(name: bytes) -> None:
+    """Overwrite its value where it still stands in the memory that the kernel made at exec."""
+    start = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[ENV_START])
+    block = Path("/proc/self/environ").read_bytes()
+    for found in re.finditer(rb"(?:\A|\0)%b=([^\0]+)" % re.escape(name), block):
+        ctypes.memset(start + found.start(1), 0, len(found[1]))
 
 
 # ── who is alive, who holds what ────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 #
 #   machine.sh venv DIR          a virtual environment with pip, Python 3.11 or newer
 #   machine.sh services          real servers for the tests to start privately
+#   machine.sh mysql DIR         MySQL's own server, unpacked into DIR; root only
 #   machine.sh freezer PYTHON    what PyInstaller needs around that Python
 #
 # As root on Debian and its kin, missing packages are installed; anyone else is told which
@@ -82,6 +83,7 @@ services() {
     command -v nc >/dev/null || missing+=(netcat-openbsd)
     command -v socat >/dev/null || missing+=(socat)
     command -v rsyslogd >/dev/null || missing+=(rsyslog)
+    command -v ps >/dev/null || missing+=(procps)
     [ ${#missing[@]} = 0 ] && return
     if ! can_install; then
         say "not installed: ${missing[*]}; tests that need them are skipped"
@@ -96,6 +98,42 @@ services() {
             update-rc.d "${package/mariadb-server/mariadb}" disable
         fi
     done
+}
+
+# ── mysql ───────────────────────────────────────────────────────────────────────────────
+
+# Debian's releases have MariaDB only, so MySQL's own server comes from its unstable branch,
+# unpacked beside this machine's packages and never installed among them: the tests start it
+# by the tree's own loader and libraries. Other releases than the newest would do as well.
+mysql() {
+    local dir=$1 settings mirror
+    [ -x "$dir/usr/sbin/mysqld" ] && return
+    if ! can_install; then
+        say "no MySQL server in $dir; tests that need it are skipped"
+        say "to run them too: build/machine.sh mysql $dir (as root, on Debian and its kin)"
+        return
+    fi
+    command -v mmdebstrap >/dev/null || install mmdebstrap debian-archive-keyring
+    say "unpacking MySQL's server into $dir"
+    rm -rf "$dir.new"
+    mkdir -p "$dir.new"
+    settings=$dir.new.conf
+    # Packages come from where this machine gets its own, by the same proxy.
+    apt-config dump --no-empty --format '%f "%v";%n' Acquire::http Acquire::https >"$settings"
+    echo 'Acquire::Check-Valid-Until "false";' >>"$settings"
+    mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI)' |
+        grep -m1 '/debian/$' || true)
+    if ! mmdebstrap --mode=root --variant=extract --include=mysql-server-core \
+        --aptopt="$settings" unstable "$dir.new" ${mirror:+"$mirror"} >"$dir.log" 2>&1; then
+        tail -n 20 "$dir.log" >&2
+        rm -rf "$dir.new" "$settings"
+        say "no MySQL server: it could not be unpacked (see above); tests that need it are skipped"
+        return
+    fi
+    rm -rf "$dir" "$settings" "$dir.log"
+    mkdir -p "$dir"
+    mv "$dir.new/usr" "$dir/" # the rest is what apt needed, with this machine's settings
+    rm -rf "$dir.new"
 }
 
 # ── freezer ─────────────────────────────────────────────────────────────────────────────
@@ -120,6 +158,6 @@ except OSError:
 }
 
 case ${1:-} in
-venv | services | freezer) "$@" ;;
-*) die "usage: machine.sh venv DIR | services | freezer PYTHON" ;;
+venv | services | mysql | freezer) "$@" ;;
+*) die "usage: machine.sh venv DIR | services | mysql DIR | freezer PYTHON" ;;
 esac

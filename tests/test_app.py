@@ -116,6 +116,19 @@ def file_source(path: Path, follow: bool = False, name: str = "log") -> str:
     return f'[source.{name}]\ntype = "file"\npath = "{path}"\nfollow = {follows}\n'
 
 
+def test_secrets_are_not_left_in_the_environment(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("QUEUE_SECRET", "STORE_SECRET", "OTHER"):
+        monkeypatch.setenv(name, name)
+    rest = (
+        '[queue]\nurl = "redis://localhost:6379"\npassword = { env = "QUEUE_SECRET" }\n'
+        '[store]\nurl = "mysql://u@h/d"\npassword = { env = "STORE_SECRET" }\n'
+    )
+    place.app(STDIN, rest)
+    assert [name for name in os.environ if name.endswith("_SECRET") or name == "OTHER"] == ["OTHER"]
+
+
 # ── which processes ─────────────────────────────────────────────────────────────────────
 
 

@@ -297,6 +297,7 @@ def test_queue_urls(url: str) -> None:
         "mysql://u@h/d",
         "mysql://u@h:3306/d-1",
         "mysql://u@/d?unix_socket=/run/a@b.sock",
+        "mysql://u@h/d?tls=require&ca=/etc/ssl/ca.pem",
     ],
 )
 def test_store_urls(url: str) -> None:
@@ -490,7 +491,12 @@ MISTAKES = [
           ("mysql://u@/d", "needs a host"), ("mysql://u@h", "needs the name"),
           ("mysql://u@h/a/b", "needs the name"))),
     (STDIN + "[store]\nurl = 'mysql://u@h/d?charset=x'", "unknown option", "?unix_socket="),
-    (STDIN + "[store]\nurl = 'mysql://u@h/d?tls=require'", "?tls= is not in this version", "take"),
+    (STDIN + "[store]\nurl = 'mysql://u@h/d?tls=on'", "x.toml:4: store.url: has an unknown tls",
+     "?tls=off, ?tls=prefer, ?tls=require"),
+    (STDIN + "[store]\nurl = 'mysql://u@h/d?tls=off&ca=/a'", "tls=off doesn't look at",
+     "write tls=require"),
+    (STDIN + "[store]\nurl = 'mysql://u@h/d?ca=a'", "isn't an absolute path", "?ca=/path"),
+    (STDIN + "[store]\nurl = 'mysql://u@/d?unix_socket=/s&ca=/a'", "TLS on a Unix socket", "take"),
     (STDIN + "[store]\npassword = { env = 'A' }", "x.toml:4: store.password: SQLite", "take it"),
     (STDIN + "[store]\ntable = 'a`b'", "x.toml:4: store.table: \"a`b\" can't be", "backtick"),
     (STDIN + "[store]\ntable = '" + "a" * 65 + "'", "x.toml:4: store.table:", "64 characters"),

@@ -494,3 +494,34 @@ def test_closed_standard_descriptors_are_filled() -> None:
 def test_memory_is_the_machines_or_less() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < process.memory_bytes() <= total
+
+
+LEAKS = """
+import os, subprocess, sys
+from appliance import process
+process.forget_variables(["PW"])
+process.set_title("stream-daemon " + "x" * 500)
+def shown(): return open("/proc/self/environ", "rb").read()
+seen = [shown(), subprocess.run(["cat", "/proc/self/environ"], capture_output=True).stdout]
+if os.fork() == 0:
+    process.set_title("stream-daemon y")
+    sys.exit(b"s3cret" in shown())
+seen.append(b"s3cret" * os.wait()[1])
+print([b"s3cret" in one for one in seen], "PW" in os.environ, os.environ.get("OTHER"))
+print(len(open("/proc/self/cmdline").read().rstrip(chr(0))))
+"""
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"SPT_NOENV": "1"}, {"A": "x" * 9}], ids=["", "kept apart", "not the first"]
+)
+def test_a_forgotten_variable_is_nowhere(more: dict[str, str]) -> None:
+    """Neither in what /proc shows of us and our children, nor in what we start."""
+    environ = {**more, "PW": "s3cret", "OTHER": "stays", "XPW": "z", "PATH": os.environ["PATH"]}
+    environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "LONG": "x" * 1000}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAKS], env=environ, capture_output=True, text=True, check=True
+    )
+    leaks, title = done.stdout.splitlines()
+    assert leaks == "[False, False, False] False stays"
+    assert more or title == "514", "a title keeps its length"

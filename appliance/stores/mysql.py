@@ -25,14 +25,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
 
-from appliance.addresses import check_store_url
 from appliance.config import Column
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
+from appliance.stores.address import MySQLAddress
 from appliance.stores.ledger import (
     DUPLICATE,
     TABLES,
@@ -45,7 +44,6 @@ from appliance.stores.ledger import (
     quoted_names,
 )
 
-PORT = 3306
 CONNECT_S = 10
 IO_S = 60  # one read from or write to the server; well above its own lock wait
 LOCK_WAIT_S = 20
@@ -88,6 +86,10 @@ class Refuse:
 Reaction = Wait | Mend | Refuse
 
 LOGIN = Mend("check user and password under [store], and the account on the server")
+PLUGIN = Mend(
+    "let the account log in with caching_sha2_password or mysql_native_password; a long password"
+    " needs ?tls=require in store.url"
+)
 GRANT = Mend("grant this user SELECT, INSERT, UPDATE, DELETE and CREATE on the database")
 SCHEMA = Mend("was a table changed? Restore it, or restart to have missing tables made anew")
 
@@ -97,6 +99,8 @@ ERRORS: Mapping[int, tuple[str, Reaction]] = {
     2003: ("CR_CONN_HOST_ERROR", Wait()),
     2006: ("CR_SERVER_GONE_ERROR", Wait()),
     2013: ("CR_SERVER_LOST", Wait()),
+    2059: ("CR_AUTH_PLUGIN_CANNOT_LOAD", PLUGIN),
+    2026: ("CR_SSL_CONNECTION_ERROR", Mend("enable TLS on the server, or write ?tls=prefer")),
     1040: ("ER_CON_COUNT_ERROR", Wait()),
     1053: ("ER_SERVER_SHUTDOWN", Wait()),
     1077: ("ER_NORMAL_SHUTDOWN", Wait()),
@@ -149,7 +153,7 @@ ERRORS: Mapping[int, tuple[str, Reaction]] = {
     1820: ("ER_MUST_CHANGE_PASSWORD", LOGIN),
     1862: ("ER_MUST_CHANGE_PASSWORD_LOGIN", LOGIN),
     3118: ("ER_ACCOUNT_HAS_BEEN_LOCKED", LOGIN),
-    3159: ("ER_SECURE_TRANSPORT_REQUIRED", Mend("enable TLS on the server, or allow this user")),
+    3159: ("ER_SECURE_TRANSPORT_REQUIRED", Mend("write ?tls=require in store.url")),
     4151: ("ER_ACCOUNT_HAS_BEEN_LOCKED", LOGIN),
     # tables
     1036: ("ER_OPEN_AS_READONLY", SCHEMA),
@@ -182,42 +186,6 @@ ERRORS: Mapping[int, tuple[str, Reaction]] = {
     4025: ("ER_CONSTRAINT_FAILED", Refuse("check")),
 }
 SIGNAL_STATE = "45000"  # what a trigger's SIGNAL has, whatever number it chooses
-
-
-# ── where the server is ─────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class MySQLAddress:
-    """Where a server is and what to open there; the password is never part of it."""
-
-    host: str
-    port: int
-    user: str
-    database: str
-    unix_socket: str | None = None
-
-    def __str__(self) -> str:
-        place = self.unix_socket or f"{self.host}:{self.port}"
-        return f"{self.user}@{place}/{self.database}"
-
-
-def parse_url(url: str) -> MySQLAddress:
-    """Read mysql://user@host:3306/database, ?unix_socket=/path; names may be %-encoded.
-
-    Raises:
-        ConfigError: not such a URL, or a password stands in it.
-    """
-    check_store_url(url)
-    parts = urlsplit(url)
-    unix_socket = dict(parse_qsl(parts.query)).get("unix_socket")
-    return MySQLAddress(
-        host=unquote(parts.hostname or "localhost"),
-        port=parts.port or PORT,
-        user=unquote(parts.username or ""),
-        database=unquote(parts.path.removeprefix("/")),
-        unix_socket=unix_socket,
-    )
 
 
 # ── the store ───────────────────────────────────────────────────────────────────────────
@@ -292,7 +260,6 @@ class MySQLStore(LedgerStore):
                 password=(self._password or "").encode(),
                 database=address.database,
                 unix_socket=address.unix_socket,
-                ssl_disabled=address.unix_socket is not None,
                 charset="utf8mb4",
                 sql_mode="STRICT_ALL_TABLES",
                 init_command=SESSION,
@@ -301,9 +268,13 @@ class MySQLStore(LedgerStore):
                 read_timeout=IO_S,
                 write_timeout=IO_S,
                 program_name="stream-daemon",
+                **address.tls_options(),
             )
         except pymysql.Error as error:
-            raise self._unavailable(self._translated(error)) from error
+            raise self._no_session(error) from error
+        except (RuntimeError, ValueError) as error:  # PyMySQL doesn't know how
+            said = f"database {address}: can't log in as the server wants it: {error}"
+            raise Unavailable(said, PLUGIN.hint, loud=True) from error
         finally:
             self._beat()
         self.run(ISOLATION)
@@ -346,11 +317,17 @@ class MySQLStore(LedgerStore):
             return Unavailable(f"database {self._address}: {said}")
         return Unrecognised(said, f"error {number}")
 
-    def _unavailable(self, error: StreamDaemonError) -> StreamDaemonError:
-        """While connecting there is no row to blame."""
-        if isinstance(error, Rejected):
-            return Unavailable(f"database {self._address}: {error.message}", LOGIN.hint, loud=True)
-        return error
+    def _no_session(self, error: pymysql.Error) -> StreamDaemonError:
+        """Why there is no connection; while connecting there is no row to blame."""
+        if failure := self._address.tls_failure(getattr(error, "original_exception", None)):
+            return failure
+        refusal = self._translated(error)
+        if isinstance(refusal, Rejected):
+            said = f"database {self._address}: {refusal.message}"
+            return Unavailable(said, LOGIN.hint, loud=True)
+        if refusal.hint == LOGIN.hint and self._address.tls != "require":
+            refusal.hint += "; one with REQUIRE SSL needs ?tls=require in store.url"
+        return refusal
 
     # ── rows ────────────────────────────────────────────────────────────────────────────
 

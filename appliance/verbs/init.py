@@ -81,7 +81,8 @@ url = "embedded"                # our own server; or redis://host:6379/0, unix:/
 [store]
 url = "embedded"                # SQLite, in state_dir/NAME/NAME.db; or one of
 #                                 sqlite:///path/to/file.db         (an absolute path)
-#                                 mysql://user@host:3306/database   (MySQL or MariaDB)
+#                                 mysql://user@host:3306/database   (MySQL or MariaDB),
+#                                 with ?tls=require&ca=/path to verify the server
 # The password of a mysql:// user is never in the URL:
 #   password = { file = "/path" }, { env = "NAME" } or { cred = "systemd credential" }
 table = "records"               # made if it is missing

@@ -13,10 +13,11 @@ from appliance.contracts import Push
 from appliance.errors import ConfigError, Unavailable
 from appliance.queues.hints import RIGHTS, durability
 from appliance.queues.redis import RedisQueue
+from appliance.stores.address import parse_url
 from appliance.stores.ledger import LedgerStore
-from appliance.stores.mysql import MySQLStore, parse_url
+from appliance.stores.mysql import MySQLStore
 from appliance.stores.sqlite import SQLiteStore
-from tests.mariadb_server import PASSWORD, MariaDBDatabase
+from tests.database_server import PASSWORD, Database
 from tests.redis_servers import PrivateRedis
 
 COLUMNS = {
@@ -47,12 +48,12 @@ class SqliteWorld:
         return self.path.read_bytes() if self.path.exists() else None
 
 
-class MariaDBWorld:
-    """A database, and plain SQL on it."""
+class ServerWorld:
+    """A database on a server, and plain SQL on it."""
 
     wrong_type = "NOSUCHTYPE"
 
-    def __init__(self, database: MariaDBDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self.database = database
         self.run = database.run
 
@@ -66,14 +67,14 @@ class MariaDBWorld:
         return {name: self.run(f"SELECT * FROM {name}") for name in tables}
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteWorld | MariaDBWorld:
+@pytest.fixture(params=["sqlite", "mariadb", "mysql"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteWorld | ServerWorld:
     if request.param == "sqlite":
         return SqliteWorld(tmp_path)
-    return MariaDBWorld(request.getfixturevalue("mariadb_database"))
+    return ServerWorld(request.getfixturevalue(f"{request.param}_database"))
 
 
-def look(world: SqliteWorld | MariaDBWorld, **more: Any) -> list[str]:
+def look(world: SqliteWorld | ServerWorld, **more: Any) -> list[str]:
     """The remarks' texts, having seen that nothing was changed."""
     store, before = world.store(**more), world.everything()
     try:
@@ -83,13 +84,13 @@ def look(world: SqliteWorld | MariaDBWorld, **more: Any) -> list[str]:
         assert world.everything() == before
 
 
-def prepared(world: SqliteWorld | MariaDBWorld) -> LedgerStore:
+def prepared(world: SqliteWorld | ServerWorld) -> LedgerStore:
     store = world.store()
     store.prepare()
     return store
 
 
-def test_a_store_where_nothing_is_yet(world: SqliteWorld | MariaDBWorld) -> None:
+def test_a_store_where_nothing_is_yet(world: SqliteWorld | ServerWorld) -> None:
     first, *others = look(world)
     assert first.startswith("table records will be made")
     assert len(others) == 1
@@ -97,26 +98,26 @@ def test_a_store_where_nothing_is_yet(world: SqliteWorld | MariaDBWorld) -> None
     assert look(world) == ["its tables are there"]
 
 
-def test_a_column_type_that_the_database_does_not_know(world: SqliteWorld | MariaDBWorld) -> None:
+def test_a_column_type_that_the_database_does_not_know(world: SqliteWorld | ServerWorld) -> None:
     with pytest.raises(ConfigError, match="can't make table records"):
         look(world, odd=Column(type=world.wrong_type, path="odd"))
 
 
-def test_a_table_without_a_column(world: SqliteWorld | MariaDBWorld) -> None:
+def test_a_table_without_a_column(world: SqliteWorld | ServerWorld) -> None:
     world.run("CREATE TABLE records (n BIGINT)")
     with pytest.raises(Unavailable, match="no column raw") as caught:
         look(world)
     assert "ALTER TABLE" in caught.value.hint
 
 
-def test_tables_of_another_version(world: SqliteWorld | MariaDBWorld) -> None:
+def test_tables_of_another_version(world: SqliteWorld | ServerWorld) -> None:
     prepared(world).close()
     world.run("UPDATE nfl_meta SET value = X'3939' WHERE name = 'schema'")
     with pytest.raises(Unavailable, match="version 99"):
         look(world)
 
 
-def test_dead_letters_and_gaps_are_counted(world: SqliteWorld | MariaDBWorld) -> None:
+def test_dead_letters_and_gaps_are_counted(world: SqliteWorld | ServerWorld) -> None:
     store = prepared(world)
     run = "X'00000000000000000000000000000001'"
     for position in (1, 2):

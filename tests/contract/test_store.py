@@ -24,10 +24,11 @@ from appliance.config import Column
 from appliance.contracts import Store
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap
-from appliance.stores.mysql import MySQLStore, parse_url
+from appliance.stores.address import parse_url
+from appliance.stores.mysql import MySQLStore
 from appliance.stores.sqlite import SQLiteStore
+from tests.database_server import PASSWORD, Database, new_database
 from tests.fake_store import MemoryDatabase, MemoryStore
-from tests.mariadb_server import PASSWORD, MariaDBDatabase
 
 RUN, LATER_RUN = bytes(range(16)), bytes(range(1, 17))
 BAD = -13  # the value that the table refuses
@@ -126,7 +127,7 @@ def refuse_bad(row: tuple[Any, ...]) -> Rejected | None:
 
 
 class SQLBench(Bench):
-    """What SQLite and MariaDB have in common: SQL."""
+    """What SQLite and the servers have in common: SQL."""
 
     def __init__(self) -> None:
         self.stores: list[Store] = []
@@ -188,8 +189,8 @@ class SQLiteBench(SQLBench):
         self.folder.with_name("gone").rename(self.folder)
 
 
-class MariaDBBench(SQLBench):
-    def __init__(self, database: MariaDBDatabase) -> None:
+class ServerBench(SQLBench):
+    def __init__(self, database: Database) -> None:
         super().__init__()
         self.database = database
 
@@ -214,18 +215,18 @@ def made(kind: str, request: pytest.FixtureRequest) -> Iterator[Bench]:
     elif kind == "sqlite":
         bench = SQLiteBench(request.getfixturevalue("tmp_path"))
     else:
-        bench = MariaDBBench(request.getfixturevalue("mariadb_database"))
+        bench = ServerBench(request.getfixturevalue(f"{kind}_database"))
     bench.open().prepare()
     yield bench
     bench.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "mariadb"])
+@pytest.fixture(params=["memory", "sqlite", "mariadb", "mysql"])
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     yield from made(request.param, request)
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
+@pytest.fixture(params=["sqlite", "mariadb", "mysql"])
 def sql_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The same without the one in memory: what only SQL can show."""
     yield from made(request.param, request)
@@ -472,27 +473,26 @@ def test_texts_come_back_as_they_went(bench: Bench) -> None:
 
 @given(st.lists(st.text(), min_size=5, max_size=50))
 @settings(max_examples=25, deadline=None)
-def test_any_text_through_the_escaping(mariadb_text: Callable[..., Any], texts: list[str]) -> None:
-    assert mariadb_text(texts) == texts
+def test_any_text_through_the_escaping(server_text: Callable[..., Any], texts: list[str]) -> None:
+    assert server_text(texts) == texts
 
 
-@pytest.fixture(scope="module")
-def mariadb_text(mariadb: Any) -> Iterator[Callable[[list[str]], list[str]]]:
-    """Texts sent as rows into MariaDB and read again."""
-    mariadb.run("CREATE DATABASE texts CHARACTER SET utf8mb4")
-    bench = MariaDBBench(MariaDBDatabase(mariadb, "texts"))
-    store = bench.open()
-    store.prepare()
-    numbers = iter(range(1, 10**6))
+@pytest.fixture(scope="module", params=["mariadb", "mysql"])
+def server_text(request: pytest.FixtureRequest) -> Iterator[Callable[[list[str]], list[str]]]:
+    """Texts sent as rows into a server and read again."""
+    with new_database(request.getfixturevalue(request.param)) as database:
+        bench = ServerBench(database)
+        store = bench.open()
+        store.prepare()
+        numbers = iter(range(1, 10**6))
 
-    def through(texts: list[str]) -> list[str]:
-        bench.query("DELETE FROM records")
-        store.store([batch(next(numbers), *[1] * len(texts), texts=texts)])
-        return [text for _, text in bench.rows()]
+        def through(texts: list[str]) -> list[str]:
+            bench.query("DELETE FROM records")
+            store.store([batch(next(numbers), *[1] * len(texts), texts=texts)])
+            return [text for _, text in bench.rows()]
 
-    yield through
-    bench.close()
-    mariadb.run("DROP DATABASE texts")
+        yield through
+        bench.close()
 
 
 def test_a_dead_letter_keeps_its_bytes_up_to_the_limit(bench: Bench) -> None:
@@ -568,7 +568,7 @@ def test_the_run_adds_up(sql_bench: SQLBench) -> None:
     store.fold()
     store.store([batch(2, 3)])
     store.fold()
-    names = "source, up_to, records, stored, filtered, dead, blank, lost, bytes"
+    names = "source, up_to, records, `stored`, filtered, dead, blank, lost, bytes"
     [row] = sql_bench.query(f"SELECT {names}, first_received, last_received FROM nfl_runs")
     assert row[:9] == ("tweets", 2, 10, 3, 4, 2, 1, 5, 18)
     assert [str(moment)[:22] for moment in row[9:]] == [
@@ -691,16 +691,16 @@ def test_a_crash_while_folding_keeps_the_ledger_true(bench: Bench) -> None:
     store.fold()
     assert bench.up_to() == call
     if isinstance(bench, SQLBench):
-        assert bench.query("SELECT records, stored FROM nfl_runs") == [(call, call)]
+        assert bench.query("SELECT records, `stored` FROM nfl_runs") == [(call, call)]
 
 
-def test_a_connection_cut_at_any_call(mariadb_database: MariaDBDatabase) -> None:
+def test_a_connection_cut_at_any_call(server_database: Database) -> None:
     """The server ends our session; what we send next, or read, fails."""
-    bench = MariaDBBench(mariadb_database)
+    bench = ServerBench(server_database)
     bench.open().prepare()
     expected: list[tuple[Any, ...]] = []
     for call in range(1, CALLS_MAX):
-        beat = At(call, lambda: cut_sessions(mariadb_database))
+        beat = At(call, lambda: cut_sessions(server_database))
         store = bench.open(beat)
         lease = [batch(call, call, BAD)]
         try:
@@ -717,21 +717,21 @@ def test_a_connection_cut_at_any_call(mariadb_database: MariaDBDatabase) -> None
     pytest.fail("a store makes more calls than expected")
 
 
-def cut_sessions(database: MariaDBDatabase) -> None:
+def cut_sessions(database: Database) -> None:
     """End every session in this database but our own."""
     for (session,) in database.run(
         "SELECT ID FROM information_schema.PROCESSLIST"
         f" WHERE DB = '{database.name}' AND ID <> CONNECTION_ID()"
     ):
         try:
-            database.run(f"KILL HARD CONNECTION {session}")
+            database.run(f"KILL CONNECTION {session}")
         except pymysql.Error as error:  # it may have ended by itself
             print(error)
 
 
-def test_the_server_killed_under_load(mariadb_database: MariaDBDatabase) -> None:
+def test_the_server_killed_under_load(server_database: Database) -> None:
     """What was committed is there after the server's crash, and what wasn't comes once."""
-    bench, server = MariaDBBench(mariadb_database), mariadb_database.server
+    bench, server = ServerBench(server_database), server_database.server
     store = bench.open()
     store.prepare()
     expected: list[Batch] = []

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.mariadb_server import PASSWORD
+from tests.database_server import PASSWORD
 from tests.system.daemon import PASSWORD_VARIABLE, STOP_S, Daemon
 
 ROOT = Path(__file__).parent.parent.parent  # where `python -m appliance` finds it

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import rmtree
@@ -16,7 +16,7 @@ from typing import Any
 
 from appliance import control
 from appliance import process as processes
-from tests.mariadb_server import PASSWORD
+from tests.database_server import PASSWORD
 
 PASSWORD_VARIABLE = "TEST_MARIADB_PASSWORD"
 READY_S = 30.0
@@ -37,15 +37,25 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
 
 
 class Daemon:
-    """One instance in a private directory. `config` lacks only state_dir."""
+    """One instance in a private directory. `config` lacks only state_dir.
 
-    def __init__(self, config: str, *, crash: dict[str, str] | None = None) -> None:
+    `environ` is added to the environment that it is started in.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        *,
+        crash: dict[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))  # short, for sockets
         self.file = self.directory / "stream-daemon.toml"
         self.file.write_text(f'state_dir = "{self.directory}/state"\n{config}')
         self.log = self.directory / "log"
         self.crash_log = self.directory / "crashes"
         self._crash = crash
+        self._environ = dict(environ or {})
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Daemon":
@@ -71,7 +81,7 @@ class Daemon:
         """Start it, and don't wait."""
         module = "tests.system.crashing" if self._crash else "appliance"
         own = {"CRASH_LOG": str(self.crash_log), PASSWORD_VARIABLE: PASSWORD}
-        environment = os.environ | own | (self._crash or {})
+        environment = os.environ | own | self._environ | (self._crash or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "-c", str(self.file), "collect"],

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pymysql.cursors
 
-from tests.mariadb_server import MariaDBDatabase
+from tests.database_server import Database
 from tests.system.daemon import PASSWORD_VARIABLE, Daemon, until
 
 ROWS_S = 60.0
@@ -58,17 +58,18 @@ class Sqlite:
             connection.close()
 
 
-class MariaDB:
-    """A database of the test's own on a private server."""
+class Server:
+    """A database of the test's own on a private server; `options` go behind its URL."""
 
     writers = 2
 
-    def __init__(self, database: MariaDBDatabase) -> None:
+    def __init__(self, database: Database, options: str = "") -> None:
         self._database = database
+        self._options = options
 
     def section(self) -> str:
         return (
-            f'[store]\nurl = "{self._database.url()}"\n'
+            f'[store]\nurl = "{self._database.url()}{self._options}"\n'
             f'password = {{ env = "{PASSWORD_VARIABLE}" }}\n'
         )
 
@@ -104,3 +105,11 @@ class MariaDB:
             yield
         finally:
             server.resume()
+
+
+class MariaDB(Server):
+    """A database on MariaDB."""
+
+
+class MySQL(Server):
+    """A database on MySQL's own server."""

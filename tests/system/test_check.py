@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mariadb_server import MariaDBDatabase
+from tests.database_server import Database
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis
 from tests.system.daemon import Daemon, send_and_close, unstarted, until
@@ -67,7 +67,7 @@ def test_beside_a_running_instance(files: Path) -> None:
         assert daemon.stop() == 0
 
 
-def test_real_servers(redis_server: PrivateRedis, mariadb_database: MariaDBDatabase) -> None:
+def test_real_servers(redis_server: PrivateRedis, mariadb_database: Database) -> None:
     store = MariaDB(mariadb_database)
     name = mariadb_database.name[:20]
     queue = f'[queue]\nurl = "{redis_server.address}"\n'

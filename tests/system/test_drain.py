@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from appliance import process
-from tests.mariadb_server import MariaDBDatabase
+from tests.database_server import Database
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis
 from tests.system import cron
@@ -121,7 +121,7 @@ def test_two_at_once(seed: int) -> None:
         assert nobody_holds(daemon)
 
 
-def test_the_store_is_away(seed: int, mariadb_database: MariaDBDatabase) -> None:
+def test_the_store_is_away(seed: int, mariadb_database: Database) -> None:
     store, records = MariaDB(mariadb_database), Records(seed, SHORT)
     with queued(records, FEW, store.section()) as daemon:
         with store.away():
@@ -137,7 +137,7 @@ def test_the_store_is_away(seed: int, mariadb_database: MariaDBDatabase) -> None
         records.check(store.raws(daemon), FEW)
 
 
-def test_the_store_hangs(seed: int, mariadb_database: MariaDBDatabase) -> None:
+def test_the_store_hangs(seed: int, mariadb_database: Database) -> None:
     store, records = MariaDB(mariadb_database), Records(seed, SHORT)
     with queued(records, FEW, store.section()) as daemon:
         with store.paused():

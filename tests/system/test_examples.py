@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.verbs.init import EXAMPLE
-from tests.mariadb_server import PASSWORD, MariaDBDatabase
+from tests.database_server import PASSWORD, Database
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis
 from tests.system.daemon import Daemon, until
@@ -34,7 +34,7 @@ def examples() -> Iterator[object]:
 
 
 def put_in_place(
-    example: str, folder: Path, database: MariaDBDatabase | None, redis: PrivateRedis | None
+    example: str, folder: Path, database: Database | None, redis: PrivateRedis | None
 ) -> str:
     """The example with addresses, paths and the servers of this test."""
     password = folder / "password"
@@ -47,7 +47,10 @@ def put_in_place(
     if redis:
         text = re.sub(r'"rediss?://[^"\n]*"(\npassword.*)?', f'"{redis.address}"', text)
     if database:
-        text = re.sub(r'"mysql://[^"\n]*"', f'"{database.url()}"', text)
+        server = database.server
+        text = re.sub(r'"mysql://[^"?\n]*', f'"{database.url()}', text)
+        text = re.sub(r'\bunix_socket=[^"&\n]*', f"unix_socket={server.unix_socket}", text)
+        text = re.sub(r'\bca=[^"&\n]*', f"ca={server.certificates.ca}", text)
     return text
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mariadb_server import PASSWORD, MariaDBServer
+from tests.database_server import PASSWORD, DatabaseServer
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
 from tests.system.daemon import PASSWORD_VARIABLE, Daemon, until
@@ -155,7 +155,7 @@ def test_the_database_goes_and_comes(
 class Unprepared:
     """A store whose server knows neither the password nor the database yet."""
 
-    server: MariaDBServer
+    server: DatabaseServer
     name: str
     writers = 1
 
@@ -164,7 +164,7 @@ class Unprepared:
         return f'[store]\nurl = "{url}"\npassword = {{ env = "{PASSWORD_VARIABLE}" }}\n'
 
 
-def test_wrong_password_then_missing_database(mariadb: MariaDBServer, seed: int) -> None:
+def test_wrong_password_then_missing_database(mariadb: DatabaseServer, seed: int) -> None:
     """It keeps running, says what to mend, and goes on when that is done."""
     name, port, records = f"late{seed}", free_port(), Records(seed)
     mariadb.run(f"CREATE USER {name}@'%' IDENTIFIED BY 'another'")

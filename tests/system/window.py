@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.mariadb_server import MariaDBDatabase
+from tests.database_server import Database
 from tests.system.daemon import Daemon
 from tests.system.stores import MariaDB, Sqlite, StoreUnderTest
 
@@ -84,5 +84,5 @@ def shared_store(kind: str, request: pytest.FixtureRequest) -> Iterator[StoreUnd
     server = request.getfixturevalue("mariadb")
     name = f"test_{uuid.uuid4().hex[:12]}"
     server.run(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-    yield MariaDB(MariaDBDatabase(server, name))
+    yield MariaDB(Database(server, name))
     server.run(f"DROP DATABASE {name}")
