@@ -10,6 +10,7 @@ import random
 import secrets
 import sys
 import time
+from functools import partial
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor
@@ -18,7 +19,7 @@ from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
 from appliance.control import ControlServer
-from appliance.counters import Board
+from appliance.counters import Board, Slot
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
 from appliance.note import later_run, open_note
@@ -27,8 +28,8 @@ from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
 from appliance.rows import RowMaker
 from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
+from appliance.sources import dialled, held, stdin, tcp
 from appliance.sources import file as file_source
-from appliance.sources import held, stdin, tcp
 from appliance.stores import mysql, sqlite
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -66,7 +67,7 @@ class App:
     def run(self) -> Exit:
         """Run the instance to its end."""
         sources = self._config.sources.values()
-        connections = sum(one.connections_max for one in sources if isinstance(one, TcpSource))
+        connections = sum(_connections_max(one) for one in sources)
         children = 1 + len(sources) + self._subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
         specs = self._specs()  # listens: an address that is taken ends it here
@@ -214,13 +215,7 @@ class App:
 
     def _source(self, config: AnySource, birth: Birth) -> Source:
         if isinstance(config, TcpSource):
-            assert birth.wire
-            limits = held.Limits(
-                config.record_bytes_max, config.frame_bytes_max, config.close_wait_s
-            )
-            return held.HeldSource(
-                tcp.TcpKernel(), birth.wire, birth.wish, limits, birth.connections
-            )
+            return self._held_source(config, birth)
         if isinstance(config, FileSource):
             return file_source.FileSource(
                 config.path,
@@ -239,6 +234,23 @@ class App:
             wake=birth.wish.fileno(),
             beat=birth.slot.beat,
         )
+
+    def _held_source(self, config: TcpSource, birth: Birth) -> Source:
+        assert birth.wire
+        kernel = tcp.TcpKernel()
+        limits = held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s)
+        if config.connect is None:
+            return held.HeldSource(kernel, birth.wire, birth.wish, limits, birth.connections)
+        dialler = dialled.Dialler(
+            config.connect,
+            partial(_find, config.connect, birth.slot),
+            tcp.prepare_dialled,
+            birth.wire,
+            birth.connections,
+            chance=random.random,
+            checkpoint=self._checkpoint,
+        )
+        return dialled.DialledSource(kernel, dialler, birth.wish, limits)
 
     def _queue(self, role: str, birth: Birth, reply_timeout_s: float) -> RedisQueue:
         return RedisQueue(
@@ -307,7 +319,21 @@ def _secret(reference: SecretRef | None, key: str) -> str | None:
 
 
 def _acceptor(name: str, source: TcpSource) -> Acceptor:
-    return Acceptor(name, lambda: tcp.listen(source.listen), tcp.prepare, source.connections_max)
+    listen = partial(tcp.listen, source.listen) if source.listen is not None else list
+    return Acceptor(name, listen, tcp.prepare, _connections_max(source))
+
+
+def _connections_max(source: AnySource) -> int:
+    """Connections that the parent may hold for this source."""
+    if not isinstance(source, TcpSource):
+        return 0
+    return source.connections_max if source.connect is None else 1
+
+
+def _find(address: str, slot: Slot) -> list[dialled.Target]:
+    """Where to connect to; a name server that is away lets one wait for long."""
+    with slot.slow_call():
+        return tcp.find(address)
 
 
 def _type_of(source: AnySource) -> str:

@@ -88,9 +88,9 @@ class Collector:
         self._monotonic = monotonic
         self._sums = Sums()
         self._told = ""
-        self._awaited = ""
         self._log = logging.getLogger(f"collector {name}")
         self._outage = Outage(self._log, gauge, monotonic)
+        self._source_outage = Outage(self._log, gauge, monotonic)
 
     def run(self) -> None:
         """Collect until the source has ended. Returns when everything was handed over.
@@ -315,9 +315,10 @@ class Collector:
         self._gauge.set("at_risk_records", at_risk.records if at_risk else 0)
         self._gauge.set("at_risk_bytes", len(at_risk.body) if at_risk else 0)
         self._gauge.set("connections", self._source.connections)
-        if self._source.waiting_for != self._awaited:
-            self._awaited = self._source.waiting_for
-            self._gauge.waiting_for(self._awaited)
+        if self._source.waiting_for:
+            self._source_outage.awaits(self._source.waiting_for)
+        else:
+            self._source_outage.is_over()
 
 
 def _sums_of(note: Note, in_doubt: bool) -> Sums:

@@ -234,7 +234,7 @@ def test_over_the_limit_the_backlog_waits_and_goes_on_when_one_finished(
     assert warnings(caplog) == ["2 connections: the next ones wait"]
     first = next(iter(collector.look()))
     collector.finish(first)
-    narrow.acceptor.release_finished()
+    narrow.acceptor.hear()
     assert narrow.acceptor.has_room
     narrow.accept()
     assert not narrow.waiting()
@@ -254,7 +254,7 @@ def test_being_full_is_said_again_only_after_it_was_not(
         narrow.accept()
         for cookie in [*collector.look()]:
             collector.finish(cookie)
-        narrow.acceptor.release_finished()
+        narrow.acceptor.hear()
     assert warnings(caplog) == ["2 connections: the next ones wait"] * 3
 
 
@@ -265,11 +265,11 @@ def test_a_finished_connection_is_closed_by_the_parent_too(place: Place) -> None
     place.accept()
     collector.finish(collector.cookie_of(b"one"))
     assert len(place.acceptor.connections) == 2
-    place.acceptor.release_finished()
+    place.acceptor.hear()
     assert place.kept() == [b"two"]
     sender.settimeout(READ_S)
     assert sender.recv(1) == b""  # nobody holds it any more
-    place.acceptor.release_finished()  # said once
+    place.acceptor.hear()  # said once
     assert place.kept() == [b"two"]
 
 
@@ -278,7 +278,7 @@ def test_a_finished_connection_that_nobody_knows_is_no_harm(place: Place) -> Non
     place.send(b"one")
     place.accept()
     collector.wire.report_finished(12345)
-    place.acceptor.release_finished()
+    place.acceptor.hear()
     assert place.kept() == [b"one"]
 
 
@@ -382,7 +382,7 @@ def test_without_a_collector_nothing_is_sent_and_nothing_forgotten(place: Place)
     place.send(b"one")
     place.accept()
     assert place.kept() == [b"one"]
-    place.acceptor.release_finished()
+    place.acceptor.hear()
     assert place.born().read() == [b"one"]
 
 
@@ -440,7 +440,7 @@ def test_the_wire_is_one_of_packets() -> None:
     ours, theirs = link.pair()
     theirs.report_finished(1)
     theirs.report_finished(2)
-    assert list(ours.finished()) == [1, 2]
+    assert [news.cookie for news in ours.news()] == [1, 2]
     ours.close()
     theirs.report_finished(3)  # no parent any more: said to nobody
     assert list(theirs.arrivals()) == []

@@ -229,7 +229,7 @@ def test_the_unfinished_last_line_is_a_record_when_the_sender_closes(place: Plac
     assert chunk.rejected == {}
     place.source.discard(chunk)
     place.source.settle()
-    assert list(place.parent.finished()) == [link.cookie_of(place.kept[0])]
+    assert [*place.parent.news()] == [link.News(link.cookie_of(place.kept[0]), True, None)]
     assert place.source.connections == 0
 
 

@@ -136,7 +136,6 @@ class HeldSource:
     """Records of any number of connections that the parent accepted (contract: Source)."""
 
     fleeting = False
-    waiting_for = ""
 
     def __init__(
         self,
@@ -182,6 +181,11 @@ class HeldSource:
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._connections)
+
+    @property
+    def waiting_for(self) -> str:
+        """Nothing: senders come or don't."""
+        return ""
 
     def resume(self, cursor: str | None, claim: Any) -> None:
         """Go on behind the last note: which connections are inside an over-long record."""
@@ -266,7 +270,7 @@ class HeldSource:
         elif self._stop_by is None:
             self._stop_by = self._monotonic() + self._limits.close_wait_s
             for connection in self._connections.values():
-                _shutdown(connection.socket, socket.SHUT_WR)
+                shutdown(connection.socket, socket.SHUT_WR)
 
     def close(self) -> None:
         """Release the descriptors; the parent's duplicates keep the connections open."""
@@ -316,7 +320,7 @@ class HeldSource:
         if self._stop_at is not None:
             self._stop_at[cookie] = self._end_of(new)
         elif self._stop_by is not None:
-            _shutdown(connection, socket.SHUT_WR)
+            shutdown(connection, socket.SHUT_WR)
 
     # ── one connection ──────────────────────────────────────────────────────────────────
 
@@ -424,7 +428,7 @@ class HeldSource:
         del self._connections[connection.cookie]
         del self._by_fd[connection.socket.fileno()]
         # A close alone sends no FIN while the parent holds its duplicate.
-        _shutdown(connection.socket, socket.SHUT_RDWR)
+        shutdown(connection.socket, socket.SHUT_RDWR)
         self._link.report_finished(connection.cookie)
         connection.socket.close()
 
@@ -569,7 +573,8 @@ def lost(part: Part) -> Gap:
     return Gap("connection lost", part.records, part.length)
 
 
-def _shutdown(connection: socket.socket, how: int) -> None:
+def shutdown(connection: socket.socket, how: int) -> None:
+    """Shut down, whether or not there still is anything to shut down (shutdown(2))."""
     try:
         connection.shutdown(how)
     except OSError:  # the other side was faster

@@ -157,7 +157,7 @@ class TcpHarness(Harness):
 
     def finished(self, source: Source) -> bool:
         """The connection's end is reported when it is empty; a listening source never ends."""
-        self.finished_cookies += self.wires[0].finished()
+        self.finished_cookies += [news.cookie for news in self.wires[0].news()]
         return link.cookie_of(self.kept) in self.finished_cookies
 
     def close(self) -> None:
