@@ -104,9 +104,11 @@ class ParentEnd:
 
 
 def _own(fd: int) -> socket.socket:
-    """A received connection, which no program that we start shall have."""
+    """A received connection; it doesn't block, and no program that we start shall have it."""
     os.set_inheritable(fd, False)
-    return socket.socket(fileno=fd)
+    connection = socket.socket(fileno=fd)
+    connection.setblocking(False)
+    return connection
 
 
 class ChildEnd:

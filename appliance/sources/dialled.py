@@ -217,7 +217,7 @@ class Dialler:
             self._rest()
 
     def _give_up(self, attempt: Attempt) -> None:
-        """It takes too long. Should it have come about in this moment, it is read to its end.
+        """It takes too long. Should it have come about in this moment, it arrives all the same.
 
         Shut down while it connects, a socket is unconnected for good; later that only says that
         we send nothing.
@@ -226,8 +226,7 @@ class Dialler:
         if _problem(attempt.socket):
             self._abandon(attempt, NO_ANSWER)
         else:
-            self._arrive(attempt)
-            self._rest()
+            self._due = math.inf
 
     def _abandon(self, attempt: Attempt, problem: str) -> None:
         self._epoll.unregister(attempt.socket.fileno())
