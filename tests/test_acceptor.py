@@ -6,6 +6,7 @@ A `Collector` here is the other end of the wire, as a forked one would hold it.
 import errno
 import logging
 import os
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -365,6 +366,94 @@ def test_the_last_words_of_a_dead_collector_are_heard(place: Place, unread: bool
     assert place.kept() == ([b"three", b"two"] if unread else [b"two"])
     assert place.acceptor.wire is None
     place.acceptor.bury()  # twice is no harm
+
+
+# ── connections that the collector makes ────────────────────────────────────────────────
+
+
+def dialling(monotonic: FakeClock) -> Acceptor:
+    """The acceptor of a source that dials: nobody can come to it."""
+    return Acceptor("feed", list, tcp.prepare, 1, monotonic)
+
+
+def hand_up(collector: Collector, server: socket.socket) -> socket.socket:
+    """Dial, as a collector does: the server's end of it."""
+    ours = socket.create_connection(server.getsockname(), READ_S)
+    cookie = collector.wire.hand_up(ours)
+    collector.connections[cookie] = ours
+    return server.accept()[0]
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("heard_at", ["once", "the burial", "the next birth"])
+def test_what_a_collector_handed_up_outlives_it(server: socket.socket, heard_at: str) -> None:
+    """Also when the parent had not looked before it died."""
+    acceptor = dialling(FakeClock())
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    end = hand_up(collector, server)
+    end.sendall(b"one")
+    if heard_at == "once":
+        acceptor.hear()
+        assert len(acceptor.connections) == 1
+    collector.die()
+    if heard_at == "the burial":
+        acceptor.bury()
+        assert len(acceptor.connections) == 1
+    successor = Collector(acceptor.birth(), acceptor.connections)
+    end.sendall(b" and two")
+    assert successor.read() == [b"one and two"]
+    successor.finish(successor.cookie_of(b"one and two"))
+    acceptor.hear()
+    assert acceptor.connections == []
+    end.settimeout(READ_S)
+    assert end.recv(1) == b""  # nobody holds it any more
+    successor.die()
+    acceptor.bury()
+    end.close()
+
+
+def test_one_that_came_to_nothing_is_let_go(server: socket.socket) -> None:
+    """Handed up and finished before the parent looks, a last one that is not."""
+    acceptor = dialling(FakeClock())
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    before = len(open_sockets())
+    for _ in range(3):
+        end = hand_up(collector, server)
+        end.close()
+        ((cookie, ours),) = collector.connections.items()
+        ours.close()
+        collector.connections.clear()
+        collector.wire.report_finished(cookie)
+    end = hand_up(collector, server)
+    acceptor.hear()
+    assert [cookie for cookie, _ in acceptor.connections] == [*collector.connections]
+    assert len(open_sockets()) == before + 2  # its both ends
+    collector.die()
+    acceptor.close_in_child()
+    end.close()
+
+
+def test_one_that_finds_no_descriptor_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    acceptor = dialling(FakeClock())
+    wire = acceptor.birth()
+    ours, theirs = socket.socketpair()
+    wire.hand_up(ours)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        acceptor.hear()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert acceptor.connections == []
+    assert warnings(caplog) == ["can't keep a connection: no descriptor is left for it"]
+    for one in (wire, ours, theirs):
+        one.close()
+    acceptor.close_in_child()
 
 
 def test_connections_on_their_way_outlive_the_parent(place: Place) -> None:
