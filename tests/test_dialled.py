@@ -24,7 +24,7 @@ from appliance.sources.dialled import CONNECT_S, DialledSource, Dialler, Target
 from tests.fake_role import FakeClock
 
 LIMITS = held.Limits(record_bytes_max=100, frame_bytes_max=300, close_wait_s=0.2)
-STEPS = ("handed up", "connecting", "connected")
+STEPS = ("shared", "connecting", "connected")
 NAME = "example.net:5170"
 ALMOST_ONE = 0.999999
 SOON_S = 5.0
@@ -210,7 +210,7 @@ def test_the_parent_has_the_socket_before_the_server_knows_of_us(place: Place) -
 
     place.checkpoint = look
     place.turn()
-    assert seen == [("handed up", 1, 0), ("connecting", 1, 1), ("connected", 1, 0)]
+    assert seen == [("shared", 1, 0), ("connecting", 1, 1), ("connected", 1, 0)]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -227,13 +227,13 @@ def test_a_server_is_never_cut_nor_dialled_twice_whenever_we_are_killed(
     with pytest.raises(Killed):
         place.turn()
     place.checkpoint = no_checkpoint
-    if step == "handed up":  # it was never connected
+    if step == "shared":  # it was never connected
         place.born()
         place.turn()
         place.later(backoff.RETRY_S_MIN)
     end = server.accept()
     end.sendall(b"sent at once\n")
-    if step != "handed up":
+    if step != "shared":
         place.born()
     assert place.turn() == b"sent at once\n"
     assert (server.waiting(), place.kept()) == (0, 1)

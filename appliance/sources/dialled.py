@@ -197,7 +197,7 @@ class Dialler:
         except OSError:
             connection.close()
             raise
-        self._checkpoint("handed up")
+        self._checkpoint("shared")
         return Attempt(cookie, connection, target.name)
 
     def _await(self, attempt: Attempt) -> None:

@@ -255,6 +255,8 @@ class HeldSource:
 
     def wait(self, timeout_s: float) -> None:
         """Block until a connection, the parent or a signal has something."""
+        if self.ended:  # a look that found the last connection at its end has shown no chunk
+            return
         if self._stop_by is not None:
             timeout_s = min(timeout_s, max(0.0, self._stop_by - self._monotonic()))
         if self._stalls.any:

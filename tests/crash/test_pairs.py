@@ -15,7 +15,7 @@ from tests.crash.world import CALLS, DialledWorld, FileWorld, World
 LAST_STEPS = 15  # those of the turn that the reset ends
 STEPS_BEHIND = 8  # how long behind a failure kills are tried: about a turn
 PUSHES = ("before push", "push done, answer lost")
-DIALLING = ("handed up", "connecting", "connected")
+DIALLING = ("shared", "connecting", "connected")
 COLLECTING = ("peeked", "noted", *PUSHES, "pushed", "discarded", "done")
 LONG = b"L" * 2500
 BURSTS = [
