@@ -13,7 +13,8 @@ from appliance.errors import ConfigError
 
 EMBEDDED = "embedded"
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_HOST = re.compile(rf"(?!-){_LABEL}(\.{_LABEL})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _DATABASE = re.compile(r"[0-9]{0,5}")
 _PASSWORD = re.compile(r"://[^/?#@]*:.*@|[?&](password|passwd|auth)=", re.DOTALL)

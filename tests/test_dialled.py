@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -614,6 +615,55 @@ def test_closing_twice_is_no_harm(place: Place) -> None:
     place.turn()
     place.source.close()
     place.source.close()
+
+
+# ── other kinds of sockets ──────────────────────────────────────────────────────────────
+
+
+def test_a_unix_socket_is_dialled_the_same_way(tmp_path: Path) -> None:
+    """Not there, then full, then taken: only the address and the preparation are its own."""
+    path, clock = str(tmp_path / "s"), FakeClock()
+    acceptor = Acceptor("feed", list, tcp.prepare, 1, clock)
+    wire = acceptor.birth()
+
+    def prepare(connection: socket.socket) -> None:
+        connection.setblocking(False)
+
+    target = Target(socket.AF_UNIX, path, path)
+    dialler = Dialler(
+        path, lambda: [target], prepare, wire, [], chance=lambda: 0.0, monotonic=clock
+    )
+
+    def turn() -> None:
+        clock.now += backoff.RETRY_S_MAX
+        dialler.turn()  # finds
+        dialler.turn()  # connects
+        acceptor.hear()
+
+    turn()
+    assert dialler.waiting_for == f"a connection to {path}: No such file or directory"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(path)
+        listener.listen(0)
+        other.connect(path)
+        turn()
+        full = os.strerror(errno.EAGAIN)
+        assert dialler.waiting_for == f"a connection to {path}: {full}"
+        assert acceptor.connections == []
+        listener.accept()[0].close()
+        turn()
+        ((cookie, connection),) = dialler.arrivals()
+        assert dialler.waiting_for == ""
+        assert [cookie] == [one for one, _ in acceptor.connections]
+        server, _address = listener.accept()
+        server.sendall(b"hello")
+        assert connection.recv(5) == b"hello"
+        for one in (server, connection):
+            one.close()
+    dialler.close()
+    wire.close()
+    acceptor.bury()
+    acceptor.close_in_child()
 
 
 # ── addresses ───────────────────────────────────────────────────────────────────────────

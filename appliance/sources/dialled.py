@@ -29,12 +29,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from appliance import backoff
 from appliance.contracts import Checkpoint, Chunk, no_checkpoint
 from appliance.errors import Unavailable
-from appliance.sources.held import HeldSource, Kernel, Limits, Wake, shutdown
+from appliance.sources.held import HeldSource, Kernel, Limits, Wake
 
 CONNECT_S = 10.0  # for one address; well below the kernel's own two minutes
 ENDED = "the server ended it"
@@ -222,7 +223,7 @@ class Dialler:
         Shut down while it connects, a socket is unconnected for good; later that only says that
         we send nothing.
         """
-        shutdown(attempt.socket, socket.SHUT_WR)
+        _shut_down(attempt.socket, socket.SHUT_WR)
         if _problem(attempt.socket):
             self._abandon(attempt, NO_ANSWER)
         else:
@@ -235,7 +236,7 @@ class Dialler:
         self._fail(problem, attempt.name)
 
     def _let_go(self, attempt: Attempt) -> None:
-        shutdown(attempt.socket, socket.SHUT_RDWR)
+        _shut_down(attempt.socket, socket.SHUT_RDWR)
         self._wire.report_finished(attempt.cookie)
         attempt.socket.close()
 
@@ -292,7 +293,7 @@ class DialledSource(HeldSource):
     @property
     def waiting_for(self) -> str:
         """The server, while there is no connection to it."""
-        return self._dialler.waiting_for
+        return self._dialler.waiting_for or super().waiting_for
 
     def discard(self, chunk: Chunk) -> None:
         """Forget the chunk; its server is one that sends."""
@@ -320,6 +321,11 @@ def _is_connecting(connection: socket.socket) -> bool:
     poller = select.poll()
     poller.register(connection, select.POLLOUT)
     return not poller.poll(0)
+
+
+def _shut_down(connection: socket.socket, how: int) -> None:
+    with suppress(OSError):  # there is nothing any more that could be
+        connection.shutdown(how)
 
 
 def _problem(connection: socket.socket) -> str:

@@ -272,7 +272,7 @@ class HeldSource:
         elif self._stop_by is None:
             self._stop_by = self._monotonic() + self._limits.close_wait_s
             for connection in self._connections.values():
-                shutdown(connection.socket, socket.SHUT_WR)
+                _shutdown(connection.socket, socket.SHUT_WR)
 
     def close(self) -> None:
         """Release the descriptors; the parent's duplicates keep the connections open."""
@@ -322,7 +322,7 @@ class HeldSource:
         if self._stop_at is not None:
             self._stop_at[cookie] = self._end_of(new)
         elif self._stop_by is not None:
-            shutdown(connection, socket.SHUT_WR)
+            _shutdown(connection, socket.SHUT_WR)
 
     # ── one connection ──────────────────────────────────────────────────────────────────
 
@@ -430,7 +430,7 @@ class HeldSource:
         del self._connections[connection.cookie]
         del self._by_fd[connection.socket.fileno()]
         # A close alone sends no FIN while the parent holds its duplicate.
-        shutdown(connection.socket, socket.SHUT_RDWR)
+        _shutdown(connection.socket, socket.SHUT_RDWR)
         self._link.report_finished(connection.cookie)
         connection.socket.close()
 
@@ -575,8 +575,7 @@ def lost(part: Part) -> Gap:
     return Gap("connection lost", part.records, part.length)
 
 
-def shutdown(connection: socket.socket, how: int) -> None:
-    """Shut down, whether or not there still is anything to shut down (shutdown(2))."""
+def _shutdown(connection: socket.socket, how: int) -> None:
     try:
         connection.shutdown(how)
     except OSError:  # the other side was faster
