@@ -577,7 +577,8 @@ def test_a_stop_reads_a_connection_that_nobody_has_looked_at_to_its_end(place: P
     end.close()
     assert place.turn() == b"acknowledged\nlast words\n"
     assert place.source.ended
-    assert (place.kept(), server.waiting()) == (0, 0)
+    place.later(60.0)
+    assert (place.kept(), place.finds, server.waiting()) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("looked_at", [False, True])

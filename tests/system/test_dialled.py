@@ -5,15 +5,18 @@ but itself ever ends a connection, however often the collector is killed.
 """
 
 import fcntl
+import os
 import random
 import signal
 import socket
 import struct
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from appliance.sources import tcp
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis
 from tests.system.daemon import Daemon, until
@@ -158,6 +161,7 @@ def test_it_goes_away_comes_back_and_resets_while_the_collector_is_killed(
         until(lambda: MISSED in daemon.said()[before:], WAIT_S, "a line that says so")
         feed.come()
         until(lambda: FOUND in daemon.said()[before:], WAIT_S, "a line that says so")
+        assert probed_in_s(port) <= tcp.KEEPALIVE_IDLE_S
         feed.send(records.block() + HALF)
         feed.until_acknowledged()
         kill_collector(daemon)
@@ -180,6 +184,17 @@ def test_it_goes_away_comes_back_and_resets_while_the_collector_is_killed(
         daemon.start()  # a stop leaves queued what isn't stored yet
         until_rows(mariadb_store, daemon, records.sent)
         check(daemon, mariadb_store, records, f"dialled{seed}")
+
+
+def probed_in_s(port: int) -> float:
+    """When the kernel asks the server next whether it is there (proc_net_tcp: timer 2)."""
+    established, keepalive = "01", "02"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _slot, _local, remote, state, _queues, timer, *_ = line.split()
+        kind, _, due = timer.partition(":")
+        if (remote.endswith(f":{port:04X}"), state, kind) == (True, established, keepalive):
+            return int(due, 16) / os.sysconf("SC_CLK_TCK")
+    raise AssertionError("the server isn't probed at all")
 
 
 def check(daemon: Daemon, store: StoreUnderTest, records: Records, name: str) -> None:
