@@ -2,7 +2,8 @@
 
 A collector that accepts and is killed before it hands a duplicate up loses what the kernel
 had acknowledged. So the parent accepts, keeps the connection, and only then hands it down;
-a new collector inherits all of them at fork. The parent never reads from one.
+a new collector inherits all of them at fork. The parent never reads from one. A collector that
+dials hands up each socket before it connects it, and the same holds for those.
 
 `Acceptor` is the part of one source. It decides nothing about processes; the watchdog polls
 its descriptors and tells it of births.
@@ -70,7 +71,7 @@ class Acceptor:
     def bury(self) -> None:
         """The collector is dead: what it still said is heard, its wire closed."""
         if self._wire:
-            self.release_finished()
+            self.hear()
             self._wire.close()
             self._wire = None
 
@@ -94,14 +95,22 @@ class Acceptor:
             self._log.warning("%d connections: the next ones wait", len(self._connections))
             self._said_full = True
 
-    def release_finished(self) -> None:
-        """Close our duplicates of connections that the collector has finished."""
-        for cookie in self._wire.finished() if self._wire else ():
-            connection = self._connections.pop(cookie, None)
-            if connection:
-                connection.close()
+    def hear(self) -> None:
+        """Keep the connections that the collector makes; close those that it has finished."""
+        for news in self._wire.news() if self._wire else ():
+            if news.finished:
+                self._release(news.cookie)
+            elif news.connection:
+                self._connections[news.cookie] = news.connection
+            else:
+                self._log.warning("can't keep a connection: no descriptor is left for it")
         if len(self._connections) < QUIET_SHARE * self._connections_max:
             self._said_full = False
+
+    def _release(self, cookie: int) -> None:
+        connection = self._connections.pop(cookie, None)
+        if connection:
+            connection.close()
 
     def stop_listening(self) -> None:
         """Close the listening sockets, once those who wait there were taken, as far as they fit.

@@ -1,4 +1,4 @@
-"""Addresses in the configuration: where a source listens, which Redis, which database.
+"""Addresses in the configuration: where a source listens or connects, which Redis and database.
 
 Pure checks of their form: nothing is resolved, nothing is opened. A ConfigError raised here
 doesn't know its file and key yet, config.py adds them. No message repeats a URL, because a
@@ -15,11 +15,13 @@ from appliance.errors import ConfigError
 EMBEDDED = "embedded"
 TLS_FILES = {"ca", "cert", "key"}  # options of rediss://
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_HOST = re.compile(rf"(?!-){_LABEL}(\.{_LABEL})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _DATABASE = re.compile(r"[0-9]{0,5}")
 _PASSWORD = re.compile(r"://[^/?#@]*:.*@|[?&](password|passwd|auth)=", re.DOTALL)
 _LISTEN_HINT = 'write listen = "127.0.0.1:5170", "[::1]:5170", or ":5170" for all interfaces'
+_CONNECT_HINT = 'write connect = "stream.example.net:5170" or "[2001:db8::1]:5170"'
 _REDIS_HINT = 'write url = "embedded", "redis://host:6379/0", "rediss://…" or "unix:///path"'
 _TLS_HINT = 'write url = "rediss://host:6379/0?ca=/path/to/ca.pem&cert=/path&key=/path"'
 _NOT_ABSOLUTE = ("the file behind ?ca=, ?cert= or ?key= is an absolute path", _TLS_HINT)
@@ -34,7 +36,7 @@ _PASSWORD_HINT = (
 )
 
 
-def host_and_port(listen: str) -> tuple[str, int]:
+def host_and_port(listen: str, hint: str = _LISTEN_HINT) -> tuple[str, int]:
     """Take "host:port" apart; the host is "" for all interfaces, an IPv6 one without brackets.
 
     Raises:
@@ -42,21 +44,31 @@ def host_and_port(listen: str) -> tuple[str, int]:
     """
     host, colon, port = listen.rpartition(":")
     if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ConfigError("needs a host and a port from 0 to 65535", _LISTEN_HINT)
+        raise ConfigError("needs a host and a port from 0 to 65535", hint)
     if host.startswith("[") and host.endswith("]"):
-        return _ipv6(host[1:-1]), int(port)
+        return _ipv6(host[1:-1], hint), int(port)
     if ":" in host:
-        raise ConfigError("an IPv6 address stands in brackets", _LISTEN_HINT)
+        raise ConfigError("an IPv6 address stands in brackets", hint)
     if host and not _HOST.fullmatch(host):
-        raise ConfigError("its host is neither a name nor an address", _LISTEN_HINT)
+        raise ConfigError("its host is neither a name nor an address", hint)
     return host, int(port)
 
 
-def _ipv6(host: str) -> str:
+def _ipv6(host: str, hint: str) -> str:
     try:
         return str(ipaddress.IPv6Address(host))
     except ValueError:
-        raise ConfigError("what stands in brackets is no IPv6 address", _LISTEN_HINT) from None
+        raise ConfigError("what stands in brackets is no IPv6 address", hint) from None
+
+
+def check_connect(address: str) -> None:
+    """See that `address` names one server: a host and a port that can be dialled.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    host, port = host_and_port(address, _CONNECT_HINT)
+    _need(host != "" and port != 0, "needs a host and a port from 1 to 65535", _CONNECT_HINT)
 
 
 def check_queue_url(url: str) -> None:

@@ -32,8 +32,8 @@ from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
 from appliance.rows import RowMaker
 from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
+from appliance.sources import dialled, held, stdin, tcp
 from appliance.sources import file as file_source
-from appliance.sources import held, stdin, tcp
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.ledger import LedgerStore
 from appliance.subscriber import Subscriber
@@ -78,7 +78,7 @@ class App:
     def run(self) -> Exit:
         """Run the instance to its end."""
         sources = self._config.sources.values()
-        connections = sum(one.connections_max for one in sources if isinstance(one, TcpSource))
+        connections = sum(_connections_max(one) for one in sources)
         children = 1 + len(sources) + self._subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
         _ = self._identity  # made here, once, under the lock
@@ -309,13 +309,7 @@ class App:
 
     def _source(self, config: AnySource, birth: Birth) -> Source:
         if isinstance(config, TcpSource):
-            assert birth.wire
-            limits = held.Limits(
-                config.record_bytes_max, config.frame_bytes_max, config.close_wait_s
-            )
-            return held.HeldSource(
-                tcp.TcpKernel(), birth.wire, birth.wish, limits, birth.connections
-            )
+            return self._held_source(config, birth)
         if isinstance(config, FileSource):
             return file_source.FileSource(
                 config.path,
@@ -334,6 +328,23 @@ class App:
             wake=birth.wish.fileno(),
             beat=birth.slot.beat,
         )
+
+    def _held_source(self, config: TcpSource, birth: Birth) -> Source:
+        assert birth.wire
+        kernel = tcp.TcpKernel()
+        limits = held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s)
+        if config.connect is None:
+            return held.HeldSource(kernel, birth.wire, birth.wish, limits, birth.connections)
+        dialler = dialled.Dialler(
+            config.connect,
+            partial(_find, config.connect, birth.slot),
+            tcp.prepare_dialled,
+            birth.wire,
+            birth.connections,
+            chance=random.random,
+            checkpoint=self._checkpoint,
+        )
+        return dialled.DialledSource(kernel, dialler, birth.wish, limits)
 
     def _queue(
         self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
@@ -407,6 +418,9 @@ def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
         return [file_source.look(source.path)]
     if isinstance(source, StdinSource):
         return [Remark("it reads standard input")]
+    if source.connect is not None:
+        return [dialled.look(source.connect, partial(tcp.find, source.connect))]
+    assert source.listen is not None, "one of the two"
     if runs:
         return [Remark(f"the running instance listens on {source.listen}")]
     for listener in tcp.listen(source.listen):
@@ -424,7 +438,21 @@ def _variables(*references: SecretRef | None) -> list[str]:
 
 
 def _acceptor(name: str, source: TcpSource) -> Acceptor:
-    return Acceptor(name, lambda: tcp.listen(source.listen), tcp.prepare, source.connections_max)
+    listen = partial(tcp.listen, source.listen) if source.listen is not None else list
+    return Acceptor(name, listen, tcp.prepare, _connections_max(source))
+
+
+def _connections_max(source: AnySource) -> int:
+    """Connections that the parent may hold for this source."""
+    if not isinstance(source, TcpSource):
+        return 0
+    return source.connections_max if source.connect is None else 1
+
+
+def _find(address: str, slot: Slot) -> list[dialled.Target]:
+    """Where to connect to; a name server that is away lets one wait for long."""
+    with slot.slow_call():
+        return tcp.find(address)
 
 
 def _type_of(source: AnySource) -> str:

@@ -23,6 +23,7 @@ from appliance.errors import Exit, Occupied, StreamDaemonError
 from appliance.link import ChildEnd
 
 HEARTBEAT_S = {"collector": 30.0, "subscriber": 120.0, "recovery": 30.0}
+SLOW_CALL_S = 120.0  # instead, around what a child says may take long
 ABORT_TO_KILL_S = 5.0
 DISK_SPACE = (
     "disk space: less than disk_free_min is free"
@@ -117,6 +118,7 @@ class Child:
         wire = self.spec.acceptor.birth() if self.spec.acceptor else None
         self.slot.beat()
         self.slot.waiting_for("")  # a predecessor may have died while it waited
+        self.slot.set("slow", 0)
         self._born, self._told, self._aborted_at = now, None, None
         self._works_at_birth = self.slot.get("works")
         self._inherited = self._cookies()
@@ -210,7 +212,7 @@ class Child:
         if self._aborted_at is not None:
             if now - self._aborted_at > ABORT_TO_KILL_S:
                 os.kill(self.pid, Signals.SIGKILL)
-        elif silent_s > HEARTBEAT_S[self.spec.kind]:
+        elif silent_s > (SLOW_CALL_S if self.slot.get("slow") else HEARTBEAT_S[self.spec.kind]):
             _log.error("%s is silent for %.0f s: ending it", self.spec.title, silent_s)
             self._aborted_at = now
             os.kill(self.pid, Signals.SIGABRT)

@@ -105,12 +105,11 @@ class Collector:
         self._monotonic = monotonic
         self._sums = Sums()
         self._told = ""
-        self._awaited = ""
-        self._has_waited = False  # for the queue, which hid what the source waits for
         self._attach_failures = 0
         self._attach_at = 0.0
         self._log = logging.getLogger(f"collector {name}")
         self._outage = Outage(self._log, gauge, monotonic)
+        self._source_outage = Outage(self._log, gauge, monotonic)
 
     def run(self) -> None:
         """Collect until the source has ended. Returns when everything was handed over.
@@ -229,19 +228,13 @@ class Collector:
         """It is waited for; but a newcomer goes where another instance was first."""
         if isinstance(error, Occupied) and not self._gauge.get("attached"):
             raise error
-        self._waits_for_queue(QUEUE, error)
+        self._outage.goes_on(QUEUE, error)
 
     def _queue_is_back(self) -> None:
         self._gauge.set("attached", 1)
         self._attach_failures = 0
         self._attach_at = self._monotonic() + ATTACH_INTERVAL_S
         self._outage.is_over()
-        if self._has_waited:
-            self._awaited, self._has_waited = "", False  # what the source waits for is said anew
-
-    def _waits_for_queue(self, what: str, error: Unavailable) -> None:
-        self._has_waited = True
-        self._outage.goes_on(what, error)
 
     def _push(self, note: Note, chunk: Chunk) -> bool:
         """Hand the frame to the queue, however long that takes. False: it begins elsewhere."""
@@ -264,7 +257,7 @@ class Collector:
             if answer not in NO_ROOM:
                 self._queue_is_back()
                 return True
-            self._waits_for_queue(*NO_ROOM[answer])
+            self._outage.goes_on(*NO_ROOM[answer])
             self._wait_to_retry(FULL_RETRY_S)
 
     def _push_of(self, note: Note, chunk: Chunk, force: bool = False) -> Push:
@@ -369,9 +362,10 @@ class Collector:
         self._gauge.set("at_risk_records", at_risk.records if at_risk else 0)
         self._gauge.set("at_risk_bytes", len(at_risk.body) if at_risk else 0)
         self._gauge.set("connections", self._source.connections)
-        if self._source.waiting_for != self._awaited:
-            self._awaited = self._source.waiting_for
-            self._gauge.waiting_for(self._awaited)
+        if self._source.waiting_for:
+            self._source_outage.awaits(self._source.waiting_for)
+        else:
+            self._source_outage.is_over()
 
 
 def _sums_of(note: Note, in_doubt: bool) -> Sums:

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.addresses import check_queue_url, check_store_url, host_and_port
+from appliance.addresses import check_connect, check_queue_url, check_store_url, host_and_port
 from appliance.errors import ConfigError
 from appliance.filters import RegexError, check_regex
 from appliance.settings import (
@@ -192,9 +192,30 @@ def _source(name: str, table: object, at: Place) -> AnySource:
         _shape(table, at), {key: table[key] for key in table if key != "type"}, at
     )
     if isinstance(source, TcpSource):
-        _placed(host_and_port, source.listen, at / "listen")
+        _check_ways(source, table, at)
         _check_held(source.record_bytes_max, at / "record_bytes_max")
     return _with_room(source, "frame_bytes_max" in table, at / "frame_bytes_max")
+
+
+def _check_ways(source: TcpSource, table: dict[str, Any], at: Place) -> None:
+    """Senders connect to us, or we connect to a server: exactly one of the two."""
+    if source.listen is not None and source.connect is not None:
+        raise (at / "connect").error(
+            "a source listens or connects, not both", "take one out, or make two sources of it"
+        )
+    if source.listen is not None:
+        _placed(host_and_port, source.listen, at / "listen")
+    elif source.connect is None:
+        raise at.error(
+            "listen or connect is missing",
+            'write listen = "127.0.0.1:5170" where senders come to us, or '
+            'connect = "stream.example.net:5170" where we go to a server',
+        )
+    else:
+        _placed(check_connect, source.connect, at / "connect")
+        if "connections_max" in table:
+            hint = "take it out; it is for sources that listen"
+            raise (at / "connections_max").error("a source that connects has one connection", hint)
 
 
 def _check_held(record_bytes_max: int, at: Place) -> None:
@@ -458,7 +479,7 @@ def _origin(source: AnySource) -> tuple[object, str]:
     """What only one source can read, None if there is no such thing, and the key naming it."""
     if isinstance(source, StdinSource):
         return "standard input", "type"
-    if isinstance(source, TcpSource):
+    if isinstance(source, TcpSource) and source.listen is not None:
         address = host_and_port(source.listen)
         return (address if address[1] != 0 else None), "listen"  # port 0: any free one
     return None, "path"

@@ -11,7 +11,8 @@ Each number is one aligned 64-bit word: stored whole by `memoryview.cast('q')`, 
 
 import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 WORDS = (
     "heartbeat_ns",  # monotonic clock of the last beat
@@ -38,6 +39,7 @@ WORDS = (
     "look",  # parent → recovery: please look again under this number
     "prepared",  # subscriber: 1 once the store was prepared
     "paused",  # parent → subscriber: take nothing while this is 1
+    "slow",  # 1 in a call that may take longer than the heartbeat's usual limit
 )
 TEXTS = ("waiting_for", "last_error")
 TEXT_BYTES_MAX = 240
@@ -65,6 +67,17 @@ class Slot:
     def beat(self) -> None:
         """Say that the work loop is alive."""
         self._words[0] = self._clock_ns()
+
+    @contextmanager
+    def slow_call(self) -> Iterator[None]:
+        """Around a call that may take long (a name is resolved): the parent waits longer for it."""
+        self.set("slow", 1)
+        self.beat()
+        try:
+            yield
+        finally:
+            self.beat()  # first: an old beat must not meet the usual limit
+            self.set("slow", 0)
 
     def worked(self) -> None:
         """Say that one piece of work is finished."""

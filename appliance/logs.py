@@ -48,16 +48,18 @@ class Outage:
 
     def goes_on(self, what: str, error: Unavailable) -> None:
         """`what` is away, for the first time or still."""
-        text = f"{what}: {error.message}"
-        hint = f" → {error.hint}" if error.hint else ""
+        self.awaits(f"{what}: {error.message}", error.hint, error.loud)
+
+    def awaits(self, text: str, hint: str = "", loud: bool = False) -> None:
+        """The same in words of one's own."""
+        hint = f" → {hint}" if hint else ""
         now = self._monotonic()
         self._began = now if self._began is None else self._began
         self._gauge.waiting_for(text + hint)
         lasts = now - self._began >= SAY_AFTER_S and not self._said
-        if lasts or (error.loud and text != self._said):
-            self._log.log(
-                logging.ERROR if error.loud else logging.WARNING, "waiting for %s%s", text, hint
-            )
+        if lasts or (loud and text != self._said):
+            level = logging.ERROR if loud else logging.WARNING
+            self._log.log(level, "waiting for %s%s", text, hint)
             self._gauge.error(text)
             self._said = text
 

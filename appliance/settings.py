@@ -98,9 +98,13 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class TcpSource(SourceConfig, frozen=True, tag_field="type", tag="tcp", kw_only=True):
-    """Connections that senders make to us; `listen` is host:port."""
+    """Connections that senders make to us (listen), or one that we make (connect): host:port.
 
-    listen: Annotated[Text, Meta(examples=["127.0.0.1:5170"])]
+    Exactly one of the two is set.
+    """
+
+    listen: Annotated[Text, Meta(examples=["127.0.0.1:5170"])] | None = None
+    connect: Annotated[Text, Meta(examples=["stream.example.net:5170"])] | None = None
     connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     close_wait_s: Annotated[float, Meta(ge=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 5.0
 
@@ -183,7 +187,6 @@ LATER_KEYS = frozenset(
     {
         "http",
         "spool",
-        "source.SOURCE.connect",
         "source.SOURCE.url",
         "source.SOURCE.mode",
         "source.SOURCE.owner",

@@ -133,6 +133,7 @@ class Watchdog:
                 child.check_heartbeat(now)
             elif self._is_wanted(child) and now >= child.start_at:
                 child.start(now, self._drain_s, self._close_inherited)
+                self._ask(child)  # in a stop, too, it shall not begin with anything new
 
     def _forgive_silence(self, now: float) -> None:
         """Who didn't beat while this loop itself was stopped is not to blame."""
@@ -387,7 +388,7 @@ class Watchdog:
             yield wire, select.POLLIN | writable, partial(self._use_wire, acceptor)
 
     def _use_wire(self, acceptor: Acceptor) -> None:
-        acceptor.release_finished()
+        acceptor.hear()
         if acceptor.wire:
             acceptor.wire.flush()
 

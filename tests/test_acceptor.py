@@ -6,6 +6,7 @@ A `Collector` here is the other end of the wire, as a forked one would hold it.
 import errno
 import logging
 import os
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -234,7 +235,7 @@ def test_over_the_limit_the_backlog_waits_and_goes_on_when_one_finished(
     assert warnings(caplog) == ["2 connections: the next ones wait"]
     first = next(iter(collector.look()))
     collector.finish(first)
-    narrow.acceptor.release_finished()
+    narrow.acceptor.hear()
     assert narrow.acceptor.has_room
     narrow.accept()
     assert not narrow.waiting()
@@ -254,7 +255,7 @@ def test_being_full_is_said_again_only_after_it_was_not(
         narrow.accept()
         for cookie in [*collector.look()]:
             collector.finish(cookie)
-        narrow.acceptor.release_finished()
+        narrow.acceptor.hear()
     assert warnings(caplog) == ["2 connections: the next ones wait"] * 3
 
 
@@ -265,11 +266,11 @@ def test_a_finished_connection_is_closed_by_the_parent_too(place: Place) -> None
     place.accept()
     collector.finish(collector.cookie_of(b"one"))
     assert len(place.acceptor.connections) == 2
-    place.acceptor.release_finished()
+    place.acceptor.hear()
     assert place.kept() == [b"two"]
     sender.settimeout(READ_S)
     assert sender.recv(1) == b""  # nobody holds it any more
-    place.acceptor.release_finished()  # said once
+    place.acceptor.hear()  # said once
     assert place.kept() == [b"two"]
 
 
@@ -278,7 +279,7 @@ def test_a_finished_connection_that_nobody_knows_is_no_harm(place: Place) -> Non
     place.send(b"one")
     place.accept()
     collector.wire.report_finished(12345)
-    place.acceptor.release_finished()
+    place.acceptor.hear()
     assert place.kept() == [b"one"]
 
 
@@ -367,6 +368,94 @@ def test_the_last_words_of_a_dead_collector_are_heard(place: Place, unread: bool
     place.acceptor.bury()  # twice is no harm
 
 
+# ── connections that the collector makes ────────────────────────────────────────────────
+
+
+def dialling(monotonic: FakeClock) -> Acceptor:
+    """The acceptor of a source that dials: nobody can come to it."""
+    return Acceptor("feed", list, tcp.prepare, 1, monotonic)
+
+
+def hand_up(collector: Collector, server: socket.socket) -> socket.socket:
+    """Dial, as a collector does: the server's end of it."""
+    ours = socket.create_connection(server.getsockname(), READ_S)
+    cookie = collector.wire.hand_up(ours)
+    collector.connections[cookie] = ours
+    return server.accept()[0]
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("heard_at", ["once", "the burial", "the next birth"])
+def test_what_a_collector_handed_up_outlives_it(server: socket.socket, heard_at: str) -> None:
+    """Also when the parent had not looked before it died."""
+    acceptor = dialling(FakeClock())
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    end = hand_up(collector, server)
+    end.sendall(b"one")
+    if heard_at == "once":
+        acceptor.hear()
+        assert len(acceptor.connections) == 1
+    collector.die()
+    if heard_at == "the burial":
+        acceptor.bury()
+        assert len(acceptor.connections) == 1
+    successor = Collector(acceptor.birth(), acceptor.connections)
+    end.sendall(b" and two")
+    assert successor.read() == [b"one and two"]
+    successor.finish(successor.cookie_of(b"one and two"))
+    acceptor.hear()
+    assert acceptor.connections == []
+    end.settimeout(READ_S)
+    assert end.recv(1) == b""  # nobody holds it any more
+    successor.die()
+    acceptor.bury()
+    end.close()
+
+
+def test_one_that_came_to_nothing_is_let_go(server: socket.socket) -> None:
+    """Handed up and finished before the parent looks, a last one that is not."""
+    acceptor = dialling(FakeClock())
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    before = len(open_sockets())
+    for _ in range(3):
+        end = hand_up(collector, server)
+        end.close()
+        ((cookie, ours),) = collector.connections.items()
+        ours.close()
+        collector.connections.clear()
+        collector.wire.report_finished(cookie)
+    end = hand_up(collector, server)
+    acceptor.hear()
+    assert [cookie for cookie, _ in acceptor.connections] == [*collector.connections]
+    assert len(open_sockets()) == before + 2  # its both ends
+    collector.die()
+    acceptor.close_in_child()
+    end.close()
+
+
+def test_one_that_finds_no_descriptor_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    acceptor = dialling(FakeClock())
+    wire = acceptor.birth()
+    ours, theirs = socket.socketpair()
+    wire.hand_up(ours)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        acceptor.hear()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert acceptor.connections == []
+    assert warnings(caplog) == ["can't keep a connection: no descriptor is left for it"]
+    for one in (wire, ours, theirs):
+        one.close()
+    acceptor.close_in_child()
+
+
 def test_connections_on_their_way_outlive_the_parent(place: Place) -> None:
     """It died with something unread: the child still finds what had been handed down."""
     collector = place.born()
@@ -382,7 +471,7 @@ def test_without_a_collector_nothing_is_sent_and_nothing_forgotten(place: Place)
     place.send(b"one")
     place.accept()
     assert place.kept() == [b"one"]
-    place.acceptor.release_finished()
+    place.acceptor.hear()
     assert place.born().read() == [b"one"]
 
 
@@ -440,7 +529,7 @@ def test_the_wire_is_one_of_packets() -> None:
     ours, theirs = link.pair()
     theirs.report_finished(1)
     theirs.report_finished(2)
-    assert list(ours.finished()) == [1, 2]
+    assert [news.cookie for news in ours.news()] == [1, 2]
     ours.close()
     theirs.report_finished(3)  # no parent any more: said to nobody
     assert list(theirs.arrivals()) == []

@@ -341,7 +341,34 @@ def test_numbers_for_status(world: World) -> None:
     numbers = life.gauge.numbers
     assert (numbers["records"], numbers["bytes"], numbers["works"]) == (3, 6, 2)
     assert (numbers["connections"], numbers["at_risk_records"]) == (3, 0)
-    assert life.gauge.waits == ["the file"]
+    assert set(life.gauge.waits) == {"the file"}
+
+
+def test_a_source_that_waits_says_so_and_logs_its_outage_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also when the queue was away meanwhile, and its end took the words away."""
+    caplog.set_level(logging.INFO)
+    world.records.ends = False
+    life = world.born()
+    source, gauge, clock = life.source, life.gauge, world.clock
+    source.waiting_for = "a connection to host:1: refused"
+
+    def look_away() -> None:
+        assert gauge.waits[-1] == source.waiting_for
+        gauge.waiting_for("")
+
+    def come() -> None:
+        assert gauge.waits[-1] == source.waiting_for
+        source.waiting_for = ""
+
+    clock.at(7.0, look_away)
+    clock.at(20.0, come)
+    clock.at(30.0, life.wish.ask_to_drain)
+    life.run()
+    assert gauge.waits[-1] == ""
+    said = "waiting for a connection to host:1: refused"
+    assert [record.getMessage() for record in caplog.records] == [said, f"no longer {said}"]
 
 
 def test_what_only_our_memory_holds_is_at_risk_until_it_is_handed_over(world: World) -> None:

@@ -269,6 +269,14 @@ def test_listening_addresses(listen: str, host: str, port: int) -> None:
     assert parse(source(f'listen = "{listen}"', "tcp"), "x").sources["s"].listen == listen  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("connect", ["stream.example.net:5170", "127.0.0.1:1", "[::1]:65535"])
+def test_servers_to_connect_to(connect: str) -> None:
+    """Several sources may connect to one server, which may send each something else."""
+    text = source(f'connect = "{connect}"', "tcp")
+    sources = parse(text + text.replace("source.s", "source.t"), "x").sources
+    assert sources["s"] == sources["t"] == TcpSource(connect=connect)
+
+
 def test_several_sources_may_listen_to_any_free_port() -> None:
     text = source("listen = ':0'", "tcp") + "[source.t]\ntype = 'tcp'\nlisten = ':0'"
     assert parse(text, "x").sources.keys() == {"s", "t"}
@@ -398,7 +406,8 @@ MISTAKES = [
     ("", "x.toml: no source is configured", "stream-daemon demo"),
     ("[source]\n", "no source is configured", "stream-daemon init"),
     ("\n[source.s]\nlisten = ':1'", "x.toml:2: source.s: type is missing", '"tcp" or "file"'),
-    (source("", "tcp"), "x.toml:1: source.s: listen is missing", 'listen = "127.0.0.1:5170"'),
+    (source("", "tcp"), "x.toml:1: source.s: listen or connect is missing",
+     'write listen = "127.0.0.1:5170" where senders come to us, or connect = '),
     (source("", "file"), "x.toml:1: source.s: path is missing", "path ="),
     (column("path = 'a'"), "x.toml:5: store.columns.a: type is missing", "VARCHAR(64)"),
     (JSON + "include = { any = ['a'] }", "x.toml:4: source.s.include: path is missing", "path ="),
@@ -426,7 +435,20 @@ MISTAKES = [
           ("5170", "needs a host and a port"), ("a:b", "needs a host"), ("a:65536", "needs"),
           ("a:-1", "needs"), ("a: 1", "needs"), ("a:٣", "needs"), ("::1:5170", "an IPv6 address"),
           ("[::g]:1", "what stands in brackets"), ("[1.2.3.4]:1", "what stands in brackets"),
-          ("*:5170", "its host"), ("a b:1", "its host"), ("[::1:5170", "an IPv6"))),
+          ("*:5170", "its host"), ("a..b:1", "its host"),
+          ("a" * 64 + ":1", "its host"), ("a b:1", "its host"), ("[::1:5170", "an IPv6"))),
+    (source("listen = ':1'\nconnect = 'a:1'", "tcp"),
+     "x.toml:4: source.s.connect: a source listens or connects, not both", "take one out"),
+    (source("connect = 'a:1'\nconnections_max = 1000", "tcp"),
+     "x.toml:4: source.s.connections_max: a source that connects has one connection", "take it"),
+    *((source(f"connect = '{connect}'", "tcp"), f"x.toml:3: source.s.connect: {said}",
+       'write connect = "stream.example.net:5170"')
+      for connect, said in (
+          ("5170", "needs a host and a port"), (":1", "needs a host and a port from 1 to 65535"),
+          ("a:0", "needs a host and a port from 1"), ("::1:5170", "an IPv6 address"),
+          ("[::g]:1", "what stands in brackets"), ("a b:1", "its host"))),
+    (source("connect = 5170", "tcp"), "source.s.connect: expected a text in quotes, found 5170",
+     'write connect = "stream.example.net:5170"'),
     (source("include = 'Patriots'"), "x.toml:3: source.s.include: expected a table, or a list of "
      "tables, found a text", "include = {"),
     (JSON + "include = ['Patriots']", "x.toml:4: source.s.include[0]: expected a table", ""),
@@ -790,7 +812,7 @@ WORDS = " ".join(
         "name state_dir subscribers drain_s source queue store log url password bytes_max push_s",
         "table on_duplicate lease_bytes_max columns type path meta file env cred listen include",
         "any start follow framing format record_bytes_max frame_bytes_max connections_max level to",
-        "http exclude equals regex seq s t ready_s require_healthy",
+        "http connect exclude equals regex seq s t ready_s require_healthy",
     ]
 )
 KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=3)
@@ -869,7 +891,8 @@ def test_any_section(section: str, table: dict[str, object]) -> None:
 
 @given(st.text())
 def test_any_address_and_url(text: str) -> None:
-    read(source(f"listen = {toml_of(text)}", "tcp"))
+    for key in ("listen", "connect"):
+        read(source(f"{key} = {toml_of(text)}", "tcp"))
     for section in ("queue", "store"):
         for scheme in ("", "redis://", "unix://", "mysql://u@", "sqlite://"):
             read(STDIN + f"[{section}]\nurl = {toml_of(scheme + text)}")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -122,6 +123,23 @@ def test_beats_and_works() -> None:
     now[0] = 222
     slot.worked()
     assert (slot.get("heartbeat_ns"), slot.get("works")) == (222, 1)
+
+
+def test_a_slow_call_is_marked_and_its_end_is_a_beat_first() -> None:
+    """The parent looks at any moment: an old beat must never stand beside a cleared mark."""
+    now, seen = [0], []
+
+    def clock() -> int:
+        now[0] += 1
+        seen.append((slot.get("slow"), slot.get("heartbeat_ns")))
+        return now[0]
+
+    slot = Board(clock_ns=clock).slot("a")
+    with suppress(OSError), slot.slow_call():
+        assert (slot.get("slow"), slot.get("heartbeat_ns")) == (1, 1)
+        raise OSError
+    assert (slot.get("slow"), slot.get("heartbeat_ns")) == (0, 2)
+    assert seen == [(1, 0), (1, 1)]
 
 
 def test_a_slot_belongs_to_its_owner() -> None:

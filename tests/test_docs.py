@@ -118,7 +118,7 @@ def test_init_prints_a_configuration_that_parses(capsys: pytest.CaptureFixture[s
 
 def test_the_keys_that_init_comments_out_are_valid_and_defaults_are_true() -> None:
     everything = parse(re.sub(r"^#(?=[a-z\[])", "", EXAMPLE, flags=re.MULTILINE), "all.toml")
-    assert everything.sources.keys() == {"lines", "log", "input"}
+    assert everything.sources.keys() == {"lines", "feed", "log", "input"}
     lines = everything.sources["lines"]
     assert isinstance(lines, TcpSource)
     changed = msgspec.structs.replace(lines, format="text", include=(), exclude=())

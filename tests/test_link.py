@@ -1,6 +1,7 @@
 """The wire between the parent and a collector, over real sockets."""
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.link import ChildEnd, ParentEnd, cookie_of, pair
+from appliance.link import ChildEnd, News, ParentEnd, cookie_of, pair
 
 FLOOD = 400  # more connections than a wire's buffer takes
 
@@ -39,6 +40,13 @@ class Connections:
     def close(self) -> None:
         for connection in self._open:
             connection.close()
+
+
+def finished(parent: ParentEnd) -> list[int]:
+    """What the collector has finished since the last look; there is no other news."""
+    heard = [*parent.news()]
+    assert all(news.finished and news.connection is None for news in heard)
+    return [news.cookie for news in heard]
 
 
 @pytest.fixture
@@ -87,8 +95,8 @@ def test_what_is_finished_is_heard_in_order(cookies: list[int]) -> None:
     parent, child = pair()
     for cookie in cookies:
         child.report_finished(cookie)
-    assert [*parent.finished()] == cookies
-    assert not [*parent.finished()]
+    assert finished(parent) == cookies
+    assert not finished(parent)
     parent.close()
     child.close()
 
@@ -98,8 +106,56 @@ def test_what_was_said_before_its_death_is_heard(wire: tuple[ParentEnd, ChildEnd
     child.report_finished(1)
     child.report_finished(2)
     child.close()
-    assert [*parent.finished()] == [1, 2]
-    assert not [*parent.finished()]
+    assert finished(parent) == [1, 2]
+    assert not finished(parent)
+
+
+def test_a_connection_of_the_collectors_own_comes_up_with_its_name(
+    wire: tuple[ParentEnd, ChildEnd], connections: Connections
+) -> None:
+    """Also when it is dead already, and what it said before and behind keeps its order."""
+    parent, child = wire
+    ours, server = connections.make()
+    child.report_finished(1)
+    cookie = child.hand_up(ours)
+    child.report_finished(2)
+    child.close()
+    ours.close()
+    before, handed_up, behind = parent.news()
+    assert (before, behind) == (News(1, True, None), News(2, True, None))
+    assert handed_up.connection
+    kept = connections.keep(handed_up.connection)
+    assert (handed_up.cookie, handed_up.finished) == (cookie, False)
+    assert cookie_of(kept) == cookie
+    assert not os.get_inheritable(kept.fileno())
+    server.sendall(b"hello")
+    assert kept.recv(5) == b"hello"
+
+
+def test_a_connection_that_finds_no_descriptor_is_news_without_it(
+    wire: tuple[ParentEnd, ChildEnd], connections: Connections
+) -> None:
+    """It must not pass for one that is finished."""
+    parent, child = wire
+    cookie = child.hand_up(connections.make()[0])
+    child.report_finished(cookie)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        heard = [*parent.news()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert heard == [News(cookie, False, None), News(cookie, True, None)]
+
+
+def test_without_a_parent_nothing_is_handed_up(
+    wire: tuple[ParentEnd, ChildEnd], connections: Connections
+) -> None:
+    parent, child = wire
+    parent.close()
+    with pytest.raises(OSError):
+        child.hand_up(connections.make()[0])
+    assert not [*child.arrivals()]  # would hang, did the wire block now
 
 
 def test_sending_never_blocks_and_keeps_the_order(
@@ -129,7 +185,7 @@ def test_what_a_dead_collector_did_not_take_is_forgotten(
     child.close()
     parent.send(connections.make()[0])
     assert not parent.has_unsent
-    assert not [*parent.finished()]
+    assert not finished(parent)
 
 
 def test_a_collector_without_parent_goes_on(wire: tuple[ParentEnd, ChildEnd]) -> None:
@@ -153,9 +209,9 @@ def test_a_report_waits_for_room_and_then_the_wire_does_not_block(
         os._exit(0)
     heard: list[int] = []
     while len(heard) < count:
-        heard += parent.finished()
+        heard += finished(parent)
     assert heard == [*range(count)]
     assert os.waitpid(pid, 0)[1] == 0
     child.report_finished(7)
     assert not [*child.arrivals()]  # would hang, did the wire block now
-    assert [*parent.finished()] == [7]
+    assert finished(parent) == [7]

@@ -229,7 +229,7 @@ def test_the_unfinished_last_line_is_a_record_when_the_sender_closes(place: Plac
     assert chunk.rejected == {}
     place.source.discard(chunk)
     place.source.settle()
-    assert list(place.parent.finished()) == [link.cookie_of(place.kept[0])]
+    assert [*place.parent.news()] == [link.News(link.cookie_of(place.kept[0]), True, None)]
     assert place.source.connections == 0
 
 
@@ -366,6 +366,22 @@ def test_a_graceful_stop_lets_the_sender_finish(place: Place) -> None:
     sender.close()
     assert place.collect() == b"last words\n"
     assert place.source.ended
+
+
+def test_a_graceful_stop_does_not_wait_when_the_last_sender_has_closed(place: Place) -> None:
+    """Its end is seen by a look that shows no chunk, behind which a collector waits."""
+    patient = held.Limits(record_bytes_max=100, frame_bytes_max=300, close_wait_s=60)
+    place.born(patient)
+    sender = place.connect()
+    place.collect()
+    place.source.stop(quick=False)
+    sender.close()
+    began = time.monotonic()
+    place.source.wait(60)
+    assert place.source.peek() is None
+    place.source.wait(60)
+    assert place.source.ended
+    assert time.monotonic() - began < 30
 
 
 def test_a_graceful_stop_waits_no_longer_than_it_may(place: Place) -> None:

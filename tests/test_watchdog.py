@@ -410,6 +410,32 @@ def test_a_child_that_only_works_slowly_is_left_alone(
     assert parent.stop() == Exit.OK
 
 
+def test_a_slow_call_has_a_limit_of_its_own_which_ends_with_its_caller(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    """Resolving a name may block for long, not for ever."""
+
+    def body(birth: Birth) -> Exit:
+        lives = birth.slot.get("lost")
+        birth.slot.set("lost", lives + 1)
+        if lives == 0:
+            with birth.slot.slow_call():
+                time.sleep(60)
+        elif lives == 1:
+            time.sleep(60)
+        beat_until_told(birth)
+        return Exit.OK
+
+    limits = IMPATIENT | {"SLOW_CALL_S": 1.5}
+    parent = start([cast.recovery(), cast.spec("collector", "a", body)], limits=limits)
+    for _ in range(3):
+        born(diary, "collector a")
+    assert parent.stop() == Exit.OK
+    slow, usual = (gap - 0.1 for gap in gaps_s(diary.lines, "collector a"))  # and the restart's
+    assert slow >= 1.5
+    assert 0.5 <= usual < 1.4
+
+
 @pytest.mark.parametrize("idle", [False, True], ids=["in a turn's work", "in its wait"])
 def test_after_the_parent_itself_was_stopped_heartbeats_start_anew(
     start: Start, diary: Diary, cast: Cast, idle: bool
@@ -507,6 +533,27 @@ def stubborn(cast: Cast, kind: str, name: str, **more: Any) -> ChildSpec:
         return Exit.OK
 
     return cast.spec(kind, name, body, **more)
+
+
+def test_one_that_is_born_again_in_a_stop_knows_it_at_birth(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    """It shall not dial anybody before it hears of the stop, however lazy the parent is then."""
+
+    def body(birth: Birth) -> Exit:
+        if not birth.slot.get("lost"):
+            birth.slot.set("lost", 1)
+            beat_until_told(birth)
+            return die(birth, "SIGKILL")
+        birth.wish.wait(0.1)  # the parent goes on at the same moment as we
+        cast.diary.say("collector a", "told" if birth.wish.drain else "not told")
+        return Exit.OK
+
+    limits = {"TICK_S_MAX": 5.0}
+    parent = start([cast.recovery(), cast.spec("collector", "a", body)], limits=limits)
+    born(diary, "collector a")
+    assert parent.stop() == Exit.OK
+    assert order_of(diary.lines, "collector a.*told") == ["collector a told"]
 
 
 @pytest.mark.parametrize("number", [Signals.SIGTERM, Signals.SIGINT])

@@ -136,7 +136,6 @@ class HeldSource:
     """Records of any number of connections that the parent accepted (contract: Source)."""
 
     fleeting = False
-    waiting_for = ""
 
     def __init__(
         self,
@@ -182,6 +181,11 @@ class HeldSource:
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._connections)
+
+    @property
+    def waiting_for(self) -> str:
+        """Nothing: senders come or don't."""
+        return ""
 
     def resume(self, cursor: str | None, claim: Any) -> None:
         """Go on behind the last note: which connections are inside an over-long record."""
@@ -251,6 +255,8 @@ class HeldSource:
 
     def wait(self, timeout_s: float) -> None:
         """Block until a connection, the parent or a signal has something."""
+        if self.ended:  # a look that found the last connection at its end has shown no chunk
+            return
         if self._stop_by is not None:
             timeout_s = min(timeout_s, max(0.0, self._stop_by - self._monotonic()))
         if self._stalls.any:

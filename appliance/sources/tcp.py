@@ -1,4 +1,4 @@
-"""TCP: how the kernel says what of a connection was discarded, and how listening begins.
+"""TCP: how the kernel says what of a connection was discarded; how listening and dialling begin.
 
 `tcpi_bytes_received` (TCP_INFO) minus FIONREAD is the position: bytes that were read for
 good. Facts behind the code, each tried on Linux:
@@ -20,11 +20,16 @@ import socket
 import struct
 import termios
 
-from appliance.errors import AddressError
+from appliance.errors import AddressError, Unavailable
+from appliance.sources.dialled import Target
 from appliance.sources.held import Seen
 
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
 BACKLOG = 1024
+# A server that we dial and that is gone without a word is noticed after 30 + 6 × 10 s.
+KEEPALIVE_IDLE_S = 30
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 6
 
 _TCP_INFO_BYTES = 136
 _BYTES_RECEIVED = struct.Struct("=Q")
@@ -68,6 +73,36 @@ def prepare(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER_BYTES)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def prepare_dialled(connection: socket.socket) -> None:
+    """What is done to each connection of ours before it is made: nothing is sent over it, so only
+    probes tell that its server is gone.
+    """
+    prepare(connection)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def find(address: str) -> list[Target]:
+    """Where "host:port" is now: all addresses of the host, in the order of getaddrinfo(3).
+
+    Raises:
+        Unavailable: the name can't be resolved.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable(error.strerror or str(error)) from error
+    return [Target(family, name, _words(name)) for family, *_, name in dict.fromkeys(infos)]
+
+
+def _words(name: tuple[object, ...]) -> str:
+    """A socket's name as users write it."""
+    host, port, *_ = name
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def listen(address: str) -> list[socket.socket]:

@@ -56,6 +56,12 @@ listen = "127.0.0.1:5170"       # ":5170" listens on all interfaces
 #frame_bytes_max = "1MiB"       # what is handed to Redis at once
 #frame_interval_ms = 5          # and how often, at most
 
+# A server that sends to whoever connects to it. We do, again and again.
+#[source.feed]
+#type = "tcp"
+#connect = "stream.example.net:5170"
+#format = "json"
+
 # A file that grows. The position in it is kept.
 #[source.log]
 #type = "file"

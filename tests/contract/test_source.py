@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from appliance import framing, link
+from appliance.acceptor import Acceptor
 from appliance.contracts import Chunk, Source
 from appliance.frame import Gap
 from appliance.framing import TOO_LONG, Ending
 from appliance.sources import held, tcp
+from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
 from appliance.sources.stdin import StdinSource
 
@@ -157,12 +159,88 @@ class TcpHarness(Harness):
 
     def finished(self, source: Source) -> bool:
         """The connection's end is reported when it is empty; a listening source never ends."""
-        self.finished_cookies += self.wires[0].finished()
+        self.finished_cookies += [news.cookie for news in self.wires[0].news()]
         return link.cookie_of(self.kept) in self.finished_cookies
 
     def close(self) -> None:
         for thing in (self.sender, self.kept, *self.wires):
             thing.close()
+        os.close(self.quiet)
+
+
+class DialledTcpHarness(Harness):
+    """A server that takes one connection, which the source makes and the parent keeps."""
+
+    drops_lone_newlines = True
+
+    def __init__(self, _folder: Path) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self.listener.getsockname())
+        self.acceptor = Acceptor("dialled", list, tcp.prepare, 1)
+        self.quiet = os.eventfd(0)
+        self.sender: socket.socket | None = None
+        self.unsent = b""
+        self.wire: link.ChildEnd | None = None
+        self.cookie = 0
+
+    def feed(self, data: bytes) -> None:
+        """What is sent before anybody has come is sent when somebody does."""
+        if self.sender:
+            self.sender.sendall(data)
+        else:
+            self.unsent += data
+
+    def end(self) -> None:
+        assert self.sender
+        self.sender.shutdown(socket.SHUT_WR)
+
+    def make_source(self, wake: int | None = None) -> Source:
+        limits = held.Limits(RECORD_BYTES_MAX, FRAME_BYTES_MAX, close_wait_s=0.2)
+        self.wire = self.acceptor.birth()
+        dialler = Dialler(
+            self.address,
+            lambda: tcp.find(self.address),
+            tcp.prepare_dialled,
+            self.wire,
+            [(cookie, one.dup()) for cookie, one in self.acceptor.connections],
+            chance=lambda: 0.0,
+        )
+        source = DialledSource(
+            tcp.TcpKernel(), dialler, WakeFd(self.quiet if wake is None else wake), limits
+        )
+        if not self.sender:
+            self.sender = self.take(source)
+            self.sender.sendall(self.unsent)
+        return source
+
+    def take(self, source: Source) -> socket.socket:
+        """The one connection; from here on nobody else is taken."""
+        for _ in ("resolve", "connect"):
+            source.wait(0)
+        assert source.peek() is None
+        assert source.connections == 1
+        self.acceptor.hear()
+        ((self.cookie, _connection),) = self.acceptor.connections
+        with self.listener:
+            return self.listener.accept()[0]
+
+    def kill(self, source: Source) -> None:
+        source.close()
+        assert self.wire
+        self.wire.close()
+
+    def finished(self, source: Source) -> bool:
+        """The parent has let go of the connection; the source itself never ends."""
+        self.acceptor.hear()
+        return self.cookie not in dict(self.acceptor.connections)
+
+    def close(self) -> None:
+        self.listener.close()
+        self.acceptor.close_in_child()
+        if self.sender:
+            self.sender.close()
+        if self.wire:
+            self.wire.close()
         os.close(self.quiet)
 
 
@@ -179,7 +257,12 @@ class WakeFd:
         """The test's own business."""
 
 
-HARNESSES: list[Callable[[Path], Harness]] = [FileHarness, StdinHarness, TcpHarness]
+HARNESSES: list[Callable[[Path], Harness]] = [
+    FileHarness,
+    StdinHarness,
+    TcpHarness,
+    DialledTcpHarness,
+]
 
 
 @pytest.fixture(params=HARNESSES, ids=lambda kind: kind.__name__.removesuffix("Harness").lower())

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.crash.world import CALLS, FileWorld, World
+from tests.crash.world import CALLS, DialledWorld, FileWorld, World
 
 LAST_STEPS = 15  # those of the turn that the reset ends
 STEPS_BEHIND = 8  # how long behind a failure kills are tried: about a turn
 PUSHES = ("before push", "push done, answer lost")
+DIALLING = ("shared", "connecting", "connected")
 COLLECTING = ("peeked", "noted", *PUSHES, "pushed", "discarded", "done")
 LONG = b"L" * 2500
 BURSTS = [
@@ -62,10 +63,10 @@ def check(directory: Path, how: Play) -> list[str]:
     unfinished = b"the unfinished last line"
     records, letters = sorted(world.stored()), sorted(world.dead)
     if how.end == "reset":
-        assert records == SENT, hit
+        assert records == sorted([*SENT, *world.behind]), hit
         assert letters == [("cut", unfinished), ("too long", LONG[:999])], hit
     else:
-        assert records == sorted([*SENT, unfinished]), hit
+        assert records == sorted([*SENT, unfinished, *world.behind]), hit
         assert letters == [("too long", LONG[:999])], hit
     assert not world.gaps, hit
     numbers = sorted(world.frames())
@@ -99,6 +100,23 @@ def test_a_file_is_read_once_whoever_is_killed(tmp_path: Path) -> None:
     for first, second in combinations(collecting, 2):
         if second - first <= STEPS_BEHIND:
             check(tmp_path, Play(FileWorld, kill_at=(first, second)))
+
+
+@pytest.mark.parametrize("end", ["end", "reset"])
+def test_a_server_is_dialled_once_and_heard_to_the_end_whoever_is_killed(
+    tmp_path: Path, end: str
+) -> None:
+    """At every step, and at every pair of steps of which the first is one of dialling."""
+    steps = check(tmp_path, Play(DialledWorld, end))
+    for at in range(len(steps)):
+        check(tmp_path, Play(DialledWorld, end, kill_at=(at,)))
+    dialling = [at for at, name in enumerate(steps) if name in DIALLING]
+    assert [steps[at] for at in dialling] == [*DIALLING, *DIALLING]
+    for at in dialling:
+        for behind in range(at + 1, at + 1 + STEPS_BEHIND):
+            check(tmp_path, Play(DialledWorld, end, kill_at=(at, behind)))
+    for pair in combinations(dialling, 2):
+        check(tmp_path, Play(DialledWorld, end, kill_at=pair))
 
 
 @pytest.mark.parametrize(("kind", "names"), [(World, CALLS), (FileWorld, PUSHES)])

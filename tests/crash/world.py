@@ -8,14 +8,17 @@ A failure is an error at such a step: the connection to Redis or the database br
 or after what was asked for was done.
 """
 
+import itertools
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from appliance import link
+from appliance.acceptor import Acceptor
 from appliance.collector import Collector
 from appliance.contracts import Source
 from appliance.errors import Unavailable
@@ -24,6 +27,7 @@ from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp
+from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
@@ -39,6 +43,7 @@ CALLS = (  # steps at which a connection may break
     "before confirm",
     "confirm done, answer lost",
 )
+DIALS = 5  # times that the collector may be told to dial
 IDLE_PEEKS = 5  # a source that skips an over-long record shows nothing for a while
 LIMITS = held.Limits(record_bytes_max=1000, frame_bytes_max=1000, close_wait_s=0.0)
 
@@ -142,6 +147,7 @@ class World:
     """One TCP connection, its collector, Redis, a subscriber and the database."""
 
     type = "tcp"
+    behind: tuple[bytes, ...] = ()  # records that come behind the end
 
     def __init__(
         self, directory: Path, kill_at: Iterable[int], fail_at: Iterable[int] = ()
@@ -296,6 +302,81 @@ class World:
             chance=lambda: 0.0,
         )
         return subscriber, queue
+
+
+class DialledWorld(World):
+    """The same with a server that the collector connects to, and again behind the end.
+
+    The server counts: whoever is killed, it sees two connections, and it cuts them, never we.
+    """
+
+    behind = (b"behind the end",)
+
+    def _open(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self._acceptor = Acceptor("s", list, tcp.prepare, 1)
+        self._wire: link.ChildEnd | None = None
+        self._seconds = itertools.count()
+        self._connect()
+
+    def _connect(self) -> None:
+        """Let the collector dial, until the server has a connection and the parent, too."""
+        for _ in range(DIALS):
+            self.collect()
+            try:
+                self._sender = self._listener.accept()[0]
+            except BlockingIOError:
+                continue
+            self._acceptor.hear()
+            ((_cookie, self._kept),) = self._acceptor.connections
+            self._sent = 0
+            return
+        raise AssertionError("nobody dials")
+
+    def end(self) -> None:
+        super().end()
+        self._go_on()
+
+    def reset(self) -> None:
+        super().reset()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        first = self._sender
+        self._connect()
+        first.close()
+        self.send(self.behind[0] + b"\n")
+
+    def close(self) -> None:
+        self.kill_collector()
+        self._acceptor.close_in_child()
+        self._wish.close()
+        self._sender.close()
+        with self._listener, suppress(BlockingIOError):
+            self._listener.accept()
+            raise AssertionError("the server was dialled once too often")
+
+    def kill_collector(self) -> None:
+        super().kill_collector()
+        if self._wire:
+            self._wire.close()
+        self._acceptor.bury()
+
+    def _born_source(self) -> Source:
+        self._wire = self._acceptor.birth()
+        address = "{}:{}".format(*self._listener.getsockname())
+        dialler = Dialler(
+            address,
+            lambda: tcp.find(address),
+            tcp.prepare_dialled,
+            self._wire,
+            [(cookie, one.dup()) for cookie, one in self._acceptor.connections],
+            chance=lambda: 0.0,
+            monotonic=lambda: float(next(self._seconds)),
+            checkpoint=self.steps,
+        )
+        return DialledSource(tcp.TcpKernel(), dialler, self._wish, LIMITS)
 
 
 class FileWorld(World):
