@@ -3,7 +3,7 @@
 #
 #   machine.sh venv DIR          a virtual environment with pip, Python 3.11 or newer
 #   machine.sh services          real servers for the tests to start privately
-#   machine.sh mysql DIR         MySQL's own server, unpacked into DIR; root only
+#   machine.sh mysql DIR         MySQL's own server, unpacked into DIR
 #   machine.sh freezer PYTHON    what PyInstaller needs around that Python
 #
 # As root on Debian and its kin, missing packages are installed; anyone else is told which
@@ -104,36 +104,36 @@ services() {
 
 # Debian's releases have MariaDB only, so MySQL's own server comes from its unstable branch,
 # unpacked beside this machine's packages and never installed among them: the tests start it
-# by the tree's own loader and libraries. Other releases than the newest would do as well.
+# by the tree's own loader and libraries. Unpacking runs nothing out of the tree, so nobody has
+# to be root for it.
 mysql() {
-    local dir=$1 settings mirror
+    local dir=$1 settings=$1.conf mirror
     [ -x "$dir/usr/sbin/mysqld" ] && return
-    if ! can_install; then
-        say "no MySQL server in $dir; tests that need it are skipped"
-        say "to run them too: build/machine.sh mysql $dir (as root, on Debian and its kin)"
+    if ! command -v mmdebstrap >/dev/null && can_install; then
+        install mmdebstrap debian-archive-keyring
+    fi
+    if ! command -v mmdebstrap >/dev/null; then
+        say "not installed: mmdebstrap, which unpacks MySQL's own server; tests with it are skipped"
+        say "to run them too: apt-get install mmdebstrap (as root)"
         return
     fi
-    command -v mmdebstrap >/dev/null || install mmdebstrap debian-archive-keyring
-    say "unpacking MySQL's server into $dir"
-    rm -rf "$dir.new"
-    mkdir -p "$dir.new"
-    settings=$dir.new.conf
+    say "unpacking MySQL's own server into $dir"
+    mkdir -p "$(dirname "$dir")"
+    rm -rf "$dir" "$dir.new"
     # Packages come from where this machine gets its own, by the same proxy.
     apt-config dump --no-empty --format '%f "%v";%n' Acquire::http Acquire::https >"$settings"
     echo 'Acquire::Check-Valid-Until "false";' >>"$settings"
     mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI)' |
         grep -m1 '/debian/$' || true)
-    if ! mmdebstrap --mode=root --variant=extract --include=mysql-server-core \
+    if mmdebstrap --mode=chrootless --variant=extract --include=mysql-server-core \
         --aptopt="$settings" unstable "$dir.new" ${mirror:+"$mirror"} >"$dir.log" 2>&1; then
+        mkdir "$dir"
+        mv "$dir.new/usr" "$dir/" # the rest is what apt needed, with this machine's settings
+    else
         tail -n 20 "$dir.log" >&2
-        rm -rf "$dir.new" "$settings"
-        say "no MySQL server: it could not be unpacked (see above); tests that need it are skipped"
-        return
+        say "MySQL's own server can't be unpacked (see above): tests with it are skipped"
     fi
-    rm -rf "$dir" "$settings" "$dir.log"
-    mkdir -p "$dir"
-    mv "$dir.new/usr" "$dir/" # the rest is what apt needed, with this machine's settings
-    rm -rf "$dir.new"
+    rm -rf "$dir.new" "$settings"
 }
 
 # ── freezer ─────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,7 @@ class MySQLServer(DatabaseServer):
 def tree() -> Path:
     """Where MySQL's server is unpacked."""
     if not os.access(TREE / "usr/sbin/mysqld", os.X_OK):
-        missing_service(f"needs MySQL's own server (as root: build/machine.sh mysql {TREE})")
+        missing_service(f"needs MySQL's own server (build/machine.sh mysql {TREE})")
     return TREE
 
 
