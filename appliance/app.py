@@ -19,6 +19,7 @@ from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Source, Store, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board
+from appliance.deaths import Deaths
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
 from appliance.note import later_run, open_note
@@ -59,6 +60,7 @@ class App:
         self._store_password = _secret(config.store.password, "store.password")
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
+        self._deaths = Deaths()
         # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
         wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
         self._stdin_fd = os.dup(0) if wants_stdin else -1
@@ -82,6 +84,7 @@ class App:
             self._server,
             self._config.drain_s,
             self._subscriber_spec,
+            self._deaths,
         )
         process.set_title(f"stream-daemon {self._config.name}")
         gc.collect()
@@ -181,7 +184,9 @@ class App:
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()
         queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
-        recovery = Recovery(queue, birth.slot, birth.wish, chance=random.random)
+        recovery = Recovery(
+            queue, birth.slot, birth.wish, deaths=self._deaths.newest, chance=random.random
+        )
         recovery.run()
         orphaned = birth.wish.orphaned
         if orphaned:

@@ -4,6 +4,7 @@ A `RowMaker` is built once per source and turns each frame into a `Batch`:
 
     line ─┬─ empty ───────────────────────────────→ blank, counted
           ├─ refused by the collector ────────────→ dead letter, its code
+          ├─ condemned (see poison.py) ───────────→ dead letter "poison"
           ├─ not UTF-8 ───────────────────────────→ dead letter "utf8"
           ├─ not JSON (format "json") ────────────→ dead letter "json"
           ├─ not what every `include` asks for,
@@ -28,9 +29,10 @@ from typing import Any
 
 import orjson
 
-from appliance import filters
+from appliance import filters, poison
 from appliance.batch import Batch, DeadLetter, Value
 from appliance.config import Column, Filter
+from appliance.contracts import NO_RECORD, Hold
 from appliance.frame import Frame, Header
 
 REASONS = {  # by the collector's codes
@@ -54,6 +56,14 @@ class _Sorted:
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: int = 0
     blank: int = 0
+
+    def extend(self, other: "_Sorted") -> None:
+        """Add what comes behind it; documents are only there to make rows of."""
+        self.positions += other.positions
+        self.raws += other.raws
+        self.dead += other.dead
+        self.filtered += other.filtered
+        self.blank += other.blank
 
 
 MakeColumn = Callable[[_Sorted, Header], Iterable[Value]]
@@ -79,18 +89,44 @@ class RowMaker:
 
     def batch(self, frame: Frame) -> Batch:
         """Everything that the store has to write for a frame."""
-        header = frame.header
         lines = split(frame.body)
-        records = self._sort(lines, header.rejected)
+        records = _Sorted()
+        self._sort(records, lines, frame.header.rejected)
+        return self._batch(frame, len(lines), records, self._rows(records, frame.header))
+
+    def batch_one_by_one(self, frame: Frame, hold: Hold, condemned: Mapping[int, str]) -> Batch:
+        """The same, record by record; `hold` names each before it is touched.
+
+        `condemned`: {position: reason} of records that are not touched but dead.
+        """
+        lines, header = split(frame.body), frame.header
+        records, rows = _Sorted(), []
+        for position, line in enumerate(lines):
+            hold(position)
+            one = _Sorted()
+            if position in condemned:
+                reason = condemned[position]
+                one.dead.append(DeadLetter(position, line, poison.CODE, reason))
+            else:
+                self._sort(one, [line], header.rejected, position)
+            rows += self._rows(one, header)
+            records.extend(one)
+        hold(NO_RECORD)
+        return self._batch(frame, len(lines), records, rows)
+
+    def _batch(
+        self, frame: Frame, lines: int, records: _Sorted, rows: list[tuple[Value, ...]]
+    ) -> Batch:
+        header = frame.header
         return Batch(
             run=bytes.fromhex(header.run),
             number=header.number,
             source=self._source,
-            records=len(lines),
+            records=lines,
             bytes=len(frame.body),
             first_received=header.first_received,
             last_received=header.last_received,
-            rows=self._rows(records, header),
+            rows=rows,
             positions=records.positions,
             raws=records.raws,
             dead=records.dead,
@@ -99,9 +135,15 @@ class RowMaker:
             gaps=header.gaps,
         )
 
-    def _sort(self, lines: Sequence[bytes], rejected: Mapping[int, str]) -> _Sorted:
-        records = _Sorted()
-        for position, line in enumerate(lines):
+    def _sort(
+        self,
+        records: _Sorted,
+        lines: Sequence[bytes],
+        rejected: Mapping[int, str],
+        first: int = 0,
+    ) -> None:
+        """Sort lines, the first of which is record `first` of its frame."""
+        for position, line in enumerate(lines, first):
             if position in rejected:
                 code = rejected[position]
                 records.dead.append(
@@ -111,7 +153,6 @@ class RowMaker:
                 records.blank += 1
             else:
                 self._sort_record(records, position, line)
-        return records
 
     def _sort_record(self, records: _Sorted, position: int, line: bytes) -> None:
         document = None

@@ -27,6 +27,7 @@ from appliance import child, control, process, watchdog
 from appliance.child import Birth, ChildSpec, Startable
 from appliance.control import ControlServer
 from appliance.counters import Board
+from appliance.deaths import Deaths
 from appliance.errors import Exit
 from appliance.watchdog import Watchdog
 
@@ -143,6 +144,7 @@ class Parent:
         self._drain_s = drain_s
         self._terminal = terminal
         self._limits = {"TICK_S_MAX": 0.1} | (limits or {})
+        self.deaths = Deaths()
         self._process = _fork.Process(target=self._live)
 
     def __enter__(self) -> "Parent":
@@ -183,6 +185,7 @@ class Parent:
             self._server,
             self._drain_s,
             self._subscriber,
+            self.deaths,
         )
         try:
             code = parent.run()

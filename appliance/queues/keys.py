@@ -8,6 +8,7 @@ script may touch several.
     {nfl}:busy:OWNER       list    frames in the hands of one connection of one subscriber
     {nfl}:bad              list    items that could not be read as frames
     {nfl}:bytes            number  bytes in working and busy lists together
+    {nfl}:attempts         hash    RUN:NUMBER of a frame: what those died of who had it in hand
     {nfl}:source:SOURCE    hash    run, number, cursor, records, bytes of the last frame
 """
 
@@ -34,6 +35,11 @@ class Keys:
     def bytes(self) -> str:
         """Bytes in working and busy lists together."""
         return f"{{{self.name}}}:bytes"
+
+    @property
+    def attempts(self) -> str:
+        """By the name of a frame that is queued: what those died of who had it in hand."""
+        return f"{{{self.name}}}:attempts"
 
     @property
     def every_busy(self) -> str:
