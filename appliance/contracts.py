@@ -176,7 +176,8 @@ class Death:
 
     Attributes:
         owner: the connection whose lease it was.
-        frame: the name of the frame in hand; empty: all frames of the lease.
+        frame: the name of the frame in hand; empty: all frames of the lease, but for those
+            that went alone already (see poison.py).
         record: the position of the record in hand; None: no single one.
         cause: one word, the signal's name or how it exited.
     """

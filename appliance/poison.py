@@ -35,7 +35,7 @@ class Verdict:
     Attributes:
         alone: it goes alone, record by record.
         condemned: {position of a record: the reason why it is a dead letter}.
-        news: the newest death has condemned one: something has come of it.
+        news: the newest death has changed the verdict: something has come of it.
     """
 
     alone: bool
@@ -47,14 +47,14 @@ def judge(deaths: str) -> Verdict:
     """Judge a frame by the words that are written down over it; none is no suspicion."""
     words = deaths.split()
     condemned: dict[int, str] = {}
-    news = False
+    is_newest = False
     for record, row in groupby(map(_parts, words), key=lambda part: part[1]):
         causes = [cause for cause, _ in row]
         at = _condemned_at(causes)
-        news = at == len(causes) and record is not None
+        is_newest = record is not None and at == len(causes)
         if record is not None and at:
             condemned[record] = _reason(causes[:at], len(words))
-    return Verdict(len(words) >= ALONE_AFTER, condemned, news)
+    return Verdict(len(words) >= ALONE_AFTER, condemned, is_newest or len(words) == ALONE_AFTER)
 
 
 def _condemned_at(causes: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
 PAUSE_LOOK_S = 0.5
 FOLD_INTERVAL_S = 5.0
-ALL = ""  # in place of one frame's name: all frames of the lease
+ALL = ""  # in place of one frame's name: all frames of the lease that go together
 
 
 class MakesBatches(Protocol):
@@ -118,7 +118,8 @@ class Subscriber:
             spans = [*batches, *(frame.header for frame, _ in alone)]
             self._gauge.set("in_hand_ms", _ms(min((s.first_received for s in spans), default=0)))
             self._store_together(lease, batches)
-            for frame, verdict in alone:
+            # News lets our backoff begin anew: not before a frame that kills and kills.
+            for frame, verdict in sorted(alone, key=lambda suspect: suspect[1].news):
                 self._store_alone(lease, frame, verdict)
             self._checkpoint("stored")
             self._queue.confirm(lease)
@@ -172,8 +173,9 @@ class Subscriber:
     def _store_alone(self, lease: Lease, frame: Frame, verdict: poison.Verdict) -> None:
         """Store a frame that others died with: if we die, too, it is known which record did it."""
         name = frame.header.name
-        self._log.warning("frame %s goes alone: %s", name, lease.deaths[name])
-        if verdict.news:  # a record was found: no reason to start us again more and more slowly
+        deaths = len(lease.deaths[name].split())
+        self._log.warning("frame %s goes alone: %d subscribers died with it", name, deaths)
+        if verdict.news:  # no reason to start us again more and more slowly
             self._gauge.worked()
         hold = partial(self._gauge.set, "position")
         self._gauge.in_hand(lease.owner, name)

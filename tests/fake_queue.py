@@ -16,6 +16,7 @@ from typing import Literal
 from appliance.contracts import Death, Depth, Lease, Push, Pushed, SourceState
 from appliance.errors import Unavailable
 from appliance.frame import name_of
+from appliance.poison import judge
 
 
 class Killed(BaseException):
@@ -170,7 +171,8 @@ class MemoryQueue:
     def _write_down(self, death: Death) -> None:
         attempts = self.server.attempts
         for name in map(name_of, reversed(self.server.busy[death.owner])):
-            if name and death.frame in ("", name):
+            is_alone = judge(attempts.get(name, "")).alone
+            if name and (death.frame == name or (not death.frame and not is_alone)):
                 attempts[name] = (
                     f"{attempts[name]} {death.word}" if name in attempts else death.word
                 )

@@ -12,7 +12,7 @@ HISTORIES = {  # name: deaths, whether it goes alone, positions that are condemn
     "nothing happened": ("", False, [], False),
     "one death": ("SIGSEGV", False, [], False),
     "two deaths": ("SIGSEGV SIGSEGV", False, [], False),
-    "three deaths": (ALONE, True, [], False),
+    "three deaths": (ALONE, True, [], True),
     "one with a record": (f"{ALONE} SIGSEGV@7", True, [], False),
     "two with the same record": (f"{ALONE} SIGSEGV@7 SIGSEGV@7", True, [7], True),
     "record 0": (f"{ALONE} SIGABRT@0 SIGBUS@0", True, [0], True),

@@ -48,6 +48,7 @@ from appliance.addresses import check_queue_url
 from appliance.contracts import Death, Depth, Lease, Push, Pushed, Remark, SourceState
 from appliance.errors import ConfigError, Unavailable
 from appliance.frame import name_of
+from appliance.poison import ALONE_AFTER
 from appliance.queues.keys import Keys
 
 PORT = 6379
@@ -116,9 +117,11 @@ return frames
 """
 
 # What a dead owner left, with its death beside the frames that it had in hand (ARGV: the one
-# frame's name, or none for all; the death's word). In one step: given back once, told once.
+# frame's name, or none for all; the death's word; limits). In one step: given back once, told
+# once. With several frames in hand none of them was one that goes alone.
 GIVE_BACK_OF_DEAD = """#!lua flags=allow-oom
-local frame, word, chars_max, fields_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local frame, word, alone_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local chars_max, fields_max, expire_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
 local function name_of(item)
   local line = item:match('^[^\\n]*')
@@ -130,11 +133,12 @@ local function write_down(name)
   local known = redis.call('HGET', KEYS[3], name)
   if not known then
     if redis.call('HLEN', KEYS[3]) >= fields_max then return end
-  elseif #known + #word >= chars_max then
-    return
+  else
+    local _, deaths = known:gsub('%S+', '')
+    if #known + #word >= chars_max or (frame == '' and deaths >= alone_after) then return end
   end
   redis.call('HSET', KEYS[3], name, known and known .. ' ' .. word or word)
-  redis.call('EXPIRE', KEYS[3], ARGV[5])
+  redis.call('EXPIRE', KEYS[3], expire_s)
 end
 
 local frames = 0
@@ -485,7 +489,7 @@ class RedisQueue:
         if death is None:
             return int(self._run(GIVE_BACK, (busy, self._keys.working)))
         keys = (busy, self._keys.working, self._keys.attempts)
-        limits = (DEATHS_CHARS_MAX, ATTEMPTS_FRAMES_MAX, ATTEMPTS_S)
+        limits = (ALONE_AFTER, DEATHS_CHARS_MAX, ATTEMPTS_FRAMES_MAX, ATTEMPTS_S)
         return int(self._run(GIVE_BACK_OF_DEAD, keys, death.frame, death.word, *limits))
 
     def depth(self) -> Depth:

@@ -494,6 +494,18 @@ def test_a_death_with_all_of_a_lease_in_hand_is_every_frames(bench: Bench) -> No
     assert taken(bench.queue()).deaths == {name_of(2): "SIGSEGV"}
 
 
+def test_a_death_with_several_in_hand_is_none_over_a_frame_that_went_alone(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for n in (1, 2):
+        queue.push(a_push(n))
+    for _ in range(2):
+        recovery.sweep([die(bench, 1)])
+    for number in (2, 0, 0, 0, 0, 1):
+        recovery.sweep([die(bench, number)])
+    three = "SIGSEGV SIGSEGV SIGSEGV"
+    assert bench.look().attempts == {name_of(1): f"{three} SIGSEGV", name_of(2): three}
+
+
 def test_a_death_counts_once_however_often_it_is_told(bench: Bench) -> None:
     queue, recovery, other = bench.queue(), bench.queue("recovery"), bench.queue("recovery")
     queue.push(a_push(1))
