@@ -28,7 +28,7 @@ from appliance.contracts import (
     no_checkpoint,
 )
 from appliance.errors import Corrupt, Unavailable
-from appliance.frame import Frame, decode
+from appliance.frame import Frame, Header, decode
 from appliance.logs import Outage
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Subscriber:
         self._checkpoint("taken")
         try:
             batches, alone = self._batches(lease)
-            spans = [*batches, *(frame.header for frame, _ in alone)]
+            spans: list[Batch | Header] = [*batches, *(frame.header for frame, _ in alone)]
             self._gauge.set("in_hand_ms", _ms(min((s.first_received for s in spans), default=0)))
             self._store_together(lease, batches)
             # News lets our backoff begin anew: not before a frame that kills and kills.
