@@ -1283,6 +1283,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "restarts": 0,
                 "records": 9,
                 "waiting_for": "the store: it is down → start it",
+                "alone": "",
             }
         ],
         "recovery": {"pid": pids["recovery"], "restarts": 0},
