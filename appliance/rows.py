@@ -22,7 +22,7 @@ here (orjson's reading); the column with path "" is the record exactly as it cam
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
@@ -57,14 +57,6 @@ class _Sorted:
     filtered: int = 0
     blank: int = 0
 
-    def extend(self, other: "_Sorted") -> None:
-        """Add what comes behind it; documents are only there to make rows of."""
-        self.positions += other.positions
-        self.raws += other.raws
-        self.dead += other.dead
-        self.filtered += other.filtered
-        self.blank += other.blank
-
 
 MakeColumn = Callable[[_Sorted, Header], Iterable[Value]]
 
@@ -89,44 +81,18 @@ class RowMaker:
 
     def batch(self, frame: Frame) -> Batch:
         """Everything that the store has to write for a frame."""
-        lines = split(frame.body)
-        records = _Sorted()
-        self._sort(records, lines, frame.header.rejected)
-        return self._batch(frame, len(lines), records, self._rows(records, frame.header))
-
-    def batch_one_by_one(self, frame: Frame, hold: Hold, condemned: Mapping[int, str]) -> Batch:
-        """The same, record by record; `hold` names each before it is touched.
-
-        `condemned`: {position: reason} of records that are not touched but dead.
-        """
-        lines, header = split(frame.body), frame.header
-        records, rows = _Sorted(), []
-        for position, line in enumerate(lines):
-            hold(position)
-            one = _Sorted()
-            if position in condemned:
-                reason = condemned[position]
-                one.dead.append(DeadLetter(position, line, poison.CODE, reason))
-            else:
-                self._sort(one, [line], header.rejected, position)
-            rows += self._rows(one, header)
-            records.extend(one)
-        hold(NO_RECORD)
-        return self._batch(frame, len(lines), records, rows)
-
-    def _batch(
-        self, frame: Frame, lines: int, records: _Sorted, rows: list[tuple[Value, ...]]
-    ) -> Batch:
         header = frame.header
+        lines = split(frame.body)
+        records = self._sort(lines, header.rejected)
         return Batch(
             run=bytes.fromhex(header.run),
             number=header.number,
             source=self._source,
-            records=lines,
+            records=len(lines),
             bytes=len(frame.body),
             first_received=header.first_received,
             last_received=header.last_received,
-            rows=rows,
+            rows=self._rows(records, header),
             positions=records.positions,
             raws=records.raws,
             dead=records.dead,
@@ -135,15 +101,31 @@ class RowMaker:
             gaps=header.gaps,
         )
 
-    def _sort(
-        self,
-        records: _Sorted,
-        lines: Sequence[bytes],
-        rejected: Mapping[int, str],
-        first: int = 0,
-    ) -> None:
-        """Sort lines, the first of which is record `first` of its frame."""
-        for position, line in enumerate(lines, first):
+    def batch_one_by_one(self, frame: Frame, hold: Hold, condemned: Mapping[int, str]) -> Batch:
+        """The same, behind a rehearsal with each record alone, which `hold` names before.
+
+        `condemned` ({position: reason}) are dead letters; neither they nor what the collector
+        has refused is ever touched.
+        """
+        alone = replace(frame.header, rejected={}, gaps=())
+        untouched = dict.fromkeys(condemned, poison.CODE) | frame.header.rejected
+        for position, line in enumerate(split(frame.body)):
+            if position not in untouched:
+                hold(position)
+                self.batch(Frame(alone, line + b"\n"))
+        hold(NO_RECORD)
+        batch = self.batch(Frame(replace(frame.header, rejected=untouched), frame.body))
+        dead = [
+            replace(letter, reason=condemned[letter.position])
+            if letter.code == poison.CODE
+            else letter
+            for letter in batch.dead
+        ]
+        return replace(batch, dead=dead)
+
+    def _sort(self, lines: Sequence[bytes], rejected: Mapping[int, str]) -> _Sorted:
+        records = _Sorted()
+        for position, line in enumerate(lines):
             if position in rejected:
                 code = rejected[position]
                 records.dead.append(
@@ -153,6 +135,7 @@ class RowMaker:
                 records.blank += 1
             else:
                 self._sort_record(records, position, line)
+        return records
 
     def _sort_record(self, records: _Sorted, position: int, line: bytes) -> None:
         document = None

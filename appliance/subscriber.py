@@ -151,8 +151,8 @@ class Subscriber:
                 self._queue.set_aside(lease, item)
                 continue
             name = frame.header.name
-            verdict = poison.judge(lease.deaths.get(name, ""))
-            if verdict.alone:
+            deaths = lease.deaths.get(name)
+            if deaths and (verdict := poison.judge(deaths)).alone:
                 alone.append((frame, verdict))
             else:
                 self._gauge.in_hand(lease.owner, name)
