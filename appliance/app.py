@@ -22,6 +22,7 @@ from appliance.collector import Stopped as CollectorStopped
 from appliance.contracts import Checkpoint, Remark, Source, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board, Slot
+from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
@@ -71,6 +72,7 @@ class App:
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
         self._queue_address.check_files()
+        self._deaths = Deaths()
         # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
         wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
         self._stdin_fd = os.dup(0) if wants_stdin else -1
@@ -95,6 +97,7 @@ class App:
             self._server,
             self._config.drain_s,
             self._subscriber_spec,
+            self._deaths,
             healthy_s=self._config.ready_s if self._config.require_healthy else None,
         )
         process.set_title(f"stream-daemon {self._config.name}")
@@ -276,7 +279,9 @@ class App:
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()
         queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
-        recovery = Recovery(queue, birth.slot, birth.wish, chance=random.random)
+        recovery = Recovery(
+            queue, birth.slot, birth.wish, deaths=self._deaths.newest, chance=random.random
+        )
         recovery.run()
         orphaned = birth.wish.orphaned
         if orphaned:

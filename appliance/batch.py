@@ -58,6 +58,11 @@ class Batch:
     blank: int = 0
     gaps: tuple[Gap, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The frame's name (frame.Header.name)."""
+        return f"{self.run.hex()}:{self.number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

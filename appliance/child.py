@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from appliance import process
 from appliance.acceptor import Acceptor
 from appliance.backoff import RestartBackoff
+from appliance.contracts import NO_RECORD, Death
 from appliance.counters import Slot
 from appliance.errors import Exit, Occupied, StreamDaemonError
 from appliance.link import ChildEnd
@@ -69,6 +70,7 @@ class Child:
         start_at: not started before this moment (monotonic).
         done: it has ended as it should and isn't wanted any more; `exit` says how.
         retired: it was one too many: however it ends, it isn't started again.
+        death: the newest death, if it died of itself with work in hand.
     """
 
     def __init__(self, spec: ChildSpec, slot: Slot) -> None:
@@ -79,6 +81,7 @@ class Child:
         self.done = False
         self.retired = False
         self.exit = Exit.OK
+        self.death: Death | None = None
         self._process: ForkProcess | None = None
         self._backoff = RestartBackoff()
         self._born = 0.0
@@ -119,6 +122,7 @@ class Child:
         self.slot.beat()
         self.slot.waiting_for("")  # a predecessor may have died while it waited
         self.slot.set("slow", 0)
+        self.slot.put_down()  # or with work in hand
         self._born, self._told, self._aborted_at = now, None, None
         self._works_at_birth = self.slot.get("works")
         self._inherited = self._cookies()
@@ -160,6 +164,7 @@ class Child:
             self.spec.acceptor.bury()
         self._process.close()
         self._process = None
+        self.death = self._death_with_work(code)
         if code == Exit.TAKEN:  # another instance does its work
             self.give_up(Exit.TAKEN)
         elif self._was_to_end() and code in CLEAN and not self._missed_some():
@@ -170,6 +175,18 @@ class Child:
         elif not self.done:
             self._restart_later(code, now)
         return True
+
+    def _death_with_work(self, code: int) -> Death | None:
+        """What it had in hand when it died of itself; None if we ended it, or its hands were empty.
+
+        One that was told to end may have been killed because it took too long.
+        """
+        held = self.slot.held()
+        if held is None or self._told is not None or self._aborted_at is not None:
+            return None
+        owner, frame, record = held
+        in_hand = None if record == NO_RECORD else record
+        return Death(owner, frame, in_hand, _cause(code).replace(" ", "-"))
 
     def _was_to_end(self) -> bool:
         """Whether it ended because it should, and not because somebody else said so."""
@@ -308,5 +325,8 @@ class Server:
 
 
 def _say_restart(title: str, code: int, delay_s: float) -> None:
-    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    _log.warning("%s died (%s); it is started again in %.1f s", title, cause, delay_s)
+    _log.warning("%s died (%s); it is started again in %.1f s", title, _cause(code), delay_s)
+
+
+def _cause(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

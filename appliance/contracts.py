@@ -4,7 +4,7 @@ Every implementation of a contract runs the same suite in tests/contract/. Contr
 crossed per chunk, frame or batch, never per record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -160,10 +160,38 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Frames that one owner holds: confirm or give back, under the same owner only."""
+    """Frames that one owner holds: confirm or give back, under the same owner only.
+
+    `deaths`: {frame's name: what earlier holders of it died of}, for those of its frames that
+    were in hand at a death: the words of `Death`, oldest first, with spaces between.
+    """
 
     owner: str
     items: tuple[bytes, ...]
+    deaths: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A subscriber died of itself with work in hand.
+
+    Attributes:
+        owner: the connection whose lease it was.
+        frame: the name of the frame in hand; empty: all frames of the lease, but for those
+            that went alone already (see poison.py).
+        record: the position of the record in hand; None: no single one.
+        cause: one word, the signal's name or how it exited.
+    """
+
+    owner: str
+    frame: str
+    record: int | None
+    cause: str
+
+    @property
+    def word(self) -> str:
+        """What the queue writes down beside the frame: CAUSE or CAUSE@RECORD."""
+        return self.cause if self.record is None else f"{self.cause}@{self.record}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +235,12 @@ class Queue(Protocol):
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
         Waits up to wait_s when there is none; then None. Never a moment without a home: a
-        taken frame is in the busy list of its owner.
+        taken frame is in the busy list of its owner. The lease says which of its frames were
+        in hand at a death.
         """
 
     def confirm(self, lease: Lease) -> None:
-        """Forget the lease: the store has committed it.
+        """Forget the lease, and the deaths over its frames: the store has committed it.
 
         Raises Unavailable if the owner's connection is gone (somebody else may have it).
         """
@@ -225,14 +254,26 @@ class Queue(Protocol):
         False: that list is full, so the item is gone; say so. Never waits for room.
         """
 
-    def sweep(self) -> int:
-        """Give back what belongs to owners that no longer exist; how many frames."""
+    def sweep(self, deaths: Sequence[Death] = ()) -> int:
+        """Give back what belongs to owners that no longer exist; how many frames.
+
+        Where a death names the owner, it is written down beside the frames that were in hand,
+        in the same step in which they are given back: once, however often it is told.
+        """
 
     def depth(self) -> Depth:
         """How much is queued now."""
 
     def close(self) -> None:
         """Drop the connection; a lease that is still held becomes an orphan."""
+
+
+# ── a record that kills ─────────────────────────────────────────────────────────────────
+
+Hold = Callable[[int], None]
+"""Says which record (by its position in the frame) the next step is about, or NO_RECORD."""
+
+NO_RECORD = -1
 
 
 # ── store ───────────────────────────────────────────────────────────────────────────────
@@ -257,6 +298,12 @@ class Store(Protocol):
 
         A batch that the ledger has already is skipped. Rows that the database rejects
         become dead letters in the same transaction, their neighbours are stored.
+        """
+
+    def store_one_by_one(self, batch: Batch, hold: Hold) -> Stored:
+        """The same for one batch, row by row: `hold` names the record before each row.
+
+        Slow: for a batch with a record in it that may kill us.
         """
 
     def fold(self) -> None:
@@ -299,6 +346,16 @@ class Gauge(Protocol):
 
     def get(self, name: str) -> int:
         """Read a number; the parent asks for things through some."""
+
+    def in_hand(self, owner: str, frame: str) -> None:
+        """Say what is worked on: a frame of this owner's lease, or (empty) all of the lease.
+
+        If we die of ourselves before `put_down`, the parent tells recovery. No record is in
+        hand then, until set("position", where it stands).
+        """
+
+    def put_down(self) -> None:
+        """Say that nothing is in hand any more."""
 
 
 class Wish(Protocol):

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from appliance.contracts import NO_RECORD
+
 WORDS = (
     "heartbeat_ns",  # monotonic clock of the last beat
     "works",  # pieces of work finished
@@ -40,8 +42,9 @@ WORDS = (
     "prepared",  # subscriber: 1 once the store was prepared
     "paused",  # parent → subscriber: take nothing while this is 1
     "slow",  # 1 in a call that may take longer than the heartbeat's usual limit
+    "position",  # subscriber: of the record in hand, NO_RECORD if no single one is
 )
-TEXTS = ("waiting_for", "last_error")
+TEXTS = ("waiting_for", "last_error", "in_hand")
 TEXT_BYTES_MAX = 240
 SLOTS_MAX = 512
 
@@ -104,6 +107,24 @@ class Slot:
         """Say the last error in words."""
         self._write("last_error", text)
         self.set("error_s", int(self._wall_clock()))
+
+    def in_hand(self, owner: str, frame: str) -> None:
+        """Say what is worked on; the text becomes valid with its length, which is one word."""
+        self.put_down()
+        self.set("position", NO_RECORD)
+        self._write("in_hand", f"{owner} {frame}")
+
+    def put_down(self) -> None:
+        """Say that nothing is in hand any more."""
+        self._words[_TEXT_AT["in_hand"] // 8] = 0
+
+    def held(self) -> tuple[str, str, int] | None:
+        """What is in hand: owner, frame and record; None if nothing is."""
+        text = self.text("in_hand")
+        if not text:
+            return None
+        owner, _, frame = text.partition(" ")
+        return owner, frame, self.get("position")
 
     def text(self, name: str) -> str:
         """Read a text."""

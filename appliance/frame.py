@@ -9,10 +9,13 @@ shows what is inside. Frames of a source are numbered 1, 2, 3 … within a run; 
 what makes every hand-over repeatable: Redis and the ledger recognise a frame they have.
 
 A released format stays readable for ever. Whoever changes `Header` adds a field with a
-default, or raises FORMAT and keeps reading the old one (docs/formats.md lists them).
+default, or raises FORMAT and keeps reading the old one (docs/formats.md lists them). `run` and
+`number` stay the first fields: a frame's name is read without parsing the line, here and by a
+script in Redis.
 """
 
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +29,9 @@ TIME_S_MAX = 253_402_300_800  # the year 10000, which no database knows
 LINES = "lines"  # layout: every record ends with one newline and holds none
 
 Buffer = bytes | bytearray | memoryview
+
+_RUN = re.compile(rb'"run":"([0-9a-f]+)"')
+_NUMBER = re.compile(rb'"number":([0-9]+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,11 @@ class Header:
     codec: str = "none"
     format: int = FORMAT
 
+    @property
+    def name(self) -> str:
+        """RUN:NUMBER, the frame's name for ever."""
+        return f"{self.run}:{self.number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -122,6 +133,13 @@ def decode(item: bytes) -> Frame:
     if len(body) != header.body_bytes or checksum(body) != header.crc:
         raise Corrupt(f"frame {header.number} of run {header.run}: body and checksum differ")
     return Frame(header, body)
+
+
+def name_of(item: bytes) -> str:
+    """A frame's name (see Header.name), whatever else is wrong with it; empty if it has none."""
+    line = item[: item.find(b"\n") + 1]
+    run, number = _RUN.search(line), _NUMBER.search(line)
+    return f"{run[1].decode()}:{number[1].decode()}" if run and number else ""
 
 
 def _parse_header(line: bytes) -> Header:

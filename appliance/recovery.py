@@ -2,16 +2,17 @@
 
 It sweeps once before the first subscriber starts, when the parent nudges it (a child died),
 and every 60 s. A sweep right after a death may still see the dead client listed, so it is
-repeated after 0.1 and 1 s. When the parent dies, it waits until the other children have
-handed over and then ends the embedded server.
+repeated after 0.1 and 1 s. Each sweep tells the queue of the newest deaths with work in hand
+(deaths.py), which it writes down beside the frames that it gives back. When the parent dies,
+it waits until the other children have handed over and then ends the embedded server.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from appliance import backoff
-from appliance.contracts import Gauge, Queue, Wish
+from appliance.contracts import Death, Gauge, Queue, Wish
 from appliance.errors import Unavailable
 from appliance.logs import Outage
 
@@ -29,12 +30,14 @@ class Recovery:
         gauge: Gauge,
         wish: Wish,
         *,
+        deaths: Callable[[], Sequence[Death]] = lambda: (),
         chance: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._gauge = gauge
         self._wish = wish
+        self._deaths = deaths
         self._chance = chance
         self._monotonic = monotonic
         self._sweeps = [monotonic()]  # when to sweep, soonest first
@@ -69,7 +72,7 @@ class Recovery:
         self._sample()
 
     def _sweep(self) -> None:
-        given_back = self._queue.sweep()
+        given_back = self._queue.sweep(self._deaths())
         if given_back:
             self._log.info("gave %d frames of dead subscribers back", given_back)
         self._gauge.add("swept", 1)

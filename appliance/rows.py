@@ -4,6 +4,7 @@ A `RowMaker` is built once per source and turns each frame into a `Batch`:
 
     line ─┬─ empty ───────────────────────────────→ blank, counted
           ├─ refused by the collector ────────────→ dead letter, its code
+          ├─ condemned (see poison.py) ───────────→ dead letter "poison"
           ├─ not UTF-8 ───────────────────────────→ dead letter "utf8"
           ├─ not JSON (format "json") ────────────→ dead letter "json"
           ├─ not what every `include` asks for,
@@ -21,16 +22,17 @@ here (orjson's reading); the column with path "" is the record exactly as it cam
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
 import orjson
 
-from appliance import filters
+from appliance import filters, poison
 from appliance.batch import Batch, DeadLetter, Value
 from appliance.config import Column, Filter
+from appliance.contracts import NO_RECORD, Hold
 from appliance.frame import Frame, Header
 
 REASONS = {  # by the collector's codes
@@ -98,6 +100,28 @@ class RowMaker:
             blank=records.blank,
             gaps=header.gaps,
         )
+
+    def batch_one_by_one(self, frame: Frame, hold: Hold, condemned: Mapping[int, str]) -> Batch:
+        """The same, behind a rehearsal with each record alone, which `hold` names before.
+
+        `condemned` ({position: reason}) are dead letters; neither they nor what the collector
+        has refused is ever touched.
+        """
+        alone = replace(frame.header, rejected={}, gaps=())
+        untouched = dict.fromkeys(condemned, poison.CODE) | frame.header.rejected
+        for position, line in enumerate(split(frame.body)):
+            if position not in untouched:
+                hold(position)
+                self.batch(Frame(alone, line + b"\n"))
+        hold(NO_RECORD)
+        batch = self.batch(Frame(replace(frame.header, rejected=untouched), frame.body))
+        dead = [
+            replace(letter, reason=condemned[letter.position])
+            if letter.code == poison.CODE
+            else letter
+            for letter in batch.dead
+        ]
+        return replace(batch, dead=dead)
 
     def _sort(self, lines: Sequence[bytes], rejected: Mapping[int, str]) -> _Sorted:
         records = _Sorted()

@@ -21,7 +21,8 @@ STORED = "stored"
 class ChildState:
     """One process: `pid` None while it is dead; `kind` as in the process table.
 
-    `retired`: it isn't wanted any more, but what it has stored still counts.
+    `retired`: it isn't wanted any more, but what it has stored still counts. `alone`: a frame
+    that it goes through record by record, since others died with it (see poison.py).
     """
 
     kind: str
@@ -34,6 +35,7 @@ class ChildState:
     last_error: str
     last_error_at: int = 0  # seconds since the epoch
     retired: bool = False
+    alone: str = ""
 
     @property
     def gone(self) -> bool:
@@ -142,10 +144,10 @@ def screen(report: dict[str, Any]) -> str:
         f"{store['dead']} dead letters, {store['lost']} lost, {_behind(store['lag_s'])}"
     )
     lines += _waits(store["waiting_for"])
-    lines += [
-        f"subscriber {one['n']}: {one['records']} rows, {_process(one)}"
-        for one in report["subscribers"]
-    ]
+    for one in report["subscribers"]:
+        lines.append(f"subscriber {one['n']}: {one['records']} rows, {_process(one)}")
+        if one["alone"]:
+            lines.append(f"  goes through frame {one['alone']} record by record")
     lines.append(f"recovery: {_process(report['recovery'])}")
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")
@@ -231,6 +233,7 @@ def _subscriber(child: ChildState) -> dict[str, Any]:
         "restarts": child.restarts,
         "records": child.gauge.get("records"),
         "waiting_for": child.waiting_for,
+        "alone": child.alone,
     }
 
 

@@ -3,18 +3,32 @@
 One piece of work: take a lease, make batches of its frames, store them in one transaction
 with their ledger rows, confirm. Killed anywhere in it, the lease is given back by recovery
 and whoever takes it next finds in the ledger what was stored.
+
+What is being parsed or stored is said to be in hand, so that the parent can tell what somebody
+died of. That is written once for each frame and each transaction. A frame that was in hand at
+several deaths goes alone, behind its neighbours, and record by record: poison.py judges it.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 
-from appliance import backoff, signals
-from appliance.batch import Batch
-from appliance.contracts import Checkpoint, Gauge, Lease, Queue, Store, Wish, no_checkpoint
+from appliance import backoff, poison, signals
+from appliance.batch import Batch, Stored
+from appliance.contracts import (
+    Checkpoint,
+    Gauge,
+    Hold,
+    Lease,
+    Queue,
+    Store,
+    Wish,
+    no_checkpoint,
+)
 from appliance.errors import Corrupt, Unavailable
-from appliance.frame import Frame, decode
+from appliance.frame import Frame, Header, decode
 from appliance.logs import Outage
 
 T = TypeVar("T")
@@ -23,6 +37,7 @@ TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
 PAUSE_LOOK_S = 0.5
 FOLD_INTERVAL_S = 5.0
 SWEEP_AGAIN_S = (0.1, 1.0)  # the queue may still list a connection that was just dropped
+ALL = ""  # in place of one frame's name: all frames of the lease that go together
 
 
 class MakesBatches(Protocol):
@@ -30,6 +45,12 @@ class MakesBatches(Protocol):
 
     def batch(self, frame: Frame) -> Batch:
         """The rows of a frame."""
+
+    def batch_one_by_one(self, frame: Frame, hold: Hold, condemned: Mapping[int, str]) -> Batch:
+        """The same, record by record, each named before; the condemned ones aren't touched."""
+
+
+Suspect = tuple[Frame, poison.Verdict]  # a frame that others died with
 
 
 class Stopped(Exception):
@@ -160,12 +181,17 @@ class Subscriber:
         """Store a lease and confirm it; False: the queue failed in it, and it is dropped."""
         self._checkpoint("taken")
         try:
-            batches = self._batches(lease)
-            self._gauge.set("in_hand_ms", _ms(min((b.first_received for b in batches), default=0)))
-            self._store_or_give_back(lease, batches)
+            batches, alone = self._batches(lease)
+            spans: list[Batch | Header] = [*batches, *(frame.header for frame, _ in alone)]
+            self._gauge.set("in_hand_ms", _ms(min((s.first_received for s in spans), default=0)))
+            self._store_together(lease, batches)
+            # News lets our backoff begin anew: not before a frame that kills and kills.
+            for frame, verdict in sorted(alone, key=lambda suspect: suspect[1].news):
+                self._store_alone(lease, frame, verdict)
             self._checkpoint("stored")
             self._queue.confirm(lease)
         except Unavailable as error:
+            self._gauge.put_down()
             # The queue has dropped its connection, name and lease: somebody else may hold the
             # frames by now, and the ledger knows what is stored.
             self._gauge.error(error.message)
@@ -173,14 +199,16 @@ class Subscriber:
             return False
         finally:
             self._gauge.set("in_hand_ms", 0)
-        if batches:
-            self._gauge.set("stored_ms", _ms(max(batch.last_received for batch in batches)))
+        if spans:
+            self._gauge.set("stored_ms", _ms(max(span.last_received for span in spans)))
         self._checkpoint("confirmed")
         self._gauge.worked()
         return True
 
-    def _batches(self, lease: Lease) -> list[Batch]:
-        batches = []
+    def _batches(self, lease: Lease) -> tuple[list[Batch], list[Suspect]]:
+        """What goes together and what goes alone; what can't be read is set aside."""
+        batches: list[Batch] = []
+        alone: list[Suspect] = []
         for item in lease.items:
             self._gauge.beat()
             try:
@@ -193,8 +221,14 @@ class Subscriber:
                         "it is lost, all %d bytes: the list of bad items is full", len(item)
                     )
                 continue
-            batches.append(self._maker(frame.header.source).batch(frame))
-        return batches
+            name = frame.header.name
+            deaths = lease.deaths.get(name)
+            if deaths and (verdict := poison.judge(deaths)).alone:
+                alone.append((frame, verdict))
+            else:
+                self._gauge.in_hand(lease.owner, name)
+                batches.append(self._maker(frame.header.source).batch(frame))
+        return batches, alone
 
     def _maker(self, source: str) -> MakesBatches:
         """Frames of a source that is no longer configured are stored all the same."""
@@ -202,9 +236,37 @@ class Subscriber:
             self._makers[source] = self._other_sources(source)
         return self._makers[source]
 
-    def _store_or_give_back(self, lease: Lease, batches: list[Batch]) -> None:
+    def _store_together(self, lease: Lease, batches: list[Batch]) -> None:
+        if batches:
+            frame = batches[0].name if len(batches) == 1 else ALL
+            self._store_or_give_back(lease, frame, lambda: self._store.store(batches))
+
+    def _store_alone(self, lease: Lease, frame: Frame, verdict: poison.Verdict) -> None:
+        """Store a frame that others died with: if we die, too, it is known which record did it."""
+        name = frame.header.name
+        deaths = len(lease.deaths[name].split())
+        self._log.warning("frame %s goes alone: %d subscribers died with it", name, deaths)
+        if verdict.news:  # no reason to start us again more and more slowly
+            self._gauge.worked()
+        hold = partial(self._gauge.set, "position")
+        self._gauge.in_hand(lease.owner, name)
+        maker = self._maker(frame.header.source)
+        batch = maker.batch_one_by_one(frame, hold, verdict.condemned)
+        self._store_or_give_back(lease, name, lambda: self._store.store_one_by_one(batch, hold))
+        for position, reason in verdict.condemned.items():
+            text = f"record {position} of frame {name} is a dead letter: {reason}"
+            self._gauge.error(text)
+            self._log.error("%s", text)
+
+    def _store_or_give_back(self, lease: Lease, frame: str, store: Callable[[], Stored]) -> None:
+        def attempt() -> Stored:
+            self._gauge.in_hand(lease.owner, frame)
+            stored = store()
+            self._gauge.put_down()
+            return stored
+
         try:
-            stored = self._persist("the store", lambda: self._store.store(batches))
+            stored = self._persist("the store", attempt)
         except Stopped:
             self._queue.give_back(lease)
             raise
@@ -259,6 +321,7 @@ class Subscriber:
             try:
                 result = act()
             except Unavailable as error:
+                self._gauge.put_down()  # who dies while it waits dies of no record
                 self._outage.goes_on(what, error)
             else:
                 self._outage.is_over()

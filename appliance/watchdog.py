@@ -25,8 +25,10 @@ from typing import Any
 from appliance import process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
+from appliance.contracts import NO_RECORD
 from appliance.control import CLIENTS_MAX, Client, ControlServer
-from appliance.counters import SLOTS_MAX, Board
+from appliance.counters import SLOTS_MAX, Board, Slot
+from appliance.deaths import Deaths
 from appliance.errors import Exit
 from appliance.rates import Rates
 from appliance.settings import SUBSCRIBERS_LIMIT
@@ -53,6 +55,7 @@ class Watchdog:
         server: Startable | None,
         drain_s: float,
         subscriber: Callable[[str], ChildSpec],
+        deaths: Deaths,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         healthy_s: float | None = None,
@@ -65,6 +68,7 @@ class Watchdog:
         self._server = Server(server) if server else None
         self._drain_s = drain_s
         self._subscriber = subscriber  # makes one with this number
+        self._deaths = deaths
         self._paused = False
         # Until when queue and store have to be reached; None once they are, or may be away.
         self._healthy_by = None if healthy_s is None else monotonic() + healthy_s
@@ -122,6 +126,7 @@ class Watchdog:
         self._look_at_health(now)
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
+            self._report_deaths(died)
             self._nudge_recovery()
             self._end_when_refused(died)
         self._advance(now)
@@ -194,6 +199,14 @@ class Watchdog:
     def _nudge_recovery(self) -> None:
         if self._recovery.pid:
             os.kill(self._recovery.pid, signals.NUDGE)
+
+    def _report_deaths(self, died: list[Child]) -> None:
+        """For recovery: of what those died that had work in hand. Before it gives that back."""
+        for child in died:
+            if child.death:
+                self._deaths.report(child.death)
+                frame = child.death.frame or "several frames"
+                self._log.warning("%s had %s in hand", child.spec.title, frame)
 
     def _close_inherited(self, child: Child) -> None:
         """In a new child: close what is the parent's own, by name. The lock stays, on purpose."""
@@ -474,6 +487,7 @@ class Watchdog:
                 last_error=child.slot.text("last_error"),
                 last_error_at=child.slot.get("error_s"),
                 retired=child.retired,
+                alone=_alone(child.slot),
             )
             for child in self._children
         ]
@@ -490,3 +504,9 @@ class Watchdog:
         self._log.handle(
             self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, text, (), None)
         )
+
+
+def _alone(slot: Slot) -> str:
+    """The name of the frame that this child goes through record by record; empty if none."""
+    held = slot.held()
+    return held[1] if held and held[2] != NO_RECORD else ""

@@ -8,13 +8,15 @@ It never waits: a take that finds nothing returns at once, whatever wait_s is.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appliance.contracts import Depth, Lease, Push, Pushed, SourceState
+from appliance.contracts import Death, Depth, Lease, Push, Pushed, SourceState
 from appliance.errors import Occupied, Unavailable
+from appliance.frame import name_of
+from appliance.poison import judge
 
 
 class Killed(BaseException):
@@ -44,6 +46,7 @@ class MemoryRedis:
     bad_bytes_max: int = 2**31
     store: str | None = None
     bytes: int = 0
+    attempts: dict[str, str] = field(default_factory=dict)
     sources: dict[str, SourceState] = field(default_factory=dict)
     clients: set[str] = field(default_factory=set)
     connections_made: int = 0
@@ -63,6 +66,7 @@ class MemoryRedis:
         self.busy.clear()
         self.bad.clear()
         self.store = None
+        self.attempts.clear()
         self.sources.clear()
         self.bytes = 0
 
@@ -133,12 +137,16 @@ class MemoryQueue:
             if not items:
                 return None
             self.server.busy.setdefault(self.owner, []).extend(items)
-            return Lease(self.owner, tuple(items))
+            attempts = self.server.attempts
+            names = [name for name in map(name_of, items) if name in attempts]
+            return Lease(self.owner, tuple(items), {name: attempts[name] for name in names})
 
     def confirm(self, lease: Lease) -> None:
         with self._holding(lease):
             if self.server.busy.pop(lease.owner, None) is not None:
                 self._subtract(self._held_bytes)
+            for name in lease.deaths:
+                self.server.attempts.pop(name, None)
             self._held_bytes = 0
 
     def give_back(self, lease: Lease) -> None:
@@ -160,9 +168,12 @@ class MemoryQueue:
                 self.server.busy.pop(lease.owner, None)
         return kept
 
-    def sweep(self) -> int:
+    def sweep(self, deaths: Sequence[Death] = ()) -> int:
         with self._talking():
             orphans = self.server.busy.keys() - self.server.clients
+            for death in deaths:
+                if death.owner in orphans:
+                    self._write_down(death)
             frames = sum(self._give_back(owner) for owner in sorted(orphans))
             if not self.server.working and not self.server.busy:
                 self.server.bytes = 0
@@ -176,6 +187,15 @@ class MemoryQueue:
     def close(self) -> None:
         self.server.clients.discard(self.owner)
         self.owner, self._held_bytes = "", 0
+
+    def _write_down(self, death: Death) -> None:
+        attempts = self.server.attempts
+        for name in map(name_of, reversed(self.server.busy[death.owner])):
+            is_alone = judge(attempts.get(name, "")).alone
+            if name and (death.frame == name or (not death.frame and not is_alone)):
+                attempts[name] = (
+                    f"{attempts[name]} {death.word}" if name in attempts else death.word
+                )
 
     def _give_back(self, owner: str) -> int:
         items = self.server.busy.pop(owner, [])

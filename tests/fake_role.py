@@ -7,6 +7,8 @@ Time passes only where the role waits. What shall happen meanwhile is planned at
 from collections import Counter
 from collections.abc import Callable
 
+from appliance.contracts import NO_RECORD
+
 WAITS_MAX = 2000  # a role that waits more often is in a loop that nothing ends
 
 
@@ -76,6 +78,7 @@ class FakeGauge:
         self.waits: list[str] = []
         self.errors: list[str] = []
         self.beats = 0
+        self.holding: tuple[str, str] | None = None
 
     def beat(self) -> None:
         self.beats += 1
@@ -91,6 +94,16 @@ class FakeGauge:
 
     def get(self, name: str) -> int:
         return self.numbers[name]
+
+    def in_hand(self, owner: str, frame: str) -> None:
+        self.holding = (owner, frame)
+        self.set("position", NO_RECORD)
+
+    def put_down(self) -> None:
+        self.holding = None
+
+    def held(self) -> tuple[str, str, int] | None:
+        return (*self.holding, self.get("position")) if self.holding else None
 
     def waiting_for(self, text: str) -> None:
         self.waits.append(text)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.batch import Batch, DeadLetter, Stored
+from appliance.contracts import NO_RECORD, Hold
 from appliance.errors import Rejected, Unavailable
-from appliance.isolate import isolate
+from appliance.isolate import Insert, isolate
 
 Row = tuple[Any, ...]
 
@@ -70,6 +71,12 @@ class MemoryStore:
         return self._database.identity
 
     def store(self, batches: Sequence[Batch]) -> Stored:
+        return self._store(batches, None)
+
+    def store_one_by_one(self, batch: Batch, hold: Hold) -> Stored:
+        return self._store([batch], hold)
+
+    def _store(self, batches: Sequence[Batch], hold: Hold | None) -> Stored:
         with self._database.lock:
             self._call()
             tables = deepcopy(self._database.tables)
@@ -78,7 +85,7 @@ class MemoryStore:
             for name, batch in sorted(by_name.items()):
                 run = tables.runs.setdefault(batch.run, Run(batch.source))
                 if batch.number > run.up_to and name not in tables.frames:
-                    total = add(total, self._write(tables, batch))
+                    total = add(total, self._write(tables, batch, hold))
             self._commit(tables)
             return total
 
@@ -106,7 +113,7 @@ class MemoryStore:
         self._database.tables = tables
         self._beat()
 
-    def _write(self, tables: Tables, batch: Batch) -> Stored:
+    def _write(self, tables: Tables, batch: Batch, hold: Hold | None) -> Stored:
         self._call()
 
         def insert(lo: int, hi: int) -> None:
@@ -115,7 +122,7 @@ class MemoryStore:
                     raise reason
             tables.rows += batch.rows[lo:hi]
 
-        refused = isolate(0, len(batch.rows), insert)
+        refused = self._isolate(batch, insert, hold)
         letters = batch.dead + [
             DeadLetter(batch.positions[at], batch.raws[at], reason.code, reason.message)
             for at, reason in refused.items()
@@ -134,6 +141,17 @@ class MemoryStore:
         tables.frames[batch.run, batch.number] = stored
         tables.records[batch.run, batch.number] = batch.records
         return stored
+
+    def _isolate(self, batch: Batch, insert: Insert, hold: Hold | None) -> dict[int, Rejected]:
+        if hold is None:
+            return isolate(0, len(batch.rows), insert)
+        refused: dict[int, Rejected] = {}
+        for at, position in enumerate(batch.positions):
+            hold(position)
+            self._beat()
+            refused |= isolate(at, at + 1, insert)
+        hold(NO_RECORD)
+        return refused
 
 
 def add(one: Stored, other: Stored) -> Stored:

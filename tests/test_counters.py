@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.contracts import NO_RECORD
 from appliance.counters import SLOTS_MAX, TEXT_BYTES_MAX, TEXTS, WORDS, Board, Slot
 
+SAID = tuple(name for name in TEXTS if name != "in_hand")
 OWNERS = ("collector a", "collector b", "subscriber 1", "recovery ")
 
 
@@ -30,7 +32,7 @@ writes = st.lists(
     st.one_of(
         st.tuples(st.just("set"), st.sampled_from(WORDS), st.integers(-(2**63), 2**63 - 1)),
         st.tuples(st.just("add"), st.sampled_from(WORDS), st.integers(-(2**40), 2**40)),
-        st.tuples(st.just("text"), st.sampled_from(TEXTS), st.text(max_size=80)),
+        st.tuples(st.just("text"), st.sampled_from(SAID), st.text(max_size=80)),
     ).flatmap(lambda write: st.tuples(st.sampled_from(OWNERS), st.just(write)))
 )
 
@@ -63,7 +65,8 @@ def test_each_write_changes_its_own_place_only(
         assert {name: slot.get(name) for name in WORDS} == {
             name: numbers.get((owner, name), 0) for name in WORDS
         }
-        for name in TEXTS:
+        assert slot.held() is None
+        for name in SAID:
             assert slot.text(name) == kept(texts.get((owner, name), ""))
 
 
@@ -140,6 +143,24 @@ def test_a_slow_call_is_marked_and_its_end_is_a_beat_first() -> None:
         raise OSError
     assert (slot.get("slow"), slot.get("heartbeat_ns")) == (0, 2)
     assert seen == [(1, 0), (1, 1)]
+
+
+def test_what_is_in_hand_outlives_whoever_held_it() -> None:
+    slot = Board().slot("subscriber 1")
+    assert slot.held() is None
+
+    def child() -> None:
+        slot.in_hand("nfl-subscriber-1", "0a:7")
+        slot.set("position", 3)
+
+    in_child(child)
+    assert slot.held() == ("nfl-subscriber-1", "0a:7", 3)
+    slot.in_hand("nfl-subscriber-2", "")
+    assert slot.held() == ("nfl-subscriber-2", "", NO_RECORD)
+    slot.error("w" * TEXT_BYTES_MAX)  # its neighbour
+    assert slot.held() == ("nfl-subscriber-2", "", NO_RECORD)
+    slot.put_down()
+    assert slot.held() is None
 
 
 def test_a_slot_belongs_to_its_owner() -> None:

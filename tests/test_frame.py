@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import Corrupt
-from appliance.frame import Frame, Gap, Header, RunEnd, checksum, decode, encode_header
+from appliance.frame import (
+    Frame,
+    Gap,
+    Header,
+    RunEnd,
+    checksum,
+    decode,
+    encode_header,
+    name_of,
+)
 
 RUN = "0192f0c1d2e37abc8def0123456789ab"
 
@@ -151,6 +160,20 @@ def test_what_is_not_a_whole_frame_of_ours(what: str) -> None:
     with pytest.raises(Corrupt) as raised:
         decode(NOT_OURS[what])
     assert raised.value.message
+
+
+@given(frames())
+def test_a_name_is_read_without_reading_the_header(frame: Frame) -> None:
+    item = encode_header(frame.header) + frame.body
+    assert name_of(item) == frame.header.name == f"{frame.header.run}:{frame.header.number}"
+    assert name_of(item[:-1] + b"?") == frame.header.name  # whatever else is wrong with it
+
+
+@pytest.mark.parametrize(
+    "item", [b"", b"\n", b"record\n", b'{}\n"run":"0a","number":1\n', b'{"run":"0a","number":1}']
+)
+def test_what_has_no_name(item: bytes) -> None:
+    assert name_of(item) == ""
 
 
 def test_a_newer_format_says_what_to_do() -> None:

@@ -20,15 +20,15 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters rows isolate "
-        "signals backoff status rates tweets",
+        "signals backoff poison status rates tweets",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
     "hands": (
-        "spool disk redis_server note counters link control systemd credentials process program "
-        "logs instance",
+        "spool disk redis_server note counters deaths link control systemd credentials process "
+        "program logs instance",
         "decisions words",
     ),
     "acceptor": ("acceptor", "hands decisions words"),

@@ -1,12 +1,12 @@
 """Recovery: when it sweeps, and what its samples answer. Over the fake queue, without time."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from appliance import backoff
-from appliance.contracts import Depth
+from appliance.contracts import Death, Depth
 from appliance.errors import Unavailable
 from appliance.recovery import SAMPLE_INTERVAL_S, SWEEP_INTERVAL_S, Recovery
 from tests.fake_queue import MemoryQueue, MemoryRedis
@@ -26,9 +26,9 @@ class TimedQueue(MemoryQueue):
         self._clock = clock
         self._began = clock.now
 
-    def sweep(self) -> int:
+    def sweep(self, deaths: Sequence[Death] = ()) -> int:
         self.asked.append("sweep")
-        given_back = super().sweep()
+        given_back = super().sweep(deaths)
         self.sweeps.append(round(self._clock.now - self._began, 6))
         return given_back
 
@@ -48,8 +48,14 @@ class World:
         self.wish = FakeWish(self.clock)
         self.gauge = FakeGauge()
         self.queue = TimedQueue(self.redis, self.clock)
+        self.deaths: list[Death] = []
         self.recovery = Recovery(
-            self.queue, self.gauge, self.wish, chance=lambda: CHANCE, monotonic=self.clock
+            self.queue,
+            self.gauge,
+            self.wish,
+            deaths=lambda: self.deaths,
+            chance=lambda: CHANCE,
+            monotonic=self.clock,
         )
 
     def run(self, for_s: float, *nudges: float) -> list[float]:
@@ -117,6 +123,18 @@ def test_it_says_what_it_gave_back(world: World, caplog: pytest.LogCaptureFixtur
     world.run(2, 1)
     said = [record.getMessage() for record in caplog.records if "gave" in record.getMessage()]
     assert said == ["gave 2 frames of dead subscribers back"]
+
+
+def test_a_death_is_told_until_its_frames_come_back_and_counts_once(world: World) -> None:
+    """Redis lists the dead client for a second more; the sweeps behind it tell nothing twice."""
+    frame = b'{"run":"0a","number":7}\nrecord\n'
+    world.orphan(frame)
+    world.redis.clients.add("subscriber-gone")
+    world.clock.at(10, lambda: world.deaths.append(Death("subscriber-gone", "0a:7", 4, "SIGSEGV")))
+    world.clock.at(10.9, lambda: world.redis.cut("subscriber-gone"))
+    world.run(200, 10, 20)
+    assert list(world.redis.working) == [frame]
+    assert world.redis.attempts == {"0a:7": "SIGSEGV@4"}
 
 
 # ── samples ─────────────────────────────────────────────────────────────────────────────

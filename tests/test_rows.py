@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from appliance.batch import Batch, DeadLetter
 from appliance.config import Column, Filter
+from appliance.contracts import NO_RECORD
 from appliance.frame import Frame, Gap, Header, checksum
 from appliance.rows import RowMaker, split, utc_from_iso, utc_text
 
@@ -54,6 +55,55 @@ def values(document: Any, path: str, type: str = "VARCHAR(99)") -> Any:
     body = json.dumps(document).encode() + b"\n"
     [(value,)] = made(body, {"x": Column(type=type, path=path)}).rows
     return value
+
+
+# ── one by one ──────────────────────────────────────────────────────────────────────────
+
+EVERY_META = {
+    "place": Column(type="INT UNSIGNED", meta="position"),
+    "source": Column(type="VARCHAR(32)", meta="source"),
+    "a": Column(type="VARCHAR(99)", path="a"),
+    "when": Column(type="DATETIME(6)", path="when"),
+    "raw": Column(type="LONGTEXT", path=""),
+}
+DEEP = b'{"a":' + b"[" * 300 + b"]" * 300 + b"}"
+LINES = (b'{"a":1}', b"", b"no json", b"\xff", DEEP, b'{"a":"no"}', b'{"when":"2026-01-02"}\r')
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=12), st.sets(st.integers(0, 11), max_size=3))
+def test_one_by_one_comes_to_the_same(lines: list[bytes], rejected: set[int]) -> None:
+    body = b"".join(line + b"\n" for line in lines)
+    whole = frame(body, rejected=dict.fromkeys(rejected, "cut"), gaps=(Gap("gone", 2, 9),))
+    maker = RowMaker(EVERY_META, "json", (), "tweets", [Filter(path="a", equals=("no",))])
+    held: list[int] = []
+    batch, expected = maker.batch_one_by_one(whole, held.append, {}), maker.batch(whole)
+    assert batch == expected
+    touched = [position for position in range(len(lines)) if position not in rejected]
+    assert held == [*touched, NO_RECORD]
+
+
+def test_a_condemned_record_is_not_touched() -> None:
+    body = b'{"a":1}\nkiller\r\n{"a":2}\n'
+    maker = RowMaker(EVERY_META, "json", (), "tweets")
+    held: list[int] = []
+    batch = maker.batch_one_by_one(frame(body), held.append, {1: "it kills"})
+    assert batch.positions == [0, 2]
+    assert held == [0, 2, NO_RECORD]
+    assert batch.dead == [DeadLetter(1, b"killer", "poison", "it kills")]
+    assert batch.records == 3
+
+
+def test_the_record_in_hand_is_the_one_that_something_goes_wrong_with() -> None:
+    maker = RowMaker(EVERY_META, "json", (), "tweets")
+
+    def make(records: Any, header: Header) -> list[Any]:
+        return [1 / record["a"] for record in records.documents]
+
+    maker._columns[2] = make
+    held: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        maker.batch_one_by_one(frame(b'{"a":1}\n{"a":0}\n{"a":2}\n'), held.append, {})
+    assert held == [0, 1]
 
 
 # ── which way a line goes ───────────────────────────────────────────────────────────────

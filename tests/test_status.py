@@ -88,8 +88,8 @@ def test_the_whole_of_it() -> None:
             },
         },
         "subscribers": [
-            {"n": 1, "pid": 13, "restarts": 0, "records": 60, "waiting_for": ""},
-            {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": ""},
+            {"n": 1, "pid": 13, "restarts": 0, "records": 60, "waiting_for": "", "alone": ""},
+            {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": "", "alone": ""},
         ],
         "recovery": {"pid": 10, "restarts": 1},
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
@@ -162,6 +162,15 @@ def test_the_screen() -> None:
         "recovery: pid 10, 1 restarts",
         "last error (2026-01-02T03:03:05+00:00): no answer",
     ]
+
+
+def test_a_frame_that_goes_alone_is_named() -> None:
+    found = report(IDENTITY, two_of_each(alone="0a:7").all, stopping=False, paused=False)
+    assert [one["alone"] for one in found["subscribers"]] == ["", "0a:7"]
+    assert found["state"] == "healthy"
+    lines = screen(found).splitlines()
+    at = lines.index("subscriber 2: 10 rows, pid 14, 0 restarts")
+    assert lines[at + 1] == "  goes through frame 0a:7 record by record"
 
 
 def test_what_is_awaited_stands_with_who_waits() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from appliance import backoff, signals, subscriber
 from appliance.batch import Batch, Stored
-from appliance.contracts import Lease
+from appliance.contracts import NO_RECORD, Hold, Lease
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap, Header, checksum, encode_header
 from appliance.rows import RowMaker
@@ -735,3 +735,166 @@ def test_a_drain_that_is_killed_loses_and_doubles_nothing(world: World, step: st
     assert world.frames() == [1, 2]
     assert len(world.rows) == 2
     assert world.is_empty()
+
+
+# ── frames that others died with ────────────────────────────────────────────────────────
+
+ALONE = "SIGSEGV SIGSEGV SIGSEGV"
+OWNER = "subscriber-1"
+
+
+def name_of(number: int) -> str:
+    return f"{RUN}:{number}"
+
+
+class WatchedStore(CountingStore):
+    """Writes down what is in hand at each call of the database."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.database, world.clock)
+        self.alone: list[int] = []
+        self.seen: list[object] = []
+        self._beat = lambda: self.seen.append(world.gauge.held())
+
+    def store_one_by_one(self, batch: Batch, hold: Hold) -> Stored:
+        self.alone.append(batch.number)
+        return super().store_one_by_one(batch, hold)
+
+
+def watch(world: World) -> WatchedStore:
+    store = WatchedStore(world)
+    world.subscriber._store = store
+    return store
+
+
+def test_what_is_in_hand_while_it_parses_and_stores(world: World) -> None:
+    parsed: list[object] = []
+    maker = world.subscriber._makers["tweets"]
+    plain = maker.batch
+    maker.batch = lambda frame: (parsed.append(world.gauge.held()), plain(frame))[1]  # type: ignore[method-assign]
+    store = watch(world)
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Bears", 2)))
+    world.clock.at(1, lambda: world.push(item(3, tweet("Bears", 3))))
+    world.run(2)
+    frames = [(OWNER, name_of(number), NO_RECORD) for number in (1, 2, 3)]
+    assert parsed == frames
+    seen = [held for held in dict.fromkeys(store.seen) if held]
+    assert seen == [(OWNER, "", NO_RECORD), frames[2]]  # all of a lease, or its only frame
+    assert world.gauge.held() is None
+    assert world.is_empty()
+
+
+@pytest.mark.parametrize("step", ["taken", "stored", "confirmed"])
+def test_nothing_is_in_hand_at_its_steps(world: World, step: str) -> None:
+    held: list[object] = []
+    world.born(lambda done: held.append(world.gauge.held()) if done == step else None)
+    world.push(item(1, tweet("Bears", 1)))
+    world.redis.attempts[name_of(2)] = ALONE
+    world.push(item(2, tweet("Bears", 2)))
+    world.run(2)
+    assert held == [None]
+
+
+def test_nothing_is_in_hand_while_the_store_is_waited_for(world: World) -> None:
+    """An administrator who kills it then has killed it over no frame."""
+    world.redis.attempts[name_of(2)] = ALONE
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Bears", 2)))
+    world.born(lambda step: setattr(world.database, "away", AWAY) if step == "taken" else None)
+    held: list[object] = []
+    for second in range(1, 60):
+        world.clock.at(second, lambda: held.append(world.gauge.held()))
+    world.clock.at(60, lambda: back_again(world))
+    world.run(70)
+    assert set(held) == {None}
+    assert world.frames() == [1, 2]
+    assert world.is_empty()
+
+
+def test_nothing_is_in_hand_when_a_lease_was_dropped(world: World) -> None:
+    world.push(item(1, tweet("Bears", 1)), b"bad")
+    world.queue.fail(Fault(2))  # 1: the take, 2: setting it aside
+    world.run(2)
+    assert world.gauge.held() is None
+    assert world.rows == []
+
+
+def test_after_three_deaths_a_frame_goes_alone_behind_its_neighbours(world: World) -> None:
+    store = watch(world)
+    world.redis.attempts[name_of(1)] = "SIGKILL SIGKILL"
+    world.redis.attempts[name_of(2)] = ALONE
+    bodies = [b"".join(tweet("Bears", 10 * n + i) for i in range(3)) for n in range(1, 4)]
+    world.push(*(item(number, body) for number, body in enumerate(bodies, start=1)))
+    world.run(2)
+    assert (store.asked, store.alone) == ([[1, 3]], [2])
+    numbers = [10, 11, 12, 30, 31, 32, 20, 21, 22]
+    assert world.raws() == [f'{{"team":"Bears","n":{n}}}' for n in numbers]
+    alone = [held for held in dict.fromkeys(store.seen) if held and held[1] == name_of(2)]  # type: ignore[index]
+    assert {held[2] for held in alone} == {NO_RECORD, 0, 1, 2}  # type: ignore[index]
+    assert world.redis.attempts == {}
+    assert world.is_empty()
+
+
+def test_each_suspect_has_a_transaction_of_its_own(world: World) -> None:
+    """If the second kills us, the first is stored."""
+    world.redis.attempts |= {name_of(1): ALONE, name_of(2): ALONE}
+    world.push(item(1, tweet("Bears", 1)), item(2, tweet("Bears", 2)))
+
+    def refuse(row: tuple[Any, ...]) -> None:
+        if '"n":2' in row[2]:
+            raise Killed
+
+    world.database.refuse = refuse
+    with pytest.raises(Killed):
+        world.run(2)
+    assert world.frames() == [1]
+    assert world.gauge.held() == (OWNER, name_of(2), 0)
+
+
+def test_the_record_that_was_in_hand_is_a_dead_letter(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.redis.attempts[name_of(1)] = f"{ALONE} SIGSEGV@1 SIGSEGV@1"
+    world.push(item(1, b"".join(tweet("Bears", n) for n in (1, 2, 3))))
+    world.run(2)
+    assert world.raws() == ['{"team":"Bears","n":1}', '{"team":"Bears","n":3}']
+    [letter] = world.database.tables.dead.values()
+    assert (letter.position, letter.raw, letter.code) == (1, tweet("Bears", 2)[:-1], "poison")
+    assert letter.reason.startswith("2 times in a row a subscriber died (SIGSEGV)")
+    assert (world.gauge.numbers["stored"], world.gauge.numbers["dead"]) == (2, 1)
+    said = f"record 1 of frame {name_of(1)} is a dead letter: {letter.reason}"
+    assert world.gauge.errors == [said]
+    assert said in caplog.text
+    assert f"frame {name_of(1)} goes alone: 5 subscribers died with it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("deaths", "works"), [("", 1), (" SIGSEGV@0", 0), (" SIGSEGV@0 SIGSEGV@0", 1)]
+)
+def test_what_came_of_a_death_counts_as_work(world: World, deaths: str, works: int) -> None:
+    """The next record in the same frame is not looked for more and more slowly."""
+    world.redis.attempts[name_of(1)] = ALONE + deaths
+    world.push(item(1, tweet("Bears", 1) + tweet("Bears", 2)))
+
+    def refuse(row: tuple[Any, ...]) -> None:
+        raise Killed
+
+    world.database.refuse = refuse
+    with pytest.raises(Killed):
+        world.run(2)
+    assert world.gauge.numbers["works"] == works
+
+
+def test_news_of_one_frame_does_not_hasten_the_deaths_over_another(world: World) -> None:
+    """Nothing ever comes of the deaths over frame 1: it goes before who has news, each time."""
+    world.redis.attempts |= {name_of(1): ALONE + " SIGSEGV" * 9, name_of(2): ALONE}
+    world.push(item(2, tweet("Bears", 2)), item(1, tweet("Bears", 1)))
+
+    def refuse(row: tuple[Any, ...]) -> None:
+        raise Killed
+
+    world.database.refuse = refuse
+    with pytest.raises(Killed):
+        world.run(2)
+    held = world.gauge.held()
+    assert held
+    assert (held[1], world.gauge.numbers["works"]) == (name_of(1), 0)

@@ -4,6 +4,7 @@ See tests/watched.py: the parent runs in a process of its own, everybody writes 
 diary, and a test reads there what happened in which order.
 """
 
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -25,6 +26,7 @@ import pytest
 from appliance import control, signals
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec
+from appliance.contracts import Death
 from appliance.errors import Exit, Occupied, StreamDaemonError, Unavailable
 from appliance.link import cookie_of
 from appliance.process import restore_signal_mask
@@ -455,6 +457,120 @@ def test_after_the_parent_itself_was_stopped_heartbeats_start_anew(
     assert parent.status()["sources"]["a"]["pid"] == pid
     assert parent.stop() == Exit.OK
     assert len([line for line in diary.lines if "heartbeats start anew" in line]) == 1
+
+
+# ── deaths with work in hand ────────────────────────────────────────────────────────────
+
+
+def holding(cast: Cast, deaths: list[str], frames: list[str]) -> ChildSpec:
+    """A subscriber that dies in these ways, one a life, each time with one of the frames in hand.
+
+    "NAME@5" is a frame with its record 5 in hand; "" is all of a lease, "-" nothing.
+    """
+    mortal = dying(cast, "subscriber", "1", deaths)
+
+    def run(birth: Birth) -> Exit:
+        life = birth.slot.get("lost")
+        if life < len(frames) and frames[life] != "-":
+            frame, _, record = frames[life].partition("@")
+            birth.slot.in_hand(f"owner-{life}", frame)
+            if record:
+                birth.slot.set("position", int(record))
+        return mortal.run(birth)
+
+    return dataclasses.replace(mortal, run=run)
+
+
+def test_what_a_subscriber_died_of_and_with_is_there_when_recovery_is_nudged(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    deaths = ["SIGSEGV", "SIGKILL", "1", "error", "SIGSEGV", "worked, SIGKILL"]
+    frames = ["0a:7@5", "0a:7", "", "0b:1@0", "-", "0c:2"]
+    parent = start([cast.recovery(), holding(cast, deaths, frames)])
+    expected = [
+        Death("owner-0", "0a:7", 5, "SIGSEGV"),
+        Death("owner-1", "0a:7", None, "SIGKILL"),
+        Death("owner-2", "", None, "exit-code-1"),
+        Death("owner-3", "0b:1", 0, "exit-code-70"),
+        None,
+        Death("owner-5", "0c:2", None, "SIGKILL"),
+    ]
+    for number in range(1, len(deaths) + 1):
+        diary.wait_for("recovery nudged")
+        assert parent.deaths.newest() == [death for death in expected[:number] if death]
+    born(diary, "subscriber 1")
+    assert parent.stop() == Exit.OK
+    had = [line for line in diary.lines if "in hand" in line]
+    said = ["0a:7", "0a:7", "several frames", "0b:1", "0c:2"]
+    start_of_line = "log WARNING stream-daemon nfl subscriber 1 had"
+    assert had == [f"{start_of_line} {frame} in hand" for frame in said]
+
+
+def test_a_successor_holds_nothing_of_what_its_predecessor_held(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), holding(cast, ["SIGSEGV", "SIGSEGV"], ["0a:7@5", "-"])])
+    for _ in range(3):
+        born(diary, "subscriber 1")
+    assert parent.deaths.newest() == [Death("owner-0", "0a:7", 5, "SIGSEGV")]
+    assert parent.stop() == Exit.OK
+
+
+def hanging(cast: Cast, name: str) -> ChildSpec:
+    """A subscriber with a frame in hand that says what it is told, and goes on hanging."""
+
+    def body(birth: Birth) -> Exit:
+        birth.slot.in_hand("owner", "0a:7")
+        told = False
+        while True:
+            birth.wish.wait(30)
+            if birth.wish.stop and not told:
+                told = True
+                cast.diary.say("subscriber", name, "is told")
+
+    return cast.spec("subscriber", name, body)
+
+
+def test_who_is_ended_for_its_silence_died_of_no_frame(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    parent = start([cast.recovery(), hanging(cast, "1")], limits=FAST_STOP | IMPATIENT)
+    diary.wait_for("log WARNING .* died .SIGABRT")
+    diary.wait_for("recovery nudged")
+    assert parent.deaths.newest() == []
+
+
+def test_who_was_told_to_end_died_of_no_frame(start: Start, diary: Diary, cast: Cast) -> None:
+    """One that is one too many and is killed; one that a stop kills in the end."""
+    subscribers = [hanging(cast, name) for name in ("1", "2")]
+    parent = start([cast.recovery(), *subscribers], drain_s=0.3, limits=FAST_STOP)
+    pid = born(diary, "subscriber 2")
+    parent.send(Signals.SIGTTOU)
+    diary.wait_for("subscriber 2 is told")
+    os.kill(pid, signal.SIGKILL)
+    diary.wait_for("recovery nudged")
+    assert parent.stop() == Exit.TIMED_OUT
+    assert "subscriber 1 is told" in diary.lines
+    assert parent.deaths.newest() == []
+
+
+def test_status_names_a_frame_that_goes_alone(start: Start, diary: Diary, cast: Cast) -> None:
+    def store(birth: Birth) -> Exit:
+        birth.slot.in_hand("owner", "0a:7")
+        for line in ("together", "alone"):
+            diary.say(line)
+            birth.wish.wait(30)
+            birth.slot.set("position", 3)
+        return Exit.OK
+
+    parent = start([cast.recovery(), cast.spec("subscriber", "1", store)])
+    pid = born(diary, "subscriber 1")
+    diary.wait_for("together")
+    assert parent.status()["subscribers"][0]["alone"] == ""
+    os.kill(pid, signals.NUDGE)
+    diary.wait_for("alone")
+    assert parent.status()["subscribers"][0]["alone"] == "0a:7"
+    assert parent.stop() == Exit.OK
 
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────
@@ -1287,6 +1403,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "restarts": 0,
                 "records": 9,
                 "waiting_for": "the store: it is down → start it",
+                "alone": "",
             }
         ],
         "recovery": {"pid": pids["recovery"], "restarts": 0},

@@ -27,6 +27,7 @@ from appliance import child, control, process, watchdog
 from appliance.child import Birth, ChildSpec, Startable
 from appliance.control import ControlServer
 from appliance.counters import Board
+from appliance.deaths import Deaths
 from appliance.errors import Exit
 from appliance.watchdog import Watchdog
 
@@ -145,6 +146,7 @@ class Parent:
         self._healthy_s = healthy_s
         self._terminal = terminal
         self._limits = {"TICK_S_MAX": 0.1} | (limits or {})
+        self.deaths = Deaths()
         self._process = _fork.Process(target=self._live)
 
     def __enter__(self) -> "Parent":
@@ -185,6 +187,7 @@ class Parent:
             self._server,
             self._drain_s,
             self._subscriber,
+            self.deaths,
             healthy_s=self._healthy_s,
         )
         try:

@@ -10,6 +10,7 @@ script may touch several.
     {nfl}:bad_bytes        number  bytes in that list
     {nfl}:store            text    the id of the store that the frames go into
     {nfl}:bytes            number  bytes in working and busy lists together
+    {nfl}:attempts         hash    RUN:NUMBER of a frame: what those died of who had it in hand
     {nfl}:source:SOURCE    hash    run, number, cursor, records, bytes of the last frame
 """
 
@@ -46,6 +47,11 @@ class Keys:
     def bytes(self) -> str:
         """Bytes in working and busy lists together."""
         return f"{{{self.name}}}:bytes"
+
+    @property
+    def attempts(self) -> str:
+        """By the name of a frame that is queued: what those died of who had it in hand."""
+        return f"{{{self.name}}}:attempts"
 
     @property
     def every_busy(self) -> str:

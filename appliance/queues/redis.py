@@ -30,8 +30,10 @@ from typing import Any
 
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from appliance.contracts import Depth, Lease, Push, Pushed, Remark, SourceState
+from appliance.contracts import Death, Depth, Lease, Push, Pushed, Remark, SourceState
 from appliance.errors import Occupied, Unavailable
+from appliance.frame import name_of
+from appliance.poison import ALONE_AFTER
 from appliance.queues.address import RedisAddress
 from appliance.queues.hints import check_version, durability, unavailable
 from appliance.queues.keys import Keys
@@ -39,6 +41,9 @@ from appliance.queues.rivals import Rival, rivals, role_of_instance
 
 FULL_WAIT_S = 0.2  # a Redis at maxmemory refuses to block: how long to wait instead
 BLOCK_S_MIN = 0.001  # Redis counts milliseconds, and 0 means for ever
+DEATHS_CHARS_MAX = 16 * 1024  # what is written down over one frame: some thousand deaths
+ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
+ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
 BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
@@ -82,19 +87,55 @@ repeat
   items[#items + 1] = item
   size = size + #item
 until size >= enough
-return items
+return {items, redis.call('HGETALL', KEYS[3])}
 """
 
 CONFIRM = """#!lua flags=allow-oom
 if redis.call('DEL', KEYS[1]) == 1 and redis.call('DECRBY', KEYS[2], ARGV[1]) < 0 then
   redis.call('SET', KEYS[2], 0)
 end
+for i = 2, #ARGV do redis.call('HDEL', KEYS[3], ARGV[i]) end
 """
 
 GIVE_BACK = """#!lua flags=allow-oom
 local frames = 0
 while redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT') do frames = frames + 1 end
 return frames
+"""
+
+# What a dead owner left, with its death beside the frames that it had in hand (ARGV: the one
+# frame's name, or none for all; the death's word; limits). In one step: given back once, told
+# once. With several frames in hand none of them was one that goes alone.
+GIVE_BACK_OF_DEAD = """#!lua flags=allow-oom
+local frame, word, alone_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local chars_max, fields_max, expire_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+
+local function name_of(item)
+  local line = item:match('^[^\\n]*')
+  local run, number = line:match('"run":"([0-9a-f]+)"'), line:match('"number":([0-9]+)')
+  return run and number and run .. ':' .. number
+end
+
+local function write_down(name)
+  local known = redis.call('HGET', KEYS[3], name)
+  if not known then
+    if redis.call('HLEN', KEYS[3]) >= fields_max then return end
+  else
+    local _, deaths = known:gsub('%S+', '')
+    if #known + #word >= chars_max or (frame == '' and deaths >= alone_after) then return end
+  end
+  redis.call('HSET', KEYS[3], name, known and known .. ' ' .. word or word)
+  redis.call('EXPIRE', KEYS[3], expire_s)
+end
+
+local frames = 0
+while true do
+  local item = redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
+  if not item then return frames end
+  frames = frames + 1
+  local name = name_of(item)
+  if name and (frame == '' or frame == name) then write_down(name) end
+end
 """
 
 # The oldest bad items are kept: what began the trouble explains it. An operator may have taken
@@ -130,7 +171,27 @@ for i = 3, #KEYS do busy = busy + redis.call('LLEN', KEYS[i]) end
 return {redis.call('LLEN', KEYS[1]), busy, tonumber(redis.call('GET', KEYS[2]) or 0)}
 """
 
-SCRIPTS = (PUSH, TAKE, CONFIRM, GIVE_BACK, SET_ASIDE, BIND, ZERO_BYTES, DEPTH)
+SCRIPTS = (
+    PUSH,
+    TAKE,
+    CONFIRM,
+    GIVE_BACK,
+    GIVE_BACK_OF_DEAD,
+    SET_ASIDE,
+    BIND,
+    ZERO_BYTES,
+    DEPTH,
+)
+
+
+def _deaths_over(items: Sequence[bytes], attempts: Sequence[bytes]) -> dict[str, str]:
+    """Of all that is written down (field, value, field, value …) what is about these frames."""
+    if not attempts:
+        return {}
+    pairs = zip(attempts[::2], attempts[1::2], strict=True)
+    known = {field.decode(): value.decode() for field, value in pairs}
+    names = map(name_of, items)
+    return {name: known[name] for name in names if name in known}
 
 
 # ── queue ───────────────────────────────────────────────────────────────────────────────
@@ -249,32 +310,40 @@ class RedisQueue:
         """
         assert not self._held_bytes, "one lease at a time: the busy list holds exactly it"
         with self._talking():
-            keys = (self._keys.working, self._keys.busy(self._owner))
-            items = self._run(TAKE, keys, bytes_max) or self._wait_for_one(keys, wait_s)
+            lists = (self._keys.working, self._keys.busy(self._owner))
+            items, attempts = self._run(TAKE, (*lists, self._keys.attempts), bytes_max)
+            if not items:
+                items, attempts = self._wait_for_one(lists, wait_s)
         if not items:
             return None
         self._held_bytes = sum(map(len, items))
-        return Lease(self._owner, tuple(items))
+        return Lease(self._owner, tuple(items), _deaths_over(items, attempts))
 
-    def _wait_for_one(self, keys: tuple[str, str], wait_s: float) -> list[bytes]:
+    def _wait_for_one(self, lists: tuple[str, str], wait_s: float) -> tuple[list[Any], list[Any]]:
+        """One frame, if there is one in time, and the attempts as they are then."""
         if wait_s < BLOCK_S_MIN:
-            return []
-        command = ("BLMOVE", *keys, "LEFT", "RIGHT", f"{wait_s:.3f}")
+            return [], []
+        take = ("BLMOVE", *lists, "LEFT", "RIGHT", f"{wait_s:.3f}")
+        # Sent together: the server answers the second when the first is done.
+        self._send(self._connection.pack_commands([take, ("HGETALL", self._keys.attempts)]))
+        is_full = False
         try:
-            item = self._command(*command, timeout_s=wait_s + self._reply_timeout_s)
+            item = self._reply(timeout_s=wait_s + self._reply_timeout_s)
         except OutOfMemoryError:  # refused before it did anything, so the connection is sound
+            item, is_full = None, True
+        attempts = self._reply()
+        if is_full:
             self._sleep(min(FULL_WAIT_S, wait_s))
-            return []
-        return [] if item is None else [item]
+        return ([] if item is None else [item]), attempts
 
     def confirm(self, lease: Lease) -> None:
-        """Forget the lease: the store has committed it.
+        """Forget the lease, and the deaths over its frames: the store has committed it.
 
         Raises Unavailable if the owner's connection is gone (somebody else may have it).
         """
         with self._holding(lease):
-            keys = (self._keys.busy(lease.owner), self._keys.bytes)
-            self._run(CONFIRM, keys, self._held_bytes)
+            keys = (self._keys.busy(lease.owner), self._keys.bytes, self._keys.attempts)
+            self._run(CONFIRM, keys, self._held_bytes, *lease.deaths)
             self._held_bytes = 0
 
     def give_back(self, lease: Lease) -> None:
@@ -297,15 +366,30 @@ class RedisQueue:
 
     # recovery
 
-    def sweep(self) -> int:
-        """Give back what belongs to owners that no longer exist; how many frames."""
+    def sweep(self, deaths: Sequence[Death] = ()) -> int:
+        """Give back what belongs to owners that no longer exist; how many frames.
+
+        A death that names the owner is written down beside the frames that were in hand.
+        """
+        death_of = {death.owner: death for death in deaths}
         with self._talking():
             # In this order: a busy list that was seen has an owner who was there before.
             busy, alive = self._scan_busy(), self._owners_alive()
-            orphans = [key for key in busy if self._keys.owner(key) not in alive]
-            frames = sum(self._run(GIVE_BACK, (key, self._keys.working)) for key in orphans)
+            orphans = {key: self._keys.owner(key) for key in busy}
+            frames = sum(
+                self._give_back_orphans(key, death_of.get(owner))
+                for key, owner in orphans.items()
+                if owner not in alive
+            )
             self._run(ZERO_BYTES, (self._keys.bytes, self._keys.working, *self._every(busy, alive)))
         return int(frames)
+
+    def _give_back_orphans(self, busy: str, death: Death | None) -> int:
+        if death is None:
+            return int(self._run(GIVE_BACK, (busy, self._keys.working)))
+        keys = (busy, self._keys.working, self._keys.attempts)
+        limits = (ALONE_AFTER, DEATHS_CHARS_MAX, ATTEMPTS_FRAMES_MAX, ATTEMPTS_S)
+        return int(self._run(GIVE_BACK_OF_DEAD, keys, death.frame, death.word, *limits))
 
     def depth(self) -> Depth:
         """How much is queued now, all three numbers at one instant.

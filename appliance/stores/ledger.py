@@ -25,6 +25,7 @@ commit. Each part is there for a reason:
 - A savepoint goes before each statement of data. After a refusal the transaction is set back to
   it, which proves that the transaction still exists: a database that had silently rolled back
   all of it would commit rows without their ledger rows.
+- A frame that processes died with (see poison.py) is written row by row, each named before.
 
 `fold` holds the run's row exclusively. It raises `up_to` over the frames rows that have no hole
 before them, adds their sums to the run's row and deletes them. A frame that came after all,
@@ -40,11 +41,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from appliance.batch import Batch, DeadLetter, Stored
 from appliance.config import Column
-from appliance.contracts import Remark
+from appliance.contracts import NO_RECORD, Hold, Remark
 from appliance.errors import Rejected, Unavailable
 from appliance.isolate import isolate
 from appliance.rows import utc_text
@@ -182,13 +184,20 @@ class LedgerStore(ABC):
 
     def store(self, batches: Sequence[Batch]) -> Stored:
         """Commit all batches in one transaction with their ledger rows."""
+        return self._store(batches, None)
+
+    def store_one_by_one(self, batch: Batch, hold: Hold) -> Stored:
+        """The same for one batch, row by row: `hold` names the record before each row."""
+        return self._store([batch], hold)
+
+    def _store(self, batches: Sequence[Batch], hold: Hold | None) -> Stored:
         by_name = {(batch.run, batch.number): batch for batch in batches}
         ordered = [by_name[name] for name in sorted(by_name)]
         if not ordered:
             return Stored()
         with self._session():
             for _ in range(LOOKS_MAX):
-                stored = self._try_to_store(ordered)
+                stored = self._try_to_store(ordered, hold)
                 if stored is not None:
                     return stored
             raise Unavailable(f"others stored the same frames at each of {LOOKS_MAX} looks")
@@ -399,7 +408,7 @@ class LedgerStore(ABC):
 
     # ── storing ─────────────────────────────────────────────────────────────────────────
 
-    def _try_to_store(self, batches: Sequence[Batch]) -> Stored | None:
+    def _try_to_store(self, batches: Sequence[Batch], hold: Hold | None) -> Stored | None:
         """One round of the transaction; None: somebody was faster, look again."""
         self._query(self.BEGIN)
         up_to = self._lock_runs(sorted({batch.run for batch in batches}))
@@ -412,7 +421,7 @@ class LedgerStore(ABC):
         if not self._claim(new):
             self._query("ROLLBACK")
             return None
-        stored = self._write(new)
+        stored = self._write(new, hold)
         self._query("COMMIT")
         return stored
 
@@ -473,9 +482,9 @@ class LedgerStore(ABC):
             return False
         return True
 
-    def _write(self, new: Sequence[Batch]) -> Stored:
+    def _write(self, new: Sequence[Batch], hold: Hold | None) -> Stored:
         """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
-        refused = self._insert_data([row for batch in new for row in batch.rows])
+        refused = self._insert_data(new, hold)
         late = late_letters(new, refused)
         for index, letters in late.items():
             self._correct(new[index], len(letters))
@@ -491,12 +500,14 @@ class LedgerStore(ABC):
         total = sum_of(new)
         return replace(total, stored=total.stored - len(refused), dead=total.dead + len(refused))
 
-    def _insert_data(self, rows: Sequence[Row]) -> dict[int, Rejected]:
+    def _insert_data(self, new: Sequence[Batch], hold: Hold | None) -> dict[int, Rejected]:
         """Insert into the user's table; returns the rows that are refused, by their index."""
-        writer = self._writer(self._table, list(self._columns), rows)
+        rows = [row for batch in new for row in batch.rows]
         refused: dict[int, Rejected] = {}
-        for lo, hi in writer.parts:
-            refused |= isolate(lo, hi, lambda lo, hi: self._insert_part(writer, lo, hi))
+        for first, writer in self._writers(new, rows, hold):
+            for part in writer.parts:
+                found = isolate(*part, partial(self._insert_part, writer))
+                refused |= {first + index: reason for index, reason in found.items()}
         if len(refused) == len(rows):
             for reason in refused.values():
                 if isinstance(reason, Unrecognised):
@@ -506,6 +517,22 @@ class LedgerStore(ABC):
                         loud=True,
                     ) from reason
         return refused
+
+    def _writers(
+        self, new: Sequence[Batch], rows: Sequence[Row], hold: Hold | None
+    ) -> Iterator[tuple[int, Writer]]:
+        """Writers of these rows, with the index of the first of each: one for all of them.
+
+        With `hold` one for each row, which isn't even made into a statement before it was named.
+        """
+        columns = list(self._columns)
+        if hold is None:
+            yield 0, self._writer(self._table, columns, rows)
+            return
+        for index, position in enumerate(p for batch in new for p in batch.positions):
+            hold(position)
+            yield index, self._writer(self._table, columns, rows[index : index + 1])
+        hold(NO_RECORD)
 
     def _insert_part(self, writer: Writer, lo: int, hi: int) -> None:
         self._query("SAVEPOINT part")

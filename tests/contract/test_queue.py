@@ -16,13 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.contracts import Depth, Lease, Push, Pushed, Queue, SourceState
+from appliance.contracts import Death, Depth, Lease, Push, Pushed, Queue, SourceState
 from appliance.errors import ConfigError, Occupied, Unavailable
 from appliance.queues import redis as redis_queue
 from appliance.queues.address import RedisAddress
 from appliance.queues.hints import RIGHTS, check_version
 from appliance.queues.keys import Keys
-from appliance.queues.redis import RedisQueue
+from appliance.queues.redis import (
+    ATTEMPTS_FRAMES_MAX,
+    ATTEMPTS_S,
+    DEATHS_CHARS_MAX,
+    RedisQueue,
+)
 from tests.cutting_proxy import WHENS, CuttingProxy
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.ports import free_port
@@ -54,6 +59,7 @@ class Contents:
     busy: dict[str, list[bytes]]
     bad: list[bytes]
     counted: int  # {name}:bytes
+    attempts: dict[str, str]  # deaths by the name of a frame
 
     @property
     def items(self) -> Counter[bytes]:
@@ -93,10 +99,20 @@ class MemoryBench(Bench):
 
     def look(self) -> Contents:
         server = self.server
-        return Contents(list(server.working), dict(server.busy), list(server.bad), server.bytes)
+        return Contents(
+            list(server.working),
+            dict(server.busy),
+            list(server.bad),
+            server.bytes,
+            dict(server.attempts),
+        )
 
     def flush(self) -> None:
         self.server.flush()
+
+
+def _decoded(fields: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 @dataclass
@@ -127,6 +143,7 @@ class RedisBench(Bench):
                 {self.keys.owner(key): client.lrange(key, 0, -1) for key in busy},
                 client.lrange(self.keys.bad, 0, -1),
                 int(client.get(self.keys.bytes) or 0),
+                _decoded(client.hgetall(self.keys.attempts)),
             )
 
     def flush(self) -> None:
@@ -577,6 +594,107 @@ def test_the_sweep_mends_a_sum_that_has_drifted(bench: Bench) -> None:
     assert bench.look().counted == 0
 
 
+# ── deaths over frames ──────────────────────────────────────────────────────────────────
+
+
+def name_of(number: int) -> str:
+    return f"{RUN}:{number}"
+
+
+def die(bench: Bench, number: int, record: int | None = None, *, bytes_max: int = GIB) -> Death:
+    """Somebody takes a lease and dies with this frame in hand (0: with all of them)."""
+    queue = bench.queue()
+    lease = taken(queue, bytes_max)
+    bench.cut(queue)
+    return Death(lease.owner, name_of(number) if number else "", record, "SIGSEGV")
+
+
+def test_a_death_is_written_down_beside_the_frame_in_hand_alone(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for n in (1, 2, 3):
+        queue.push(a_push(n))
+    assert recovery.sweep([die(bench, 2)]) == 3
+    assert bench.look().attempts == {name_of(2): "SIGSEGV"}
+    assert recovery.sweep([die(bench, 2, 5)]) == 3
+    lease = taken(queue)
+    assert lease.items == tuple(item_of(a_push(n)) for n in (1, 2, 3))
+    assert lease.deaths == {name_of(2): "SIGSEGV SIGSEGV@5"}
+
+
+def test_a_death_with_all_of_a_lease_in_hand_is_every_frames(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for n in (1, 2, 3):
+        queue.push(a_push(n))
+    recovery.sweep([die(bench, 0, bytes_max=2 * len(item_of(a_push(1))))])
+    assert bench.look().attempts == {name_of(1): "SIGSEGV", name_of(2): "SIGSEGV"}
+    one = taken(queue, 1)
+    assert one.deaths == {name_of(1): "SIGSEGV"}
+    assert taken(bench.queue()).deaths == {name_of(2): "SIGSEGV"}
+
+
+def test_a_death_with_several_in_hand_is_none_over_a_frame_that_went_alone(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for n in (1, 2):
+        queue.push(a_push(n))
+    for _ in range(2):
+        recovery.sweep([die(bench, 1)])
+    for number in (2, 0, 0, 0, 0, 1):
+        recovery.sweep([die(bench, number)])
+    three = "SIGSEGV SIGSEGV SIGSEGV"
+    assert bench.look().attempts == {name_of(1): f"{three} SIGSEGV", name_of(2): three}
+
+
+def test_a_death_counts_once_however_often_it_is_told(bench: Bench) -> None:
+    queue, recovery, other = bench.queue(), bench.queue("recovery"), bench.queue("recovery")
+    queue.push(a_push(1))
+    death = die(bench, 1)
+    assert [recovery.sweep([death]), other.sweep([death]), recovery.sweep([death])] == [1, 0, 0]
+    assert bench.look().attempts == {name_of(1): "SIGSEGV"}
+    lease = taken(queue)
+    recovery.sweep([death])
+    queue.give_back(lease)
+    assert taken(queue).deaths == {name_of(1): "SIGSEGV"}  # also what is given back keeps them
+
+
+def test_a_death_that_is_told_too_late_or_by_mistake_counts_nothing(bench: Bench) -> None:
+    """Its frames came back before; or they are another's by now, who lives."""
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for n in (1, 2):
+        queue.push(a_push(n))
+    death = die(bench, 1)
+    recovery.sweep()
+    lease = taken(queue, 1)
+    recovery.sweep([death, replace(death, owner=lease.owner), replace(death, owner="nobody")])
+    assert bench.look().attempts == {}
+    assert lease.deaths == {}
+
+
+def test_a_confirm_forgets_the_deaths_over_its_frames_and_no_others(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for n in (1, 2, 3):
+        queue.push(a_push(n))
+    recovery.sweep([die(bench, 0)])
+    lease = taken(queue, 2 * len(item_of(a_push(1))))
+    assert lease.deaths.keys() == {name_of(1), name_of(2)}
+    queue.confirm(lease)
+    assert bench.look().attempts == {name_of(3): "SIGSEGV"}
+    queue.confirm(taken(queue))
+    assert bench.look().attempts == {}
+
+
+def test_deaths_over_items_that_are_no_frames_of_ours(bench: Bench) -> None:
+    queue, recovery = bench.queue(), bench.queue("recovery")
+    for number, header in enumerate((b"{}\n", b"", b"\n", b'{"run":"0a"}\n', b'{"number":1}'), 1):
+        queue.push(replace(a_push(number), header=header))
+    queue.push(a_push(6, b'"run":"0a","number":5\n'))
+    queue.push(a_push(7, bytes(range(256)) * 9))
+    recovery.sweep([die(bench, 0)])
+    assert bench.look().attempts == {name_of(6): "SIGSEGV", name_of(7): "SIGSEGV"}
+    lease = taken(queue)
+    assert lease.deaths == {name_of(6): "SIGSEGV", name_of(7): "SIGSEGV"}
+    queue.confirm(lease)
+
+
 def _eventually(true: Callable[[], bool]) -> bool:
     """A server notices a closed connection a moment later."""
     return any(true() or threading.Event().wait(0.01) for _ in range(500))
@@ -678,6 +796,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("take"), WHO, st.integers(0, 250)),
     st.tuples(st.sampled_from(["confirm", "give_back", "set_aside"]), WHO, st.none()),
     st.tuples(st.sampled_from(["cut", "sweep", "depth", "source_state"]), WHO, st.none()),
+    st.tuples(st.just("die"), WHO, st.integers(0, 4)),
 )
 
 
@@ -688,6 +807,7 @@ class Performer:
         self.bench = bench
         self.queues = [bench.queue(role, bytes_max=400) for role in ("one", "two")]
         self.leases: list[Lease | None] = [None, None]
+        self.deaths: list[Death] = []
 
     def perform(self, verb: str, who: int, what: Any) -> object:
         try:
@@ -703,7 +823,7 @@ class Performer:
         match verb:
             case "take" if lease is None:
                 lease = self.leases[who] = queue.take(what, 0.0)
-                return lease and lease.items
+                return lease and (lease.items, lease.deaths)
             case "confirm" | "give_back" if lease:
                 self.leases[who] = None
                 return getattr(queue, verb)(lease)
@@ -713,8 +833,14 @@ class Performer:
                 self.bench.cut(queue)
             case "push":
                 return queue.push(what)
-            case "sweep" | "depth":
-                return getattr(queue, verb)()
+            case "die" if lease:
+                name = name_of(what) if what else ""
+                self.deaths.append(Death(lease.owner, name, what or None, "SIGKILL"))
+                self.bench.cut(queue)
+            case "sweep":
+                return queue.sweep(self.deaths)
+            case "depth":
+                return queue.depth()
             case "source_state":
                 return queue.source_state("a")
         return None
@@ -751,6 +877,39 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     assert lease.items == (item_of(a_push(1)),)
     queue.confirm(lease)
     assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_who_waits_for_a_frame_learns_of_its_deaths(real: RedisBench) -> None:
+    """Recovery gives the frame to somebody who is blocked in a take already."""
+    queue, recovery = real.queue(), real.queue("recovery")
+    queue.push(a_push(1))
+    death = die(real, 1, 3)
+    threading.Timer(0.2, recovery.sweep, [[death]]).start()
+    lease = queue.take(GIB, 20.0)
+    assert lease is not None
+    assert lease.deaths == {name_of(1): "SIGSEGV@3"}
+    queue.confirm(lease)
+    assert real.look().attempts == {}
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_what_is_written_down_is_bounded_and_not_for_ever(real: RedisBench) -> None:
+    queue, recovery = real.queue(), real.queue("recovery")
+    queue.push(a_push(1))
+    queue.push(a_push(2))
+    with real.server.client() as client:
+        client.hset(real.keys.attempts, name_of(1), "x" * (DEATHS_CHARS_MAX - 7))
+        recovery.sweep([die(real, 0)])
+        assert client.hget(real.keys.attempts, name_of(1)) == b"x" * (DEATHS_CHARS_MAX - 7)
+        assert client.hget(real.keys.attempts, name_of(2)) == b"SIGSEGV"
+        assert ATTEMPTS_S - 5 <= client.ttl(real.keys.attempts) <= ATTEMPTS_S
+        client.delete(real.keys.attempts)
+        others = {f"other:{n}": "SIGSEGV" for n in range(ATTEMPTS_FRAMES_MAX - 1)}
+        client.hset(real.keys.attempts, mapping=others)
+        recovery.sweep([die(real, 0)])
+        assert client.hlen(real.keys.attempts) == ATTEMPTS_FRAMES_MAX
+        recovery.sweep([die(real, 0)])
+        assert client.hlen(real.keys.attempts) == ATTEMPTS_FRAMES_MAX
 
 
 def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from appliance.batch import Batch, DeadLetter, Stored
 from appliance.config import Column
-from appliance.contracts import Store
+from appliance.contracts import NO_RECORD, Store
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap
 from appliance.stores.address import parse_url
@@ -383,6 +384,55 @@ def test_two_holders_and_their_folds_meet_at_every_point(bench: Bench) -> None:
 def stand_still(reached: threading.Event, go_on: threading.Event) -> None:
     reached.set()
     go_on.wait()
+
+
+# ── one by one ──────────────────────────────────────────────────────────────────────────
+
+
+def test_one_by_one_is_the_same_row_by_row(bench: Bench) -> None:
+    own = DeadLetter(1, b"\xff", "utf8", "not UTF-8")
+    one = replace(batch(1, 1, BAD, 3, 2, dead=[own], blank=1), positions=[0, 2, 5, 6])
+    held: list[tuple[int, int]] = []
+    store = bench.open(lambda: held.append((held[-1][0] if held else NO_RECORD, 1)))
+    calls = store.store_one_by_one(one, lambda position: held.append((position, 0)))
+    assert calls == Stored(frames=1, stored=3, dead=2, blank=1)
+    assert [position for position, beat in held if not beat] == [0, 2, 5, 6, NO_RECORD]
+    for position in (0, 2, 5, 6):  # the database is asked while it is named, and not only then
+        assert (position, 1) in held
+    assert (NO_RECORD, 1) in held[held.index((NO_RECORD, 0)) :], "the commit"
+    assert bench.rows() == [(1, "1:1"), (3, "1:3"), (2, "1:2")]
+    assert [(x.position, x.code) for _, x in bench.dead()] == [(1, "utf8"), (2, "check")]
+    assert store.store([one]) == Stored()
+    assert store.store_one_by_one(one, lambda _: None) == Stored()
+    assert bench.open().store_one_by_one(batch(2), lambda _: None) == Stored(frames=1)
+
+
+def test_a_crash_at_any_call_of_one_by_one_stores_all_or_nothing(bench: Bench) -> None:
+    for call in range(1, CALLS_MAX):
+        frame, beat = batch(call, call, BAD, call), At(call, crash)
+        try:
+            bench.open(beat).store_one_by_one(frame, lambda _: None)
+        except Crash:
+            pass
+        assert len(bench.rows()) in (2 * call - 2, 2 * call), f"half of it at call {call}"
+        bench.open().store_one_by_one(frame, lambda _: None)
+        assert bench.rows()[-2:] == [(call, f"{call}:{call}")] * 2, f"at call {call}"
+        assert (len(bench.rows()), len(bench.dead())) == (2 * call, call)
+        if beat.calls_left > 0:
+            return
+    pytest.fail("a store makes more calls than expected")
+
+
+def test_nothing_is_made_of_a_row_before_it_was_named(mariadb_database: Database) -> None:
+    """Not even its part of a statement, which is where a value may kill."""
+    bench, held = ServerBench(mariadb_database), [NO_RECORD]
+    bench.open().prepare()
+    frame = replace(batch(1, 1, 2, 3), rows=[(1, "one"), (2, object()), (3, "three")])  # type: ignore[list-item]
+    with pytest.raises((KeyError, TypeError)):
+        bench.open().store_one_by_one(frame, held.append)
+    assert held == [NO_RECORD, 0, 1]
+    assert bench.rows() == []
+    bench.close()
 
 
 # ── rejected rows ───────────────────────────────────────────────────────────────────────

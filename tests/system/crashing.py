@@ -5,16 +5,24 @@
 CRASH_STEPS="noted=0.02,pushed=0.02": chance of kill -9 each time a step is done. CRASH_LOG: a
 file that gets one line for each kill (the step); no more than CRASH_MAX lines. CRASH_SEED
 makes the dice repeatable, as far as the machine's timing lets it.
+
+LETHAL="parsing=700,storing=900": whoever parses, or stores, the record that begins with this
+number dies of SIGSEGV, each time, as a library with a bug does.
 """
 
 import os
 import random
+import resource
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from appliance import cli
 from appliance.contracts import Checkpoint
+from appliance.rows import RowMaker
+from appliance.stores import mysql, sqlite
+from appliance.stores.ledger import Row
 from appliance.verbs import collect
 
 
@@ -58,5 +66,43 @@ def checkpoint(environ: "os._Environ[str]") -> Checkpoint:
     )
 
 
+def die_of(record: bytes | str) -> None:
+    """A segmentation fault, without the core of it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError(f"alive after {record[:50]!r}")
+
+
+def make_lethal(when: str, number: str) -> None:
+    """Put the bug into the library."""
+    start = f"{number} "
+    if when == "parsing":
+        sort = RowMaker._sort_record
+
+        def sort_record(maker: RowMaker, records: Any, position: int, line: bytes) -> None:
+            if line.startswith(start.encode()):
+                die_of(line)
+            sort(maker, records, position, line)
+
+        RowMaker._sort_record = sort_record  # type: ignore[method-assign]
+    else:
+        _make_lethal_to_store(start)
+
+
+def _make_lethal_to_store(start: str) -> None:
+    def check(row: Row) -> Row:
+        if any(isinstance(value, str) and value.startswith(start) for value in row):
+            die_of(start)
+        return row
+
+    to_text, insert_many = mysql.row_text, sqlite.SQLiteStore.insert_many
+    mysql.row_text = lambda row: to_text(check(row))
+    sqlite.SQLiteStore.insert_many = (  # type: ignore[method-assign]
+        lambda store, sql, rows: insert_many(store, sql, [*map(check, rows)])
+    )
+
+
 if __name__ == "__main__":
+    for pair in filter(None, os.environ.get("LETHAL", "").split(",")):
+        make_lethal(*pair.split("="))
     sys.exit(collect.run(cli.parser().parse_args(), checkpoint(os.environ)))
