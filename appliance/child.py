@@ -113,6 +113,7 @@ class Child:
         wire = self.spec.acceptor.birth() if self.spec.acceptor else None
         self.slot.beat()
         self.slot.waiting_for("")  # a predecessor may have died while it waited
+        self.slot.refusing("")
         self._born, self._told, self._aborted_at = now, None, None
         self._works_at_birth = self.slot.get("works")
         self._inherited = self._cookies()

@@ -37,7 +37,7 @@ WORDS = (
     "look",  # parent → recovery: please look again under this number
     "paused",  # parent → subscriber: take nothing while this is 1
 )
-TEXTS = ("waiting_for", "last_error")
+TEXTS = ("waiting_for", "refusing", "last_error")
 TEXT_BYTES_MAX = 240
 SLOTS_MAX = 512
 
@@ -84,6 +84,10 @@ class Slot:
     def waiting_for(self, text: str) -> None:
         """Say in words what is awaited; empty when nothing is."""
         self._write("waiting_for", text)
+
+    def refusing(self, text: str) -> None:
+        """Say why nothing but dead letters comes; empty when rows are stored."""
+        self._write("refusing", text)
 
     def error(self, text: str) -> None:
         """Say the last error in words."""

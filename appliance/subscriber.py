@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from appliance import backoff, signals
-from appliance.batch import Batch
+from appliance.batch import Batch, Stored
 from appliance.contracts import Checkpoint, Gauge, Lease, Queue, Store, Wish, no_checkpoint
 from appliance.errors import Corrupt, Unavailable
 from appliance.frame import Frame, decode
 from appliance.logs import Outage
+from appliance.refusals import Refusals
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class Subscriber:
         self._fold_at = 0.0
         self._log = logging.getLogger(f"subscriber {name}")
         self._outage = Outage(self._log, gauge, monotonic)
+        self._refusals = Refusals()
 
     def run(self) -> None:
         """Store until told to stop; the lease in hand is finished or given back."""
@@ -140,6 +142,18 @@ class Subscriber:
         for name in ("stored", "filtered", "dead", "lost"):
             self._gauge.add(name, getattr(stored, name))
         self._gauge.add("records", stored.stored)
+        self._say_refusals(stored)
+
+    def _say_refusals(self, stored: Stored) -> None:
+        """Say when nothing but dead letters comes, and when that is over."""
+        count = self._refusals.in_a_row
+        if not self._refusals.note(stored):
+            return
+        self._gauge.refusing(self._refusals.text)
+        if self._refusals.text:
+            self._log.error("%s", self._refusals.text)
+        else:
+            self._log.info("rows are stored again after %d dead letters", count)
 
     def _fold_sometimes(self) -> None:
         now = self._monotonic()

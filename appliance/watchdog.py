@@ -425,6 +425,7 @@ class Watchdog:
                 restarts=child.restarts,
                 gauge=child.slot,
                 waiting_for=child.slot.text("waiting_for"),
+                refusing=child.slot.text("refusing"),
                 last_error=child.slot.text("last_error"),
                 last_error_at=child.slot.get("error_s"),
                 retired=child.retired,

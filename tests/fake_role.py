@@ -74,6 +74,7 @@ class FakeGauge:
     def __init__(self) -> None:
         self.numbers: Counter[str] = Counter()
         self.waits: list[str] = []
+        self.refusals: list[str] = []
         self.errors: list[str] = []
         self.beats = 0
 
@@ -94,6 +95,9 @@ class FakeGauge:
 
     def waiting_for(self, text: str) -> None:
         self.waits.append(text)
+
+    def refusing(self, text: str) -> None:
+        self.refusals.append(text)
 
     def error(self, text: str) -> None:
         self.errors.append(text)

@@ -34,7 +34,7 @@ class Children:
         for word, number in numbers.items():
             slot.set(word, number)
         given: dict[str, Any] = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
-        texts = {"waiting_for": "", "last_error": ""} | more
+        texts = {"waiting_for": "", "last_error": "", "refusing": ""} | more
         self.all.append(ChildState(kind=kind, name=name, gauge=slot, **(texts | given)))
         return self
 
@@ -99,6 +99,7 @@ def test_the_whole_of_it() -> None:
             "per_s": 7.0,
             "lag_s": 5.3,
             "waiting_for": "",
+            "refusing": "",
         },
         "last_error": "",
         "last_error_at": None,
