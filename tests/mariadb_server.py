@@ -34,7 +34,9 @@ class MariaDBServer:
     Users: root without a password through the Unix socket; USER with PASSWORD everywhere.
     """
 
+    flavour = "mariadb"
     host = "127.0.0.1"
+    user, password = USER, PASSWORD
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -118,9 +120,9 @@ class MariaDBServer:
             autocommit=True,
         )
 
-    def run(self, sql: str) -> list[tuple[Any, ...]]:
+    def run(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement as root; its rows."""
-        connection = self.connect()
+        connection = self.connect(database)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(sql)
@@ -169,13 +171,7 @@ class MariaDBDatabase:
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         """Run one statement in this database as root; its rows."""
-        connection = self.server.connect(self.name)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return list(cursor.fetchall())
-        finally:
-            connection.close()
+        return self.server.run(sql, self.name)
 
 
 @pytest.fixture(scope="session")
