@@ -50,7 +50,7 @@ from appliance.batch import Batch, DeadLetter, Stored
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import Rejected, Unavailable
-from appliance.isolate import isolate
+from appliance.isolate import Insert, isolate
 from appliance.rows import utc_text
 
 SCHEMA = 1  # version of the tables below
@@ -504,8 +504,9 @@ class LedgerStore(ABC):
         update = self._on_duplicate == "update"
         writer = self._writer(self._table, list(self._columns), rows, update=update)
         refused: dict[int, Rejected] = {}
+        insert = self._guarded(writer.insert)
         for lo, hi in writer.parts:
-            refused |= isolate(lo, hi, lambda lo, hi: self._insert_part(writer, lo, hi))
+            refused |= isolate(lo, hi, insert)
         if len(refused) == len(rows):
             for reason in refused.values():
                 if isinstance(reason, Unrecognised):
@@ -516,15 +517,27 @@ class LedgerStore(ABC):
                     ) from reason
         return refused
 
-    def _insert_part(self, writer: Writer, lo: int, hi: int) -> None:
-        self._query("SAVEPOINT part")
-        try:
-            writer.insert(lo, hi)
-        except Rejected:
-            self._query("ROLLBACK TO SAVEPOINT part")
+    def _guarded(self, insert: Insert) -> Insert:
+        """The same, with the transaction set back to where it was after a refusal.
+
+        A savepoint that was gone back to still stands: a mass of refusals needs one.
+        """
+        stands = False
+
+        def guarded(lo: int, hi: int) -> None:
+            nonlocal stands
+            if not stands:
+                self._query("SAVEPOINT part")
+            try:
+                insert(lo, hi)
+            except Rejected:
+                self._query("ROLLBACK TO SAVEPOINT part")
+                stands = True
+                raise
             self._query("RELEASE SAVEPOINT part")
-            raise
-        self._query("RELEASE SAVEPOINT part")
+            stands = False
+
+        return guarded
 
     def _correct(self, batch: Batch, left_out: LeftOut) -> None:
         """Say in the ledger row how many rows the database has refused."""
