@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from appliance.config import Column
 from appliance.stores.mysql import MySQLAddress, MySQLStore
 
+SERVERS = ["mariadb"]  # fixtures that are a SQLServer: all that the suites run over
 COUNTS = ("records", "stored", "filtered", "dead", "blank")
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sql_server import SQLDatabase, SQLServer, empty_database
+from tests.sql_server import SERVERS, SQLDatabase, SQLServer, empty_database
 
 
-@pytest.fixture(scope="session", params=["mariadb"])
+@pytest.fixture(scope="session", params=SERVERS)
 def sql_server(request: pytest.FixtureRequest) -> SQLServer:
-    """Each kind of server that we store into; a new kind is one more fixture named here."""
+    """Each kind of server that we store into."""
     server: SQLServer = request.getfixturevalue(request.param)
     return server
 
