@@ -178,8 +178,7 @@ class LedgerStore(ABC):
         """Make the tables that are missing; check those that exist."""
         with self._session():
             for name, table in TABLES.items():
-                if not self._columns_of(self._name(name)):
-                    self._make_ledger_table(self._name(name), table)
+                self._prepare_ledger_table(self._name(name), table)
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
@@ -370,6 +369,17 @@ class LedgerStore(ABC):
     def _missing(self, present: Collection[str]) -> list[str]:
         """Configured columns that a table lacks; none of a table that isn't there."""
         return [name for name in self._columns if present and name.lower() not in present]
+
+    def _prepare_ledger_table(self, name: str, table: Table) -> None:
+        present = self._columns_of(name)
+        if not present:
+            self._make_ledger_table(name, table)
+        elif missing := [column for column in table.columns if column not in present]:
+            raise Unavailable(
+                f"table {name} is no table of ours: it has no column {', '.join(missing)}",
+                "rename it, or choose another `name` for the instance (see docs/formats.md)",
+                loud=True,
+            )
 
     def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
         table = self._quoted(self._table)

@@ -63,7 +63,8 @@ ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's othe
 
 SESSION = (
     "SET SESSION time_zone = '+00:00',"
-    f" wait_timeout = {SERVER_IDLE_S}, innodb_lock_wait_timeout = {LOCK_WAIT_S}"
+    f" wait_timeout = {SERVER_IDLE_S}, innodb_lock_wait_timeout = {LOCK_WAIT_S},"
+    f" sql_select_limit = {2**64 - 1}"  # a smaller one would hide rows of the ledger
 )
 ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 OPTIONS = " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
@@ -542,10 +543,9 @@ class MySQLStore(LedgerStore):
     # ── tables ──────────────────────────────────────────────────────────────────────────
 
     def _columns_of(self, table: str) -> set[str]:
-        rows = self._query(
+        rows = self._query(  # it compares with or without case, as the server's names have it
             "SELECT COLUMN_NAME FROM information_schema.COLUMNS"
-            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN (?, LOWER(?))",
-            table,
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
             table,
         )
         return {str(name).lower() for (name,) in rows}
@@ -583,6 +583,7 @@ class MySQLStore(LedgerStore):
             ) from error
 
     def _check_tables(self) -> None:
+        self._check_view()
         self._check_engines()
         needed = 2 * self._record_bytes_max + ROW_SPARE_BYTES
         if self._packet_bytes_max < needed:
@@ -594,9 +595,23 @@ class MySQLStore(LedgerStore):
                 loud=True,
             )
 
+    def _check_view(self) -> None:
+        """Refuse a view: what is behind it may keep no transactions, which can't be seen."""
+        views = self._query(
+            "SELECT 1 FROM information_schema.VIEWS"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
+            self._table,
+        )
+        if views:
+            raise Unavailable(
+                f"{self._table} is a view, and what is behind it may keep no transactions",
+                "name a table in store.table",
+                loud=True,
+            )
+
     def _check_engines(self) -> None:
         """Refuse a table whose engine would keep half of a transaction."""
-        names = [self._table, self._table.lower(), *map(self._name, TABLES)]
+        names = [self._table, *map(self._name, TABLES)]
         rows = self._query(
             "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES"
             " LEFT JOIN information_schema.ENGINES USING (ENGINE)"
