@@ -64,6 +64,7 @@ ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's othe
 SESSION = (
     "SET SESSION time_zone = '+00:00',"
     f" wait_timeout = {SERVER_IDLE_S}, innodb_lock_wait_timeout = {LOCK_WAIT_S},"
+    f" lock_wait_timeout = {LOCK_WAIT_S},"  # LOCK TABLES and ALTER TABLE of others, usually a day
     f" sql_select_limit = {2**64 - 1}"  # a smaller one would hide rows of the ledger
 )
 ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
@@ -100,6 +101,7 @@ SCHEMA = Mend("was a table changed? Restore it, or restart to have missing table
 REPAIR = Mend("run CHECK TABLE, see the server's log, and repair or restore the table")
 BINLOG = Mend("set binlog_format to ROW or MIXED")
 SMALLER = Mend("raise that limit on the server, or lower store.lease_bytes_max")
+LARGER = Mend("the automatic key is used up: give the AUTO_INCREMENT column a larger type")
 KEYS = Mend("give the table a primary key, or set sql_require_primary_key = OFF")
 TRIGGER = Mend("mend the trigger (SHOW TRIGGERS), or what it calls")
 GENERATED = Mend("leave generated columns out of [store.columns]: the database fills them")
@@ -195,7 +197,8 @@ ERRORS: Mapping[int, tuple[str, Reaction]] = {
     1197: ("ER_TRANS_CACHE_FULL", SMALLER),
     1705: ("ER_STMT_CACHE_FULL", SMALLER),
     3230: ("ER_WRITE_SET_EXCEEDS_LIMIT", SMALLER),
-    1467: ("ER_AUTOINC_READ_FAILED", Mend("give the AUTO_INCREMENT column a larger type")),
+    167: ("HA_ERR_AUTOINC_ERANGE", LARGER),  # an SQLSTATE of data, but no column of the row's
+    1467: ("ER_AUTOINC_READ_FAILED", LARGER),
     4084: ("ER_SEQUENCE_RUN_OUT", Mend("run ALTER SEQUENCE … RESTART, or let it CYCLE")),
     1598: ("ER_BINLOG_LOGGING_IMPOSSIBLE", BINLOG),
     1665: ("ER_BINLOG_STMT_MODE_AND_ROW_ENGINE", BINLOG),
