@@ -177,8 +177,8 @@ class LedgerStore(ABC):
     def prepare(self) -> None:
         """Make the tables that are missing; check those that exist."""
         with self._session():
-            for name, table in TABLES.items():
-                self._prepare_ledger_table(self._name(name), table)
+            for name in self._check_ledger():
+                self._make_ledger_table(self._name(name), TABLES[name])
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
@@ -222,7 +222,7 @@ class LedgerStore(ABC):
                 raise self._missing_columns(missing)
             self._check_tables()
             remarks = [] if present else [self._try_data_table()]
-            if not self._columns_of(self._name("meta")):
+            if "meta" in self._check_ledger():
                 return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
             self._check_schema()
             return [*remarks, *self._accounts()]
@@ -370,11 +370,18 @@ class LedgerStore(ABC):
         """Configured columns that a table lacks; none of a table that isn't there."""
         return [name for name in self._columns if present and name.lower() not in present]
 
-    def _prepare_ledger_table(self, name: str, table: Table) -> None:
-        present = self._columns_of(name)
-        if not present:
-            self._make_ledger_table(name, table)
-        elif missing := [column for column in table.columns if column not in present]:
+    def _check_ledger(self) -> list[str]:
+        """Refuse somebody else's tables under our names; which of ours are missing."""
+        missing = []
+        for name, table in TABLES.items():
+            if present := self._columns_of(self._name(name)):
+                self._check_ledger_table(self._name(name), table, present)
+            else:
+                missing.append(name)
+        return missing
+
+    def _check_ledger_table(self, name: str, table: Table, present: Collection[str]) -> None:
+        if missing := [column for column in table.columns if column not in present]:
             raise Unavailable(
                 f"table {name} is no table of ours: it has no column {', '.join(missing)}",
                 "rename it, or choose another `name` for the instance (see docs/formats.md)",
