@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ class MariaDBServer:
     host = "127.0.0.1"
     user, password = USER, PASSWORD
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
+        self.options = options
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.unix_socket = str(folder / "s")
@@ -103,6 +105,11 @@ class MariaDBServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def ensure_running(self) -> None:
+        """Start it again if it has died, as whoever keeps a server does."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
+
     def restart(self) -> None:
         """Shut down and start again."""
         self.stop()
@@ -155,6 +162,7 @@ class MariaDBServer:
             "--innodb-log-file-size=32M",
             "--innodb-flush-log-at-trx-commit=1",
             "--character-set-server=utf8mb4",
+            *self.options,
         ]
 
 
@@ -177,8 +185,15 @@ class MariaDBDatabase:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDBServer]:
     """A running server, for the whole session."""
+    with running_mariadb() as server:
+        yield server
+
+
+@contextmanager
+def running_mariadb(*options: str) -> Iterator[MariaDBServer]:
+    """A server of one's own, with these options too."""
     folder = Path(tempfile.mkdtemp(prefix="mariadb-"))
-    server = MariaDBServer(folder)
+    server = MariaDBServer(folder, *options)
     try:
         server.install()
         server.start()

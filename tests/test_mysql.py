@@ -1,10 +1,12 @@
 """MySQL: what its errors mean for us, tried on a real server, and addresses."""
 
 import itertools
+import os
 import re
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from appliance.batch import Batch, DeadLetter, Stored
 from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
+from appliance.stores.ledger import TABLES
 from appliance.stores.mysql import (
     ERRORS,
     MySQLAddress,
@@ -27,7 +30,7 @@ from appliance.stores.mysql import (
     row_text,
 )
 from tests.conftest import find_service
-from tests.mariadb_server import PASSWORD, MariaDBDatabase
+from tests.mariadb_server import PASSWORD, MariaDBDatabase, MariaDBServer, running_mariadb
 
 RUN = bytes(range(16))
 
@@ -36,8 +39,8 @@ def store_of(
     database: MariaDBDatabase, columns: Mapping[str, str], password: str = PASSWORD, **more: Any
 ) -> MySQLStore:
     typed = {name: Column(type=type_name, path=name) for name, type_name in columns.items()}
-    more = {"record_bytes_max": 1024, **more}
-    return MySQLStore(parse_url(database.url()), password, "nfl", "records", typed, **more)
+    more = {"record_bytes_max": 1024, "table": "records", **more}
+    return MySQLStore(parse_url(database.url()), password, "nfl", columns=typed, **more)
 
 
 def batch(number: int, rows: list[tuple[Any, ...]]) -> Batch:
@@ -198,6 +201,28 @@ def test_a_packet_smaller_than_a_record_is_said(small_packets: MariaDBDatabase) 
     store.close()
 
 
+def test_packets_made_smaller_while_it_runs(small_packets: MariaDBDatabase) -> None:
+    """The next session splits; a row that is too large is dead; too small for any is said."""
+    store = store_of(small_packets, {"x": "LONGTEXT"})
+    store.prepare()
+    small_packets.run(f"SET GLOBAL max_allowed_packet = {192 * 1024}")
+    assert store.store([batch(1, [("a" * 200_000,)])]) == Stored(1, 1)
+    store.close()
+    middle, large = ("b" * 100_000,), ("c" * 200_000,)
+    assert store.store([batch(2, [middle, middle, large, middle])]) == Stored(1, 3, dead=1)
+    assert dead(small_packets) == [(2, "packet")]
+    store.close()
+    small_packets.run(f"SET GLOBAL max_allowed_packet = {32 * 1024}")
+    with pytest.raises(Unavailable, match="takes packets of 32768 bytes") as caught:
+        store.store([batch(3, [("d",)])])
+    assert caught.value.loud
+    small_packets.run(caught.value.hint.removeprefix("run: ").partition(";")[0])
+    assert store.store([batch(3, [("d",)])]) == Stored(1, 1)
+    sizes = small_packets.run("SELECT LENGTH(x) FROM records ORDER BY seq")
+    assert sizes == [(200_000,), (100_000,), (100_000,), (100_000,), (1,)]
+    store.close()
+
+
 @given(st.lists(st.integers(1, 50)), st.integers(1, 100))
 def test_cut_keeps_all_and_puts_neighbours_together(sizes: list[int], size_max: int) -> None:
     parts = cut(sizes, size_max)
@@ -286,6 +311,102 @@ def test_names_that_need_quotes(mariadb_database: MariaDBDatabase) -> None:
     assert store.store([batch(1, [(1, 2, 3, 4, 5, 6)])]) == Stored(frames=1, stored=1)
     assert mariadb_database.run("SELECT * FROM records")[0][1:] == (1, 2, 3, 4, 5, 6)
     store.close()
+
+
+def test_a_server_that_folds_names() -> None:
+    """As on Windows and macOS: `Records` and `records` are one table."""
+    with running_mariadb("--lower-case-table-names=1") as server:
+        server.run("CREATE DATABASE d CHARACTER SET utf8mb4")
+        database = MariaDBDatabase(server, "d")
+        for table in ("Records", "RECORDS", "records"):
+            store = store_of(database, {"X": "INT"}, table=table)
+            store.prepare()
+            assert store.store([batch(len(database.run("SELECT * FROM records")) + 1, [(1,)])])
+            store.close()
+        assert database.run("SELECT COUNT(*) FROM Records") == [(3,)]
+        names = {name for (name,) in database.run("SHOW TABLES")}
+        assert names == {"records"} | {f"nfl_{name}" for name in TABLES}
+
+
+# ── a full disk ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 2 MiB; `mount -o remount` gives it more."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
+    for part in [tmp_path, *tmp_path.parents][:3]:
+        part.chmod(0o755)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def fill_up(store: MySQLStore, frames: Iterator[Batch]) -> tuple[list[Batch], Unavailable]:
+    """Store frames until there is no room; all that were tried, and what came."""
+    tried: list[Batch] = []
+    for frame in frames:
+        tried.append(frame)
+        try:
+            store.store([frame])
+        except Unavailable as error:
+            return tried, error
+    pytest.fail("there is always room")
+
+
+def some_frames(server: MariaDBServer) -> tuple[MySQLStore, MariaDBDatabase, Iterator[Batch]]:
+    """A store on this server, and frames of 100 KB without end."""
+    server.run("CREATE DATABASE d CHARACTER SET utf8mb4")
+    database = MariaDBDatabase(server, "d")
+    texts = ["x" * 20_000 + str(n) for n in range(5)]
+    frames = (batch(number, [(f"{number} {text}",) for text in texts]) for number in range(1, 400))
+    return store_of(database, {"x": "LONGTEXT"}), database, frames
+
+
+def all_stored(database: MariaDBDatabase, frames: Sequence[Batch]) -> bool:
+    """Whether the table has the rows of these frames, each once, and nothing is dead."""
+    stored = database.run("SELECT x FROM records ORDER BY seq")
+    return stored == [row for frame in frames for row in frame.rows] and not dead(database)
+
+
+def test_a_full_disk_is_an_outage(small_disk: Path) -> None:
+    """MariaDB 10.11 can't even roll back there and aborts: so it is killed in a transaction."""
+    with running_mariadb() as server:
+        store, database, frames = some_frames(server)
+        database.run(
+            "CREATE TABLE records (seq INT AUTO_INCREMENT PRIMARY KEY, x LONGTEXT)"
+            f" ENGINE=InnoDB DATA DIRECTORY='{small_disk}'"
+        )
+        store.prepare()
+        tried, error = fill_up(store, frames)
+        assert not error.loud, error
+        with pytest.raises(Unavailable) as caught:
+            store.store([tried[-1]])
+        assert not caught.value.loud, caught.value
+        subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+        server.ensure_running()
+        assert store.store(tried) == Stored(1, 5)
+        assert all_stored(database, tried)
+        store.close()
+
+
+def test_a_full_tablespace_is_an_outage() -> None:
+    size = "--innodb-data-file-path=ibdata1:12M:autoextend"
+    with running_mariadb(f"{size}:max:20M", "--innodb-file-per-table=0") as server:
+        store, database, frames = some_frames(server)
+        store.prepare()
+        tried, error = fill_up(store, frames)
+        for found in (error, fill_up(store, iter(tried[-1:]))[1]):
+            assert "1114" in found.message
+            assert not found.loud
+        server.options = (size,)
+        server.restart()
+        assert store.store(tried) == Stored(1, 5)
+        assert all_stored(database, tried)
+        store.close()
 
 
 # ── sessions ────────────────────────────────────────────────────────────────────────────

@@ -489,6 +489,7 @@ class MySQLStore(LedgerStore):
         self.run(ISOLATION)
         [(packet_bytes_max,)] = self.run("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
+        self._check_packet()
 
     def run(self, statement: str | bytes) -> list[Row]:
         """Run one statement as it stands; its rows."""
@@ -588,6 +589,9 @@ class MySQLStore(LedgerStore):
     def _check_tables(self) -> None:
         self._check_view()
         self._check_engines()
+
+    def _check_packet(self) -> None:
+        """Refuse a session in which a record and its dead letter might not fit."""
         needed = 2 * self._record_bytes_max + ROW_SPARE_BYTES
         if self._packet_bytes_max < needed:
             raise Unavailable(
