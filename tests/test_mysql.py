@@ -1,4 +1,8 @@
-"""MySQL: what its errors mean for us, tried on a real server, and addresses."""
+"""MySQL: what only MariaDB's own server or no server is needed for.
+
+Sizes, sessions, full disks, addresses, and the table of errors itself. What each error does is in
+tests/contract/ (test_answers.py, test_outages.py, test_tables.py), over every kind of server.
+"""
 
 import itertools
 import os
@@ -51,104 +55,6 @@ def batch(number: int, rows: list[tuple[Any, ...]]) -> Batch:
 
 def dead(database: MariaDBDatabase) -> list[tuple[Any, ...]]:
     return database.run("SELECT position, code FROM nfl_dead ORDER BY frame, position")
-
-
-# ── refused rows ────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("type_name", "good", "bad", "code"),
-    [
-        ("VARCHAR(3)", "abc", "abcd", "too long"),
-        ("VARCHAR(9) CHARACTER SET latin1", "é", "🏈", "value"),
-        ("TINYINT", 127, 128, "range"),
-        ("BIGINT", -(2**63), 2**63, "range"),
-        ("INT", 1, "one", "value"),
-        ("INT", "12", "12 and more", "truncated"),
-        ("DATETIME(6)", "2024-02-29 12:00:00.5", "2024-02-30 12:00:00", "value"),
-        ("DATE", "2024-02-29", "Wed Oct 10", "value"),
-        ("ENUM('a', 'b')", "a", "c", "truncated"),
-        ("INT NOT NULL", 0, None, "null"),
-        ("INT UNIQUE", 5, 4, "duplicate"),
-        ("INT CHECK (`x` > 3)", 5, 3, "check"),
-        ("JSON", '{"a": 1}', "{", "check"),
-        ("INT REFERENCES parents (id)", 1, 2, "foreign key"),
-        ("DECIMAL(4,2)", 1.5, 1e300, "range"),
-    ],
-)
-def test_a_row_that_does_not_fit_is_a_dead_letter(
-    mariadb_database: MariaDBDatabase, type_name: str, good: Any, bad: Any, code: str
-) -> None:
-    mariadb_database.run("CREATE TABLE parents (id INT PRIMARY KEY) ENGINE=InnoDB")
-    mariadb_database.run("INSERT INTO parents VALUES (1)")
-    store = store_of(mariadb_database, {"x": type_name, "n": "INT"})
-    store.prepare()
-    if code == "duplicate":
-        store.store([batch(9, [(bad, 0)])])
-    rows = [(good, 1), (bad, 2), (None if "U" in type_name else good, 3)]
-    if "NOT NULL" in type_name:
-        rows[2] = (good, 3)
-    assert store.store([batch(1, rows)]) == Stored(frames=1, stored=2, dead=1)
-    assert dead(mariadb_database) == [(1, code)]
-    assert mariadb_database.run("SELECT n FROM records WHERE n > 0 ORDER BY seq") == [(1,), (3,)]
-    store.close()
-
-
-def test_a_column_of_the_users_without_default(mariadb_database: MariaDBDatabase) -> None:
-    mariadb_database.run("CREATE TABLE records (x INT, other INT NOT NULL) ENGINE=InnoDB")
-    store = store_of(mariadb_database, {"x": "INT"})
-    store.prepare()
-    assert store.store([batch(1, [(1,), (2,)])]) == Stored(frames=1, dead=2)
-    assert dead(mariadb_database) == [(0, "no default"), (1, "no default")]
-    store.close()
-
-
-def trigger(database: MariaDBDatabase, signal: str) -> None:
-    database.run(
-        "CREATE TRIGGER judge BEFORE INSERT ON records FOR EACH ROW"
-        f" IF NEW.x < 0 THEN SIGNAL SQLSTATE {signal}; END IF"
-    )
-
-
-@pytest.mark.parametrize(
-    ("signal", "code"),
-    [
-        ("'45000' SET MESSAGE_TEXT = 'no'", "signal"),
-        ("'45000' SET MYSQL_ERRNO = 5998", "signal"),
-        ("'HY001' SET MYSQL_ERRNO = 5999", "error 5999"),
-    ],
-)
-def test_a_trigger_refuses(mariadb_database: MariaDBDatabase, signal: str, code: str) -> None:
-    store = store_of(mariadb_database, {"x": "INT"})
-    store.prepare()
-    trigger(mariadb_database, signal)
-    assert store.store([batch(1, [(-1,), (1,), (-2,)])]) == Stored(frames=1, stored=1, dead=2)
-    assert dead(mariadb_database) == [(0, code), (2, code)]
-    store.close()
-
-
-def test_an_unknown_error_of_all_rows_is_no_rows_fault(mariadb_database: MariaDBDatabase) -> None:
-    store = store_of(mariadb_database, {"x": "INT"})
-    store.prepare()
-    trigger(mariadb_database, "'HY001' SET MYSQL_ERRNO = 5999, MESSAGE_TEXT = 'odd'")
-    with pytest.raises(Unavailable, match="odd") as caught:
-        store.store([batch(1, [(-1,), (-2,)])])
-    assert caught.value.loud
-    mariadb_database.run("DROP TRIGGER judge")
-    assert store.store([batch(1, [(-1,), (-2,)])]) == Stored(frames=1, stored=2)
-    assert dead(mariadb_database) == []
-    store.close()
-
-
-def test_a_duplicate_inside_one_statement(mariadb_database: MariaDBDatabase) -> None:
-    store = store_of(mariadb_database, {"x": "INT PRIMARY KEY", "seq": "INT"})
-    mariadb_database.run("CREATE TABLE records (x INT PRIMARY KEY, seq INT) ENGINE=InnoDB")
-    store.prepare()
-    rows = [(x, n) for n, x in enumerate([1, 2, 1, 3, 2, 1])]
-    assert store.store([batch(1, rows)]) == Stored(frames=1, stored=3, dead=3)
-    assert mariadb_database.run("SELECT x, seq FROM records ORDER BY x") == [(1, 0), (2, 1), (3, 3)]
-    assert dead(mariadb_database) == [(2, "duplicate"), (4, "duplicate"), (5, "duplicate")]
-    store.close()
 
 
 # ── size ────────────────────────────────────────────────────────────────────────────────
@@ -287,30 +193,9 @@ def test_a_user_without_rights_on_tables_that_exist(mariadb_database: MariaDBDat
     store.close()
 
 
-def test_a_table_without_transactions_is_refused(mariadb_database: MariaDBDatabase) -> None:
-    mariadb_database.run("CREATE TABLE records (x INT) ENGINE=MyISAM")
-    store = store_of(mariadb_database, {"x": "INT"})
-    with pytest.raises(Unavailable, match="MyISAM") as caught:
-        store.prepare()
-    assert caught.value.loud
-    mariadb_database.run(caught.value.hint.removeprefix("run: "))
-    store.prepare()
-    store.close()
-
-
 def test_a_type_that_is_none(mariadb_database: MariaDBDatabase) -> None:
     with pytest.raises(ConfigError, match="table records"):
         store_of(mariadb_database, {"x": "TEXTUAL"}).prepare()
-
-
-def test_names_that_need_quotes(mariadb_database: MariaDBDatabase) -> None:
-    columns = dict.fromkeys(("key", "rank", "we`ird", "50%", "what?", 'say "x"'), "INT")
-    store = store_of(mariadb_database, columns)
-    store.prepare()
-    store.prepare()
-    assert store.store([batch(1, [(1, 2, 3, 4, 5, 6)])]) == Stored(frames=1, stored=1)
-    assert mariadb_database.run("SELECT * FROM records")[0][1:] == (1, 2, 3, 4, 5, 6)
-    store.close()
 
 
 def test_a_server_that_folds_names() -> None:
@@ -417,9 +302,9 @@ def test_the_session_is_strict_in_utc_and_gives_up_early(mariadb_database: Maria
     store.prepare()
     [row] = store.run(
         "SELECT @@sql_mode, @@time_zone, @@tx_isolation, @@wait_timeout,"
-        " @@innodb_lock_wait_timeout, @@autocommit, @@character_set_client"
+        " @@innodb_lock_wait_timeout, @@lock_wait_timeout, @@autocommit, @@character_set_client"
     )
-    assert row == ("STRICT_ALL_TABLES", "+00:00", "READ-COMMITTED", 120, 20, 1, "utf8mb4")
+    assert row == ("STRICT_ALL_TABLES", "+00:00", "READ-COMMITTED", 120, 20, 20, 1, "utf8mb4")
     store.close()
 
 
