@@ -432,7 +432,10 @@ class Proxy:
             except OSError:
                 return
             with client, socket.create_connection(self._target) as server:
-                self._carry(client, server)
+                try:
+                    self._carry(client, server)
+                except ConnectionError as error:  # one side has gone in the middle
+                    print(error)
 
     def _carry(self, client: socket.socket, server: socket.socket) -> None:
         """Strictly by turns: the greeting, then a message of the client's and its answer."""
