@@ -381,12 +381,20 @@ class App:
                 config.columns,
                 max(source.record_bytes_max for source in self._config.sources.values()),
                 beat=birth.slot.beat,
+                on_duplicate=config.on_duplicate,
             )
         if config.url == "embedded":
             path = str(self._instance.directory / f"{name}.db")
         else:
             path = sqlite.parse_url(config.url)
-        return sqlite.SQLiteStore(path, name, config.table, config.columns, beat=birth.slot.beat)
+        return sqlite.SQLiteStore(
+            path,
+            name,
+            config.table,
+            config.columns,
+            beat=birth.slot.beat,
+            on_duplicate=config.on_duplicate,
+        )
 
     def _maker(self, source: str) -> RowMaker:
         """Row maker of a source; one that is no longer configured is stored as text."""

@@ -66,7 +66,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What one call to a store has newly committed (frames it had already count nothing)."""
+    """What one call to a store has newly committed (frames it had already count nothing).
+
+    `refusal` is the last of its dead letters, None where there was none.
+    """
 
     frames: int = 0
     stored: int = 0
@@ -74,3 +77,4 @@ class Stored:
     dead: int = 0
     blank: int = 0
     lost: int = 0
+    refusal: DeadLetter | None = field(default=None, compare=False)

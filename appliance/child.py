@@ -123,6 +123,7 @@ class Child:
         self.slot.waiting_for("")  # a predecessor may have died while it waited
         self.slot.set("slow", 0)
         self.slot.put_down()  # or with work in hand
+        self.slot.refusing("")
         self._born, self._told, self._aborted_at = now, None, None
         self._works_at_birth = self.slot.get("works")
         self._inherited = self._cookies()

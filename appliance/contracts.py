@@ -341,6 +341,9 @@ class Gauge(Protocol):
     def waiting_for(self, text: str) -> None:
         """Say in words what is awaited; empty when nothing is."""
 
+    def refusing(self, text: str) -> None:
+        """Say why nothing but dead letters comes; empty when rows are stored."""
+
     def error(self, text: str) -> None:
         """Say the last error in words."""
 

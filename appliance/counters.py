@@ -44,7 +44,7 @@ WORDS = (
     "slow",  # 1 in a call that may take longer than the heartbeat's usual limit
     "position",  # subscriber: of the record in hand, NO_RECORD if no single one is
 )
-TEXTS = ("waiting_for", "last_error", "in_hand")
+TEXTS = ("waiting_for", "refusing", "last_error", "in_hand")
 TEXT_BYTES_MAX = 240
 SLOTS_MAX = 512
 
@@ -102,6 +102,10 @@ class Slot:
     def waiting_for(self, text: str) -> None:
         """Say in words what is awaited; empty when nothing is."""
         self._write("waiting_for", text)
+
+    def refusing(self, text: str) -> None:
+        """Say why nothing but dead letters comes; empty when rows are stored."""
+        self._write("refusing", text)
 
     def error(self, text: str) -> None:
         """Say the last error in words."""

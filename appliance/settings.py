@@ -25,6 +25,7 @@ SUBSCRIBERS_LIMIT = 64
 _A_SIZE = 'a size such as "64KiB", "1MiB" or a number of bytes'
 _SECONDS = "a number of seconds"
 
+OnDuplicate = Literal["dead", "ignore", "update"]
 Scalar = str | int | float | bool
 Text = Annotated[str, Meta(pattern=r"\A[^\x00]+\Z", description="a text in quotes")]
 FrameSize = Annotated[int, Meta(ge=1, le=FRAME_BYTES_LIMIT, description=_A_SIZE)]
@@ -143,7 +144,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     url: Text = "embedded"
     password: SecretRef | None = None
     table: Text = "records"
-    on_duplicate: Literal["dead"] = "dead"
+    on_duplicate: OnDuplicate = "dead"
     lease_bytes_max: FrameSize = 4 * MIB
     columns: dict[str, Column] = {}
 
@@ -198,7 +199,6 @@ LATER_VALUES = {
     "source.SOURCE.type": "unix|udp|http|sse|websocket|jetstream",
     "source.SOURCE.framing": "nul|octet-count|length32|length-line",
     "source.SOURCE.format": "syslog",
-    "store.on_duplicate": "ignore|update",
     "log.to": r"(?!stderr\Z).+",  # a path
     "log.format": "json",
 }

@@ -21,6 +21,7 @@ STORED = "stored"
 class ChildState:
     """One process: `pid` None while it is dead; `kind` as in the process table.
 
+    `refusing`: why its records become nothing but dead letters; empty when rows are stored.
     `retired`: it isn't wanted any more, but what it has stored still counts. `alone`: a frame
     that it goes through record by record, since others died with it (see poison.py).
     """
@@ -34,6 +35,7 @@ class ChildState:
     waiting_for: str
     last_error: str
     last_error_at: int = 0  # seconds since the epoch
+    refusing: str = ""
     retired: bool = False
     alone: str = ""
 
@@ -88,6 +90,7 @@ def report(
             "waiting_for": next(
                 (c.waiting_for for c in subscribers if c.waiting_for and not c.gone), ""
             ),
+            "refusing": next((c.refusing for c in subscribers if c.refusing and not c.gone), ""),
         },
         **_last_error(children),
     }
@@ -144,6 +147,7 @@ def screen(report: dict[str, Any]) -> str:
         f"{store['dead']} dead letters, {store['lost']} lost, {_behind(store['lag_s'])}"
     )
     lines += _waits(store["waiting_for"])
+    lines += [f"  {store['refusing']}"] if store["refusing"] else []
     for one in report["subscribers"]:
         lines.append(f"subscriber {one['n']}: {one['records']} rows, {_process(one)}")
         if one["alone"]:
@@ -157,7 +161,7 @@ def screen(report: dict[str, Any]) -> str:
 def _state(children: list[ChildState], stopping: bool, paused: bool) -> str:
     if stopping:
         return "stopping"
-    unwell = any(c.waiting_for or c.pid is None for c in children if not c.gone)
+    unwell = any(c.waiting_for or c.refusing or c.pid is None for c in children if not c.gone)
     return "degraded" if unwell or paused else "healthy"
 
 
@@ -200,6 +204,8 @@ def _sentence(report: dict[str, Any]) -> str:
     }[report["state"]]
     if report["paused"] and report["state"] == "degraded":
         what = f"collects, but {signals.PAUSED}"
+    elif report["state"] == "degraded" and report["store"]["refusing"]:
+        what = "collects, but all that comes becomes dead letters"
     return f"{report['name']} {what} (pid {report['pid']}, since {report['since']})."
 
 

@@ -30,6 +30,7 @@ from appliance.contracts import (
 from appliance.errors import Corrupt, Unavailable
 from appliance.frame import Frame, Header, decode
 from appliance.logs import Outage
+from appliance.refusals import Refusals
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Subscriber:
         self._dropped = False  # a connection, in a drain; frames may lie under its name
         self._log = logging.getLogger(f"subscriber {name}")
         self._outage = Outage(self._log, gauge, monotonic)
+        self._refusals = Refusals()
 
     def run(self) -> None:
         """Store until told to stop; the lease in hand is finished or given back."""
@@ -273,6 +275,18 @@ class Subscriber:
         for name in ("stored", "filtered", "dead", "lost"):
             self._gauge.add(name, getattr(stored, name))
         self._gauge.add("records", stored.stored)
+        self._say_refusals(stored)
+
+    def _say_refusals(self, stored: Stored) -> None:
+        """Say when nothing but dead letters comes, and when that is over."""
+        count = self._refusals.in_a_row
+        if not self._refusals.note(stored):
+            return
+        self._gauge.refusing(self._refusals.text)
+        if self._refusals.text:
+            self._log.error("%s", self._refusals.text)
+        else:
+            self._log.info("rows are stored again after %d dead letters", count)
 
     def _fold_sometimes(self) -> None:
         now = self._monotonic()

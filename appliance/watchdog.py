@@ -484,6 +484,7 @@ class Watchdog:
                 restarts=child.restarts,
                 gauge=child.slot,
                 waiting_for=self._awaited_by(child),
+                refusing=child.slot.text("refusing"),
                 last_error=child.slot.text("last_error"),
                 last_error_at=child.slot.get("error_s"),
                 retired=child.retired,

@@ -106,6 +106,11 @@ class DatabaseServer(ABC):
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def ensure_running(self) -> None:
+        """Start it again if it has died, as whoever keeps a server does."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
+
     def restart(self) -> None:
         """Shut down and start again."""
         self.stop()

@@ -76,6 +76,7 @@ class FakeGauge:
     def __init__(self) -> None:
         self.numbers: Counter[str] = Counter()
         self.waits: list[str] = []
+        self.refusals: list[str] = []
         self.errors: list[str] = []
         self.beats = 0
         self.holding: tuple[str, str] | None = None
@@ -107,6 +108,9 @@ class FakeGauge:
 
     def waiting_for(self, text: str) -> None:
         self.waits.append(text)
+
+    def refusing(self, text: str) -> None:
+        self.refusals.append(text)
 
     def error(self, text: str) -> None:
         self.errors.append(text)

@@ -137,6 +137,7 @@ class MemoryStore:
             dead=len(letters),
             blank=batch.blank,
             lost=sum(gap.records or 0 for gap in batch.gaps),
+            refusal=letters[-1] if letters else None,
         )
         tables.frames[batch.run, batch.number] = stored
         tables.records[batch.run, batch.number] = batch.records
@@ -156,5 +157,6 @@ class MemoryStore:
 
 def add(one: Stored, other: Stored) -> Stored:
     """The sum of two counts."""
-    names = Stored.__dataclass_fields__
-    return Stored(**{name: getattr(one, name) + getattr(other, name) for name in names})
+    names = Stored.__dataclass_fields__.keys() - {"refusal"}
+    sums = {name: getattr(one, name) + getattr(other, name) for name in names}
+    return Stored(**sums, refusal=other.refusal or one.refusal)

@@ -142,7 +142,7 @@ push_s = 0.25
 url = "mysql://nfl@db.example.net:3306/nfl?unix_socket=/run/mysqld.sock"
 password = { cred = "mysql" }
 table = "Tweets of 2024"
-on_duplicate = "dead"
+on_duplicate = "update"
 lease_bytes_max = "8MiB"
 
 [store.columns]
@@ -201,6 +201,7 @@ format = "text"
             url="mysql://nfl@db.example.net:3306/nfl?unix_socket=/run/mysqld.sock",
             password=SecretRef(cred="mysql"),
             table="Tweets of 2024",
+            on_duplicate="update",
             lease_bytes_max=8 * MIB,
             columns={
                 "id": Column(type="BIGINT UNSIGNED", path="id"),
@@ -394,7 +395,7 @@ MISTAKES = [
     (STDIN + "[queue]\nbytes_max = '9999999999GiB'", "queue.bytes_max: expected a size", ""),
     (STDIN + "[queue]\npush_s = 21", "above 0, at most 20, found 21", "push_s = 2"),
     (STDIN + "[store]\nlease_bytes_max = '1GiB'", "store.lease_bytes_max", '= "4MiB"'),
-    (STDIN + "[store]\non_duplicate = 'x'", 'expected "dead", found "x"', '"dead"'),
+    (STDIN + "[store]\non_duplicate = 'x'", '"dead" or "ignore" or "update", found "x"', '"dead"'),
     (STDIN + "[log]\nlevel = 'all'", '"debug" or "info" or "warning" or "error"', '"info"'),
     (STDIN + "[log]\nlevel = '" + "x" * 99 + "'", "found \"" + "x" * 40 + "…\"", ""),
     ("queue = 'embedded'\n" + STDIN, "x.toml:1: queue: expected a section, found a text",
@@ -565,7 +566,6 @@ VALUES = {  # all that is refused as not in this version
     "source.SOURCE.type": ["unix", "udp", "http", "sse", "websocket", "jetstream"],
     "source.SOURCE.framing": ["nul", "octet-count", "length32", "length-line"],
     "source.SOURCE.format": ["syslog"],
-    "store.on_duplicate": ["ignore", "update"],
     "log.to": ["/var/log/x.log", "stderr.log", "stdout"],
     "log.format": ["json"],
 }

@@ -71,7 +71,8 @@ def test_each_write_changes_its_own_place_only(
 
 
 def write_text(slot: Slot, name: str, text: str) -> None:
-    slot.waiting_for(text) if name == "waiting_for" else slot.error(text)
+    write = {"waiting_for": slot.waiting_for, "refusing": slot.refusing, "last_error": slot.error}
+    write[name](text)
 
 
 def kept(text: str) -> str:

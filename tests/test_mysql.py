@@ -1,8 +1,16 @@
-"""MySQL and MariaDB: what their errors mean for us, tried on real servers."""
+"""MySQL: what only MariaDB's own server or no server is needed for.
+
+Sizes, sessions, full disks, addresses, and the table of errors itself. What each error does is in
+tests/contract/ (test_answers.py, test_outages.py, test_tables.py), over every kind of server.
+"""
 
 import itertools
+import os
+import re
+import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +21,22 @@ from appliance.batch import Batch, DeadLetter, Stored
 from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
 from appliance.stores.address import MySQLAddress, parse_url
+from appliance.stores.ledger import TABLES
 from appliance.stores.mysql import (
     ERRORS,
     MySQLStore,
+    Reaction,
     Refuse,
+    Wait,
     cut,
+    reaction_to,
     row_text,
 )
-from tests.database_server import PASSWORD, Database
+from tests.conftest import find_service
+from tests.database_server import PASSWORD, Database, DatabaseServer
+from tests.mariadb_server import private_mariadb
 
 RUN = bytes(range(16))
-JSON_CODE = {"mariadb": "check", "mysql": "value"}  # in MariaDB, JSON is a text with a CHECK
 ISOLATION = {"mariadb": "tx_isolation", "mysql": "transaction_isolation"}
 
 
@@ -31,8 +44,8 @@ def store_of(
     database: Database, columns: Mapping[str, str], password: str = PASSWORD, **more: Any
 ) -> MySQLStore:
     typed = {name: Column(type=type_name, path=name) for name, type_name in columns.items()}
-    more = {"record_bytes_max": 1024, **more}
-    return MySQLStore(parse_url(database.url()), password, "nfl", "records", typed, **more)
+    more = {"record_bytes_max": 1024, "table": "records", **more}
+    return MySQLStore(parse_url(database.url()), password, "nfl", columns=typed, **more)
 
 
 def batch(number: int, rows: list[tuple[Any, ...]]) -> Batch:
@@ -43,105 +56,6 @@ def batch(number: int, rows: list[tuple[Any, ...]]) -> Batch:
 
 def dead(database: Database) -> list[tuple[Any, ...]]:
     return database.run("SELECT position, code FROM nfl_dead ORDER BY frame, position")
-
-
-# ── refused rows ────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("type_name", "good", "bad", "code"),
-    [
-        ("VARCHAR(3)", "abc", "abcd", "too long"),
-        ("VARCHAR(9) CHARACTER SET latin1", "é", "🏈", "value"),
-        ("TINYINT", 127, 128, "range"),
-        ("BIGINT", -(2**63), 2**63, "range"),
-        ("INT", 1, "one", "value"),
-        ("INT", "12", "12 and more", "truncated"),
-        ("DATETIME(6)", "2024-02-29 12:00:00.5", "2024-02-30 12:00:00", "value"),
-        ("DATE", "2024-02-29", "Wed Oct 10", "value"),
-        ("ENUM('a', 'b')", "a", "c", "truncated"),
-        ("INT NOT NULL", 0, None, "null"),
-        ("INT UNIQUE", 5, 4, "duplicate"),
-        ("INT CHECK (`x` > 3)", 5, 3, "check"),
-        ("JSON", '{"a": 1}', "{", JSON_CODE),
-        ("INT REFERENCES parents (id)", 1, 2, "foreign key"),
-        ("DECIMAL(4,2)", 1.5, 1e300, "range"),
-    ],
-)
-def test_a_row_that_does_not_fit_is_a_dead_letter(
-    server_database: Database, type_name: str, good: Any, bad: Any, code: str | Mapping[str, str]
-) -> None:
-    code = code if isinstance(code, str) else code[server_database.server.flavour]
-    server_database.run("CREATE TABLE parents (id INT PRIMARY KEY) ENGINE=InnoDB")
-    server_database.run("INSERT INTO parents VALUES (1)")
-    store = store_of(server_database, {"x": type_name, "n": "INT"})
-    store.prepare()
-    if code == "duplicate":
-        store.store([batch(9, [(bad, 0)])])
-    rows = [(good, 1), (bad, 2), (None if "U" in type_name else good, 3)]
-    if "NOT NULL" in type_name:
-        rows[2] = (good, 3)
-    assert store.store([batch(1, rows)]) == Stored(frames=1, stored=2, dead=1)
-    assert dead(server_database) == [(1, code)]
-    assert server_database.run("SELECT n FROM records WHERE n > 0 ORDER BY seq") == [(1,), (3,)]
-    store.close()
-
-
-def test_a_column_of_the_users_without_default(server_database: Database) -> None:
-    server_database.run("CREATE TABLE records (x INT, other INT NOT NULL) ENGINE=InnoDB")
-    store = store_of(server_database, {"x": "INT"})
-    store.prepare()
-    assert store.store([batch(1, [(1,), (2,)])]) == Stored(frames=1, dead=2)
-    assert dead(server_database) == [(0, "no default"), (1, "no default")]
-    store.close()
-
-
-def trigger(database: Database, signal: str) -> None:
-    database.run(
-        "CREATE TRIGGER judge BEFORE INSERT ON records FOR EACH ROW"
-        f" IF NEW.x < 0 THEN SIGNAL SQLSTATE {signal}; END IF"
-    )
-
-
-@pytest.mark.parametrize(
-    ("signal", "code"),
-    [
-        ("'45000' SET MESSAGE_TEXT = 'no'", "signal"),
-        ("'45000' SET MYSQL_ERRNO = 5998", "signal"),
-        ("'HY001' SET MYSQL_ERRNO = 5999", "error 5999"),
-    ],
-)
-def test_a_trigger_refuses(server_database: Database, signal: str, code: str) -> None:
-    store = store_of(server_database, {"x": "INT"})
-    store.prepare()
-    trigger(server_database, signal)
-    assert store.store([batch(1, [(-1,), (1,), (-2,)])]) == Stored(frames=1, stored=1, dead=2)
-    assert dead(server_database) == [(0, code), (2, code)]
-    store.close()
-
-
-def test_an_unknown_error_of_all_rows_is_no_rows_fault(server_database: Database) -> None:
-    store = store_of(server_database, {"x": "INT"})
-    store.prepare()
-    trigger(server_database, "'HY001' SET MYSQL_ERRNO = 5999, MESSAGE_TEXT = 'odd'")
-    with pytest.raises(Unavailable, match="odd") as caught:
-        store.store([batch(1, [(-1,), (-2,)])])
-    assert caught.value.loud
-    server_database.run("DROP TRIGGER judge")
-    assert store.store([batch(1, [(-1,), (-2,)])]) == Stored(frames=1, stored=2)
-    assert dead(server_database) == []
-    store.close()
-
-
-def test_a_duplicate_inside_one_statement(server_database: Database) -> None:
-    store = store_of(server_database, {"x": "INT PRIMARY KEY", "seq": "INT"})
-    server_database.run("CREATE TABLE records (x INT PRIMARY KEY, seq INT) ENGINE=InnoDB")
-    store.prepare()
-    rows = [(x, n) for n, x in enumerate([1, 2, 1, 3, 2, 1])]
-    assert store.store([batch(1, rows)]) == Stored(frames=1, stored=3, dead=3)
-    assert server_database.run("SELECT x, seq FROM records ORDER BY x") == [(1, 0), (2, 1), (3, 3)]
-    assert dead(server_database) == [(2, "duplicate"), (4, "duplicate"), (5, "duplicate")]
-    store.close()
 
 
 # ── size ────────────────────────────────────────────────────────────────────────────────
@@ -191,6 +105,28 @@ def test_a_packet_smaller_than_a_record_is_said(small_packets: Database) -> None
     statement = caught.value.hint.removeprefix("run: ").partition(";")[0]
     small_packets.run(statement)
     store.prepare()
+    store.close()
+
+
+def test_packets_made_smaller_while_it_runs(small_packets: Database) -> None:
+    """The next session splits; a row that is too large is dead; too small for any is said."""
+    store = store_of(small_packets, {"x": "LONGTEXT"})
+    store.prepare()
+    small_packets.run(f"SET GLOBAL max_allowed_packet = {192 * 1024}")
+    assert store.store([batch(1, [("a" * 200_000,)])]) == Stored(1, 1)
+    store.close()
+    middle, large = ("b" * 100_000,), ("c" * 200_000,)
+    assert store.store([batch(2, [middle, middle, large, middle])]) == Stored(1, 3, dead=1)
+    assert dead(small_packets) == [(2, "packet")]
+    store.close()
+    small_packets.run(f"SET GLOBAL max_allowed_packet = {32 * 1024}")
+    with pytest.raises(Unavailable, match="takes packets of 32768 bytes") as caught:
+        store.store([batch(3, [("d",)])])
+    assert caught.value.loud
+    small_packets.run(caught.value.hint.removeprefix("run: ").partition(";")[0])
+    assert store.store([batch(3, [("d",)])]) == Stored(1, 1)
+    sizes = small_packets.run("SELECT LENGTH(x) FROM records ORDER BY seq")
+    assert sizes == [(200_000,), (100_000,), (100_000,), (100_000,), (1,)]
     store.close()
 
 
@@ -258,30 +194,105 @@ def test_a_user_without_rights_on_tables_that_exist(server_database: Database) -
     store.close()
 
 
-def test_a_table_without_transactions_is_refused(server_database: Database) -> None:
-    server_database.run("CREATE TABLE records (x INT) ENGINE=MyISAM")
-    store = store_of(server_database, {"x": "INT"})
-    with pytest.raises(Unavailable, match="MyISAM") as caught:
-        store.prepare()
-    assert caught.value.loud
-    server_database.run(caught.value.hint.removeprefix("run: "))
-    store.prepare()
-    store.close()
-
-
 def test_a_type_that_is_none(server_database: Database) -> None:
     with pytest.raises(ConfigError, match="table records"):
         store_of(server_database, {"x": "TEXTUAL"}).prepare()
 
 
-def test_names_that_need_quotes(server_database: Database) -> None:
-    columns = dict.fromkeys(("key", "rank", "we`ird", "50%", "what?", 'say "x"'), "INT")
-    store = store_of(server_database, columns)
-    store.prepare()
-    store.prepare()
-    assert store.store([batch(1, [(1, 2, 3, 4, 5, 6)])]) == Stored(frames=1, stored=1)
-    assert server_database.run("SELECT * FROM records")[0][1:] == (1, 2, 3, 4, 5, 6)
-    store.close()
+def test_a_server_that_folds_names() -> None:
+    """As on Windows and macOS: `Records` and `records` are one table."""
+    with private_mariadb(["--lower-case-table-names=1"]) as server:
+        server.run("CREATE DATABASE d CHARACTER SET utf8mb4")
+        database = Database(server, "d")
+        for table in ("Records", "RECORDS", "records"):
+            store = store_of(database, {"X": "INT"}, table=table)
+            store.prepare()
+            assert store.store([batch(len(database.run("SELECT * FROM records")) + 1, [(1,)])])
+            store.close()
+        assert database.run("SELECT COUNT(*) FROM Records") == [(3,)]
+        names = {name for (name,) in database.run("SHOW TABLES")}
+        assert names == {"records"} | {f"nfl_{name}" for name in TABLES}
+
+
+# ── a full disk ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 2 MiB; `mount -o remount` gives it more."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
+    for part in [tmp_path, *tmp_path.parents][:3]:
+        part.chmod(0o755)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def fill_up(store: MySQLStore, frames: Iterator[Batch]) -> tuple[list[Batch], Unavailable]:
+    """Store frames until there is no room; all that were tried, and what came."""
+    tried: list[Batch] = []
+    for frame in frames:
+        tried.append(frame)
+        try:
+            store.store([frame])
+        except Unavailable as error:
+            return tried, error
+    pytest.fail("there is always room")
+
+
+def some_frames(server: DatabaseServer) -> tuple[MySQLStore, Database, Iterator[Batch]]:
+    """A store on this server, and frames of 100 KB without end."""
+    server.run("CREATE DATABASE d CHARACTER SET utf8mb4")
+    database = Database(server, "d")
+    texts = ["x" * 20_000 + str(n) for n in range(5)]
+    frames = (batch(number, [(f"{number} {text}",) for text in texts]) for number in range(1, 400))
+    return store_of(database, {"x": "LONGTEXT"}), database, frames
+
+
+def all_stored(database: Database, frames: Sequence[Batch]) -> bool:
+    """Whether the table has the rows of these frames, each once, and nothing is dead."""
+    stored = database.run("SELECT x FROM records ORDER BY seq")
+    return stored == [row for frame in frames for row in frame.rows] and not dead(database)
+
+
+def test_a_full_disk_is_an_outage(small_disk: Path) -> None:
+    """MariaDB 10.11 can't even roll back there and aborts: so it is killed in a transaction."""
+    with private_mariadb(["--innodb-file-per-table=ON"]) as server:
+        store, database, frames = some_frames(server)
+        database.run(
+            "CREATE TABLE records (seq INT AUTO_INCREMENT PRIMARY KEY, x LONGTEXT)"
+            f" ENGINE=InnoDB DATA DIRECTORY='{small_disk}'"
+        )
+        store.prepare()
+        tried, error = fill_up(store, frames)
+        assert not error.loud, error
+        with pytest.raises(Unavailable) as caught:
+            store.store([tried[-1]])
+        assert not caught.value.loud, caught.value
+        subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+        server.ensure_running()
+        assert store.store(tried) == Stored(1, 5)
+        assert all_stored(database, tried)
+        store.close()
+
+
+def test_a_full_tablespace_is_an_outage() -> None:
+    size = "--innodb-data-file-path=ibdata1:12M:autoextend"
+    with private_mariadb([f"{size}:max:20M", "--innodb-file-per-table=0"]) as server:
+        store, database, frames = some_frames(server)
+        store.prepare()
+        tried, error = fill_up(store, frames)
+        for found in (error, fill_up(store, iter(tried[-1:]))[1]):
+            assert "1114" in found.message
+            assert not found.loud
+        server.options = (size,)
+        server.restart()
+        assert store.store(tried) == Stored(1, 5)
+        assert all_stored(database, tried)
+        store.close()
 
 
 # ── sessions ────────────────────────────────────────────────────────────────────────────
@@ -293,9 +304,9 @@ def test_the_session_is_strict_in_utc_and_gives_up_early(server_database: Databa
     isolation = ISOLATION[server_database.server.flavour]
     [row] = store.run(
         f"SELECT @@sql_mode, @@time_zone, @@{isolation}, @@wait_timeout,"
-        " @@innodb_lock_wait_timeout, @@autocommit, @@character_set_client"
+        " @@innodb_lock_wait_timeout, @@lock_wait_timeout, @@autocommit, @@character_set_client"
     )
-    assert row == ("STRICT_ALL_TABLES", "+00:00", "READ-COMMITTED", 120, 20, 1, "utf8mb4")
+    assert row == ("STRICT_ALL_TABLES", "+00:00", "READ-COMMITTED", 120, 20, 20, 1, "utf8mb4")
     store.close()
 
 
@@ -369,6 +380,40 @@ def test_a_deadlock_is_an_outage_not_a_dead_letter(server_database: Database) ->
 
 def test_the_table_of_errors_has_short_codes_and_hints() -> None:
     for name, reaction in ERRORS.values():
-        assert name.startswith(("ER_", "CR_", "WARN_"))
+        assert name.startswith(("ER_", "CR_", "WARN_", "HA_ERR_"))
         if isinstance(reaction, Refuse):
             assert 0 < len(reaction.code) <= 32
+
+
+def test_the_table_of_errors_names_them_as_the_server_does() -> None:
+    """From 3000 on MariaDB's numbers mean other things than MySQL's; 2000 to 2999 are clients'."""
+    program = find_service("perror")
+    numbers = [number for number in ERRORS if 1000 <= number < 2000]
+    said = subprocess.run(
+        [program, *map(str, numbers)], capture_output=True, text=True, check=False
+    ).stdout
+    names = dict(re.findall(r"error code (\d+) \((\w+)\)", said))
+    assert len(names) > 100
+    only_mysql = {"ER_INNODB_FORCED_RECOVERY"}
+    wrong = {n: ERRORS[n][0] for n in numbers if names.get(str(n)) != ERRORS[n][0]}
+    assert set(wrong.values()) == only_mysql
+
+
+@pytest.mark.parametrize(
+    ("number", "sqlstate", "reaction"),
+    [
+        (1406, "22001", Refuse("too long")),
+        (65000, "22001", Refuse("value")),
+        (65000, "23000", Refuse("constraint")),
+        (65000, "08S01", Wait()),
+        (65000, "40001", Wait()),
+        (65000, "45000", Refuse("signal")),
+        (1213, "45001", Refuse("signal")),
+        (65000, "HY000", None),
+        (65000, "", None),
+    ],
+)
+def test_what_a_number_and_its_sqlstate_mean(
+    number: int, sqlstate: str, reaction: Reaction | None
+) -> None:
+    assert reaction_to(number, sqlstate)[1] == reaction

@@ -35,7 +35,7 @@ class Children:
         for word, number in numbers.items():
             slot.set(word, number)
         given: dict[str, Any] = {"type": "", "pid": 10 + len(self.all), "restarts": 0} | more
-        texts = {"waiting_for": "", "last_error": ""} | more
+        texts = {"waiting_for": "", "last_error": "", "refusing": ""} | more
         self.all.append(ChildState(kind=kind, name=name, gauge=slot, **(texts | given)))
         return self
 
@@ -101,6 +101,7 @@ def test_the_whole_of_it() -> None:
             "per_s": 7.0,
             "lag_s": 5.3,
             "waiting_for": "",
+            "refusing": "",
         },
         "last_error": "",
         "last_error_at": None,
@@ -117,6 +118,7 @@ AWAITED = "the store: no answer → start it"
         ({"last_error": "long ago"}, False, "healthy", Exit.OK),
         ({"restarts": 5}, False, "healthy", Exit.OK),
         ({"waiting_for": AWAITED}, False, "degraded", Exit.DEGRADED),
+        ({"refusing": "1000 records in a row"}, False, "degraded", Exit.DEGRADED),
         ({"pid": None}, False, "degraded", Exit.DEGRADED),
         ({}, True, "stopping", Exit.DEGRADED),
         ({"pid": None, "waiting_for": AWAITED}, True, "stopping", Exit.DEGRADED),
@@ -137,12 +139,19 @@ def test_the_sentence_says_the_state() -> None:
     sentences = {
         "healthy": ({}, False, "nfl collects and stores ("),
         "degraded": ({"waiting_for": AWAITED}, False, "nfl runs, but something is awaited ("),
+        "refusing": ({"refusing": "all of it"}, False, "nfl collects, but all that comes becomes"),
         "stopping": ({}, True, "nfl is stopping ("),
     }
     for more, stopping, words in sentences.values():
         assert screen(report(IDENTITY, two_of_each(**more).all, stopping, paused=False)).startswith(
             words
         )
+
+
+def test_what_is_refused_is_on_the_screen() -> None:
+    found = report(IDENTITY, two_of_each(refusing="column x").all, stopping=False, paused=False)
+    assert found["store"]["refusing"] == "column x"
+    assert "  column x" in screen(found).splitlines()
 
 
 def test_the_screen() -> None:

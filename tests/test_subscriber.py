@@ -20,7 +20,7 @@ from appliance.settings import Column, Filter
 from appliance.subscriber import FOLD_INTERVAL_S, Subscriber
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.fake_role import FakeClock, FakeGauge, FakeWish
-from tests.fake_store import MemoryDatabase, MemoryStore
+from tests.fake_store import MemoryDatabase, MemoryStore, refuse_nothing
 
 CHANCE = 0.5
 RUN = "0" * 31 + "1"
@@ -247,6 +247,28 @@ def test_a_row_that_the_database_rejects_costs_one_row(world: World) -> None:
     letters = world.database.tables.dead.values()
     assert [(letter.position, letter.code) for letter in letters] == [(1, "data")]
     assert (world.gauge.numbers["stored"], world.gauge.numbers["dead"]) == (2, 1)
+
+
+def test_a_thousand_rejected_in_a_row_are_said_once_and_nothing_stops(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.database.refuse = lambda row: Rejected("column 'team' is too short", "too long")
+    for number in range(1, 6):
+        world.push(item(number, b"".join(tweet("Bears", n) for n in range(400))))
+
+    def mend() -> None:
+        world.database.refuse = refuse_nothing
+        world.push(item(6, tweet("Bears", 1)))
+
+    world.clock.at(1, mend)
+    world.run(stop_after_s=2)
+    assert world.is_empty()
+    assert (world.gauge.numbers["dead"], world.gauge.numbers["stored"]) == (2000, 1)
+    said, over = world.gauge.refusals
+    assert said.startswith("1200 records in a row became dead letters: column 'team' is too short;")
+    assert over == ""
+    assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == [said]
+    assert "rows are stored again after 2000 dead letters" in caplog.messages
 
 
 def test_an_item_that_cannot_be_read_is_set_aside_and_its_neighbours_are_stored(

@@ -22,6 +22,10 @@ commit. Each part is there for a reason:
   and looks again; a duplicate key *there* is never about a record.
 - A run's row is made in a transaction of its own, since a row just made can't be locked shared
   by others before it is committed.
+- A duplicate of one of the user's own keys is what `on_duplicate` says: a dead letter, ignored
+  (counted as filtered: the configuration leaves it out), or written over the row that is there
+  (counted as stored). Ignoring is done by isolation too, never by the database: an INSERT IGNORE
+  would swallow errors of data, and how many rows it took can't be told for sure.
 - A savepoint goes before each statement of data. After a refusal the transaction is set back to
   it, which proves that the transaction still exists: a database that had silently rolled back
   all of it would commit rows without their ledger rows.
@@ -40,15 +44,14 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from appliance.batch import Batch, DeadLetter, Stored
-from appliance.config import Column
+from appliance.config import Column, OnDuplicate
 from appliance.contracts import NO_RECORD, Hold, Remark
 from appliance.errors import Rejected, Unavailable
-from appliance.isolate import isolate
+from appliance.isolate import Insert, isolate
 from appliance.rows import utc_text
 
 SCHEMA = 1  # version of the tables below
@@ -115,6 +118,14 @@ Span = tuple[int, int]
 NOTHING_LEFT = [(None, None)]  # numbers of a gap that was filled; the row stays, as history
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """The rows of one batch that are not in the table: dead letters, and ignored duplicates."""
+
+    dead: list[DeadLetter] = field(default_factory=list)
+    ignored: int = 0
+
+
 class Unrecognised(Rejected):
     """An error that the database's table of errors doesn't know.
 
@@ -153,8 +164,10 @@ class LedgerStore(ABC):
         columns: Mapping[str, Column],
         beat: Callable[[], None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
+        on_duplicate: OnDuplicate = "dead",
     ) -> None:
         self._prefix = prefix
+        self._on_duplicate = on_duplicate
         self._table = table
         self._columns = columns
         self._beat = beat
@@ -165,9 +178,8 @@ class LedgerStore(ABC):
     def prepare(self) -> None:
         """Make the tables that are missing; check those that exist."""
         with self._session():
-            for name, table in TABLES.items():
-                if not self._columns_of(self._name(name)):
-                    self._make_ledger_table(self._name(name), table)
+            for name in self._check_ledger():
+                self._make_ledger_table(self._name(name), TABLES[name])
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
@@ -223,7 +235,7 @@ class LedgerStore(ABC):
                 raise self._missing_columns(missing)
             self._check_tables()
             remarks = [] if present else [self._try_data_table()]
-            if not self._columns_of(self._name("meta")):
+            if "meta" in self._check_ledger():
                 return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
             self._check_schema()
             return [*remarks, *self._accounts()]
@@ -266,8 +278,10 @@ class LedgerStore(ABC):
         """See that the user's table could be made, leaving nothing; ConfigError if not."""
 
     @abstractmethod
-    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
-        """Prepare rows for a table."""
+    def _writer(
+        self, table: str, columns: Sequence[str], rows: Sequence[Row], *, update: bool = False
+    ) -> Writer:
+        """Prepare rows for a table; `update`: each replaces the row that has a key of its own."""
 
     @abstractmethod
     def _columns_of(self, table: str) -> set[str]:
@@ -368,6 +382,24 @@ class LedgerStore(ABC):
     def _missing(self, present: Collection[str]) -> list[str]:
         """Configured columns that a table lacks; none of a table that isn't there."""
         return [name for name in self._columns if present and name.lower() not in present]
+
+    def _check_ledger(self) -> list[str]:
+        """Refuse somebody else's tables under our names; which of ours are missing."""
+        missing = []
+        for name, table in TABLES.items():
+            if present := self._columns_of(self._name(name)):
+                self._check_ledger_table(self._name(name), table, present)
+            else:
+                missing.append(name)
+        return missing
+
+    def _check_ledger_table(self, name: str, table: Table, present: Collection[str]) -> None:
+        if missing := [column for column in table.columns if column not in present]:
+            raise Unavailable(
+                f"table {name} is no table of ours: it has no column {', '.join(missing)}",
+                "rename it, or choose another `name` for the instance (see docs/formats.md)",
+                loud=True,
+            )
 
     def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
         table = self._quoted(self._table)
@@ -485,28 +517,33 @@ class LedgerStore(ABC):
     def _write(self, new: Sequence[Batch], hold: Hold | None) -> Stored:
         """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
         refused = self._insert_data(new, hold)
-        late = late_letters(new, refused)
-        for index, letters in late.items():
-            self._correct(new[index], len(letters))
-        self._insert(
-            "dead",
-            [
-                self._dead_row(batch, letter)
-                for index, batch in enumerate(new)
-                for letter in (*batch.dead, *late.get(index, ()))
-            ],
-        )
+        left_out = by_batch(new, refused, self._on_duplicate == "ignore")
+        for index, part in left_out.items():
+            self._correct(new[index], part)
+        letters = [
+            (batch, letter)
+            for index, batch in enumerate(new)
+            for letter in (*batch.dead, *(left_out[index].dead if index in left_out else ()))
+        ]
+        self._insert("dead", [self._dead_row(*letter) for letter in letters])
         self._insert("gaps", [row for batch in new for row in gap_rows(batch)])
-        total = sum_of(new)
-        return replace(total, stored=total.stored - len(refused), dead=total.dead + len(refused))
+        total, ignored = sum_of(new), sum(part.ignored for part in left_out.values())
+        return replace(
+            total,
+            stored=total.stored - len(refused),
+            filtered=total.filtered + ignored,
+            dead=len(letters),
+            refusal=letters[-1][1] if letters else None,
+        )
 
     def _insert_data(self, new: Sequence[Batch], hold: Hold | None) -> dict[int, Rejected]:
         """Insert into the user's table; returns the rows that are refused, by their index."""
         rows = [row for batch in new for row in batch.rows]
         refused: dict[int, Rejected] = {}
         for first, writer in self._writers(new, rows, hold):
+            insert = self._guarded(writer.insert)
             for part in writer.parts:
-                found = isolate(*part, partial(self._insert_part, writer))
+                found = isolate(*part, insert)
                 refused |= {first + index: reason for index, reason in found.items()}
         if len(refused) == len(rows):
             for reason in refused.values():
@@ -525,31 +562,45 @@ class LedgerStore(ABC):
 
         With `hold` one for each row, which isn't even made into a statement before it was named.
         """
-        columns = list(self._columns)
+        columns, update = list(self._columns), self._on_duplicate == "update"
         if hold is None:
-            yield 0, self._writer(self._table, columns, rows)
+            yield 0, self._writer(self._table, columns, rows, update=update)
             return
         for index, position in enumerate(p for batch in new for p in batch.positions):
             hold(position)
-            yield index, self._writer(self._table, columns, rows[index : index + 1])
+            yield index, self._writer(self._table, columns, rows[index : index + 1], update=update)
         hold(NO_RECORD)
 
-    def _insert_part(self, writer: Writer, lo: int, hi: int) -> None:
-        self._query("SAVEPOINT part")
-        try:
-            writer.insert(lo, hi)
-        except Rejected:
-            self._query("ROLLBACK TO SAVEPOINT part")
-            self._query("RELEASE SAVEPOINT part")
-            raise
-        self._query("RELEASE SAVEPOINT part")
+    def _guarded(self, insert: Insert) -> Insert:
+        """The same, with the transaction set back to where it was after a refusal.
 
-    def _correct(self, batch: Batch, refused: int) -> None:
+        A savepoint that was gone back to still stands: a mass of refusals needs one.
+        """
+        stands = False
+
+        def guarded(lo: int, hi: int) -> None:
+            nonlocal stands
+            if not stands:
+                self._query("SAVEPOINT part")
+            try:
+                insert(lo, hi)
+            except Rejected:
+                self._query("ROLLBACK TO SAVEPOINT part")
+                stands = True
+                raise
+            self._query("RELEASE SAVEPOINT part")
+            stands = False
+
+        return guarded
+
+    def _correct(self, batch: Batch, left_out: LeftOut) -> None:
         """Say in the ledger row how many rows the database has refused."""
         self._query(
-            f'UPDATE {self._frames} SET "stored" = ?, "dead" = ? WHERE "run" = ? AND "frame" = ?',
-            len(batch.rows) - refused,
-            len(batch.dead) + refused,
+            f'UPDATE {self._frames} SET "stored" = ?, "filtered" = ?, "dead" = ?'
+            ' WHERE "run" = ? AND "frame" = ?',
+            len(batch.rows) - left_out.ignored - len(left_out.dead),
+            batch.filtered + left_out.ignored,
+            len(batch.dead) + len(left_out.dead),
             batch.run,
             batch.number,
         )
@@ -697,21 +748,24 @@ def gap_rows(batch: Batch) -> list[Row]:
     ]
 
 
-def late_letters(
-    batches: Sequence[Batch], refused: Mapping[int, Rejected]
-) -> dict[int, list[DeadLetter]]:
-    """Dead letters for refused rows (counted through all batches), by the batch's index."""
-    letters: dict[int, list[DeadLetter]] = {}
+def by_batch(
+    batches: Sequence[Batch], refused: Mapping[int, Rejected], ignore_duplicates: bool
+) -> dict[int, LeftOut]:
+    """What becomes of refused rows (counted through all batches), by the batch's index."""
+    left_out: dict[int, LeftOut] = {}
     if not refused:
-        return letters
+        return left_out
     places = [(at, row) for at, batch in enumerate(batches) for row in range(len(batch.rows))]
     for index, reason in sorted(refused.items()):
         at, row = places[index]
-        batch = batches[at]
-        letters.setdefault(at, []).append(
-            DeadLetter(batch.positions[row], batch.raws[row], reason.code, reason.message)
-        )
-    return letters
+        batch, part = batches[at], left_out.setdefault(at, LeftOut())
+        if ignore_duplicates and reason.code == DUPLICATE:
+            part.ignored += 1
+        else:
+            part.dead.append(
+                DeadLetter(batch.positions[row], batch.raws[row], reason.code, reason.message)
+            )
+    return left_out
 
 
 def sum_of(batches: Sequence[Batch]) -> Stored:

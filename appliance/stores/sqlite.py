@@ -21,7 +21,7 @@ from contextlib import closing
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from appliance.config import Column
+from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.ledger import (
@@ -105,8 +105,9 @@ class SQLiteStore(LedgerStore):
         table: str,
         columns: Mapping[str, Column],
         beat: Callable[[], None] = lambda: None,
+        on_duplicate: OnDuplicate = "dead",
     ) -> None:
-        super().__init__(prefix, table, columns, beat)
+        super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate)
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
@@ -136,10 +137,15 @@ class SQLiteStore(LedgerStore):
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         return self._foreign(lambda connection: connection.execute(sql, parameters).fetchall())
 
-    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
-        names = ", ".join(map(self._quoted, columns))
+    def _writer(
+        self, table: str, columns: Sequence[str], rows: Sequence[Row], *, update: bool = False
+    ) -> Writer:
+        names = [self._quoted(column) for column in columns]
         marks = ", ".join("?" * len(columns))
-        sql = f"INSERT INTO {self._quoted(table)} ({names}) VALUES ({marks})"
+        sql = f"INSERT INTO {self._quoted(table)} ({', '.join(names)}) VALUES ({marks})"
+        if update:  # without a target it means every unique key
+            changes = ", ".join(f"{name} = excluded.{name}" for name in names)
+            sql += f" ON CONFLICT DO UPDATE SET {changes}"
         return _PreparedRows(self, sql, rows)
 
     def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
