@@ -62,7 +62,7 @@ class SQLDatabase:
     def address(self, **more: Any) -> MySQLAddress:
         """Where a store finds this database."""
         server = self.server
-        given: dict[str, Any] = {"host": server.host, "port": server.port, "user": server.user}
+        given = {"host": server.host, "port": server.port, "user": server.user, "tls": "off"}
         return MySQLAddress(**(given | {"database": self.name} | more))
 
     def raws(self) -> list[bytes]:
