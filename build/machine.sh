@@ -81,6 +81,7 @@ services() {
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v mariadbd >/dev/null || missing+=(mariadb-server)
     command -v nc >/dev/null || missing+=(netcat-openbsd)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v socat >/dev/null || missing+=(socat)
     command -v rsyslogd >/dev/null || missing+=(rsyslog)
     command -v ps >/dev/null || missing+=(procps)

@@ -136,7 +136,8 @@ def test_a_full_queue_stops_reading_until_there_is_room(seed: int) -> None:
         until(daemon.stored, SEEN_S, "rows")
         daemon.signal(signal.SIGTSTP)
         awaited = "room in the queue (reading stops): it is full"
-        until(lambda: awaited in source_waits(daemon), SEEN_S, "the queue to be full")
+        until(lambda: f"waiting for {awaited}" in daemon.said(), SEEN_S, "the queue to be full")
+        assert awaited in source_waits(daemon)
         until(lambda: queued_bytes(daemon) >= MIB, SEEN_S, "the queue to be seen full")
         assert queued_bytes(daemon) < 3 * MIB
         daemon.signal(signal.SIGCONT)
@@ -144,7 +145,7 @@ def test_a_full_queue_stops_reading_until_there_is_room(seed: int) -> None:
         queue.until_empty()
         daemon.until_stored(records.sent)
         records.check(Sqlite().raws(daemon), records.sent)
-        assert daemon.said().count(f"no longer waiting for {awaited}") >= 1
+        assert f"no longer waiting for {awaited}" in daemon.said()
         assert daemon.stop() == 0
 
 
@@ -163,7 +164,11 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
         pytest.skip("only root may mount")
     folder.mkdir()
     options = f"size={size_bytes},mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode and not os.environ.get("CI"):
+        pytest.skip(f"this root may not mount: {done.stderr}")
+    assert done.returncode == 0, done.stderr
     try:
         yield folder
     finally:
