@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from appliance.batch import Batch
 from appliance.contracts import Death
 from appliance.errors import Rejected
-from appliance.frame import Header, checksum, encode_header
+from appliance.frame import Frame, Header, checksum, encode_header
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.subscriber import Subscriber
@@ -89,10 +90,12 @@ class Maker(RowMaker):
 
     lethal = False
 
-    def _sort_record(self, records: Any, position: int, line: bytes) -> None:
-        if self.lethal and line.startswith(b"lethal"):
-            raise Crashed
-        super()._sort_record(records, position, line)
+    def batch(self, frame: Frame) -> Batch:
+        for position, line in enumerate(frame.body.split(b"\n")):
+            untouched = position in frame.header.rejected
+            if self.lethal and line.startswith(b"lethal") and not untouched:
+                raise Crashed
+        return super().batch(frame)
 
 
 class World:

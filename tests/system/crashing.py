@@ -15,14 +15,17 @@ import random
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from appliance import cli
+from appliance.batch import Batch
 from appliance.contracts import Checkpoint
+from appliance.frame import Frame
 from appliance.rows import RowMaker
 from appliance.stores import mysql, sqlite
-from appliance.stores.ledger import Row
+from appliance.stores.ledger import LedgerStore, Writer
 from appliance.verbs import collect
 
 
@@ -77,29 +80,33 @@ def make_lethal(when: str, number: str) -> None:
     """Put the bug into the library."""
     start = f"{number} "
     if when == "parsing":
-        sort = RowMaker._sort_record
+        plain = RowMaker.batch
 
-        def sort_record(maker: RowMaker, records: Any, position: int, line: bytes) -> None:
-            if line.startswith(start.encode()):
-                die_of(line)
-            sort(maker, records, position, line)
+        def batch(maker: RowMaker, frame: Frame) -> Batch:
+            for position, line in enumerate(frame.body.split(b"\n")):
+                if line.startswith(start.encode()) and position not in frame.header.rejected:
+                    die_of(line)
+            return plain(maker, frame)
 
-        RowMaker._sort_record = sort_record  # type: ignore[method-assign]
+        RowMaker.batch = batch  # type: ignore[method-assign]
     else:
         _make_lethal_to_store(start)
 
 
 def _make_lethal_to_store(start: str) -> None:
-    def check(row: Row) -> Row:
-        if any(isinstance(value, str) and value.startswith(start) for value in row):
-            die_of(start)
-        return row
+    for store in (mysql.MySQLStore, sqlite.SQLiteStore):
+        store._writer = _dying_of(f"'{start}", store._writer)  # type: ignore[method-assign]
 
-    to_text, insert_many = mysql.row_text, sqlite.SQLiteStore.insert_many
-    mysql.row_text = lambda row: to_text(check(row))
-    sqlite.SQLiteStore.insert_many = (  # type: ignore[method-assign]
-        lambda store, sql, rows: insert_many(store, sql, [*map(check, rows)])
-    )
+
+def _dying_of(text: str, write: Callable[..., Writer]) -> Callable[..., Writer]:
+    """A preparation of rows for the user's table that this text is the death of."""
+
+    def writer(store: LedgerStore, table: str, columns: Any, rows: Any, **more: Any) -> Writer:
+        if table == store._table and text in repr(rows):
+            die_of(text)
+        return write(store, table, columns, rows, **more)
+
+    return writer
 
 
 if __name__ == "__main__":
