@@ -64,7 +64,9 @@ def test_a_drain_that_works_alone_is_no_instance_and_is_ended(
     holder.refuse_second(instance)
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, drain_s=5)
-    assert os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+    end = os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
+    assert end
+    assert end.si_status == signal.SIGTERM, "asked, not killed"
     assert (holder.parent(instance), holder.draining(instance)) == (os.getpid(), None)
     lock.release()
 

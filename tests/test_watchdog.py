@@ -1687,6 +1687,15 @@ def attaching(cast: Cast, **more: Any) -> ChildSpec:
     return cast.spec("collector", "a", body, **more)
 
 
+def backlog(port: int) -> int:
+    """Connections that nobody has accepted (proc(5): a listener's rx_queue)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues, *_ = line.split()
+        if state == "0A" and int(local.partition(":")[2], 16) == port:
+            return int(queues.partition(":")[2], 16)
+    raise AssertionError(f"nobody listens on {port}")
+
+
 def test_nothing_is_read_before_queue_and_store_are_reached(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
@@ -1707,9 +1716,11 @@ def test_a_store_that_is_not_reached_in_time_ends_it(
     awaited = "the store: it is down → start it"
     specs = [cast.recovery(), attaching(cast, acceptor=a.acceptor), preparing(cast, awaited)]
     parent = start(specs, healthy_s=0.5, limits=FAST_STOP)
-    a.send("not taken in")
     born(diary, "subscriber 1")
+    a.send("not taken in")
     assert not parent.status()["ready"]
+    assert not parent.status()["ready"], "it has looked at its listeners meanwhile"
+    assert backlog(a.address[1]) == 1
     assert parent.wait() == Exit.UNREACHABLE
     assert not order_of(diary.lines, "collector a born")
     assert f"log ERROR require_healthy: still waiting for {awaited}" in diary.lines

@@ -34,6 +34,7 @@ SHORT = 60  # bytes of the longest record
 SMALL = 'frame_bytes_max = "1KiB"\nrecord_bytes_max = "1KiB"\nframe_interval_ms = 0\n'
 SMALL_LEASES = 'lease_bytes_max = "1KiB"\n'
 KILLS = 3
+LONG_ENOUGH_S = 2.0  # for an outage to be worth a line in the log
 SILENT = (0, "")
 NOBODY_LISTENS = '[store]\nurl = "mysql://u@127.0.0.1:1/d"\n'
 
@@ -133,7 +134,11 @@ def test_the_store_is_away(seed: int, mariadb_database: Database) -> None:
             ), said
             assert "\n  → run drain again" in said
             assert nobody_holds(daemon)
-        assert cron.run(daemon, "drain") == SILENT
+            drain = cron.spawn(daemon, "drain")
+            until_at_work(daemon)
+            time.sleep(LONG_ENOUGH_S)
+            assert drain.poll() is None
+        assert cron.ended(drain) == SILENT, "also where it had to wait"
         records.check(store.raws(daemon), FEW)
 
 
