@@ -1,4 +1,6 @@
-"""Tries the frozen file where no Python of ours can be seen: version, then the whole demo.
+"""Tries the frozen file where no Python of ours can be seen.
+
+Its version, an instance in the background that outlives who started it, the whole demo.
 
     python build/smoke.py dist/stream-daemon
 
@@ -6,7 +8,10 @@ The environment is empty but for a PATH of the system's own folders and private 
 HOME and temporary files, which must be empty again at the end.
 """
 
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,11 +26,20 @@ class SmokeError(Exception):
     """The frozen file doesn't do what it should; the text says what it did."""
 
 
-def run(program: Path, argument: str, home: Path) -> str:
+BACKGROUND = """\
+state_dir = "{home}/state"
+subscribers = 0
+[source.s]
+type = "file"
+path = "{home}/in"
+"""
+
+
+def run(program: Path, home: Path, *arguments: str) -> str:
     """The program's stdout; anything but exit 0 is an error."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home)}
     done = subprocess.run(
-        [program, argument],
+        [program, *arguments],
         env=environment,
         cwd=home,
         stdin=subprocess.DEVNULL,
@@ -34,7 +48,8 @@ def run(program: Path, argument: str, home: Path) -> str:
         text=True,
     )
     if done.returncode != 0:
-        raise SmokeError(f"`{argument}` ended with {done.returncode}; stdout:\n{done.stdout}")
+        words = " ".join(arguments)
+        raise SmokeError(f"`{words}` ended with {done.returncode}; stdout:\n{done.stdout}")
     return done.stdout
 
 
@@ -47,13 +62,46 @@ def totals(output: str) -> dict[str, int]:
     return {name: int(number) for name, number in found.groupdict().items()}
 
 
+def check_background(program: Path, home: Path) -> None:
+    """Start an instance that goes on, store beside it, and stop it.
+
+    What the frozen file unpacks for a command goes with the command; the instance, its
+    server too, needs files of its own.
+    """
+    file = home / "c.toml"
+    file.write_text(BACKGROUND.format(home=home))
+    (home / "in").write_text("one\ntwo\n")
+    run(program, home, "-c", str(file), "collect", "--detach")
+    try:
+        parent = int(run(program, home, "-c", str(file), "running"))
+        _end_server(parent)
+        seen = run(program, home, "-c", str(file), "drain", "-v")
+    finally:
+        run(program, home, "-c", str(file), "stop")
+    if not seen.startswith("stored 2 records"):
+        raise SmokeError(f"`drain` beside an instance in the background says {seen!r}")
+    shutil.rmtree(home / "state")
+    for name in ("c.toml", "in"):
+        (home / name).unlink()
+
+
+def _end_server(parent: int) -> None:
+    """It has to be started again from where it lies now."""
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "valkey-server":
+            os.kill(int(pid), signal.SIGKILL)
+            return
+    raise SmokeError("an instance in the background has no server")
+
+
 def check(program: Path, home: Path) -> str:
     """Try everything; one line that says what was seen."""
-    version = run(program, "--version", home)
+    version = run(program, home, "--version")
     if not re.match(r"stream-daemon \d+\.\d+", version):
         raise SmokeError(f"`--version` says {version!r}")
+    check_background(program, home)
     began = time.monotonic()
-    seen = totals(run(program, "demo", home))
+    seen = totals(run(program, home, "demo"))
     took_s = time.monotonic() - began
     if seen["sent"] != seen["filtered"] + seen["stored"] or not seen["stored"]:
         raise SmokeError(f"sent is not filtered + stored: {seen}")
