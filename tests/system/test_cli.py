@@ -792,5 +792,8 @@ def start_stop(daemon: Daemon) -> "subprocess.Popen[str]":
 def waits(process: "subprocess.Popen[str]") -> bool:
     """Whether it has asked and waits for the answer (a process with a Unix socket that sleeps)."""
     names = Path(f"/proc/{process.pid}/fd").iterdir()
-    has_socket = any(os.readlink(name).startswith("socket:") for name in names)
+    try:
+        has_socket = any(os.readlink(name).startswith("socket:") for name in names)
+    except FileNotFoundError:  # closed since it was listed
+        return False
     return has_socket and Path(f"/proc/{process.pid}/wchan").read_text() != "0"
