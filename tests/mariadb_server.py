@@ -12,7 +12,8 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ class MariaDBServer:
     """One server under test: start, stop, kill and restart it, on the same data and port.
 
     Users: root without a password through the Unix socket; USER with PASSWORD everywhere.
+    `options` are the server's own, and win over those that tests get otherwise.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self._folder = folder
+        self._options = options
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self.unix_socket = str(folder / "s")
@@ -153,6 +156,7 @@ class MariaDBServer:
             "--innodb-log-file-size=32M",
             "--innodb-flush-log-at-trx-commit=1",
             "--character-set-server=utf8mb4",
+            *self._options,
         ]
 
 
@@ -178,11 +182,11 @@ class MariaDBDatabase:
             connection.close()
 
 
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDBServer]:
-    """A running server, for the whole session."""
+@contextmanager
+def private_mariadb(options: Sequence[str] = ()) -> Iterator[MariaDBServer]:
+    """A running server, removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="mariadb-"))
-    server = MariaDBServer(folder)
+    server = MariaDBServer(folder, options)
     try:
         server.install()
         server.start()
@@ -192,6 +196,13 @@ def mariadb() -> Iterator[MariaDBServer]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    """A running server, for the whole session."""
+    with private_mariadb() as server:
+        yield server
 
 
 @pytest.fixture
