@@ -109,6 +109,7 @@ TABLES = {
 }
 
 Row = tuple[Any, ...]
+Rows = Sequence[Row]
 Span = tuple[int, int]
 NOTHING_LEFT = [(None, None)]  # numbers of a gap that was filled; the row stays, as history
 
@@ -252,8 +253,8 @@ class LedgerStore(ABC):
         """See that the user's table could be made, leaving nothing; ConfigError if not."""
 
     @abstractmethod
-    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
-        """Prepare rows for a table."""
+    def _writer(self, table: str, columns: Sequence[str], blocks: Sequence[Rows]) -> Writer:
+        """Prepare the rows of all blocks, in this order, for a table."""
 
     @abstractmethod
     def _columns_of(self, table: str) -> set[str]:
@@ -297,10 +298,10 @@ class LedgerStore(ABC):
         except Rejected as error:
             raise self._refused_ledger(error) from error
 
-    def _insert(self, table: str, rows: Sequence[Row]) -> None:
+    def _insert(self, table: str, rows: Rows) -> None:
         """Insert rows into a table of the ledger, all of its columns but a serial one."""
         names = [name for name, kind in TABLES[table].columns.items() if kind != "serial"]
-        writer = self._writer(self._name(table), names, rows)
+        writer = self._writer(self._name(table), names, [rows])
         for lo, hi in writer.parts:
             try:
                 writer.insert(lo, hi)
@@ -463,7 +464,7 @@ class LedgerStore(ABC):
 
     def _write(self, new: Sequence[Batch]) -> Stored:
         """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
-        refused = self._insert_data([row for batch in new for row in batch.rows])
+        refused = self._insert_data([batch.rows for batch in new])
         late = late_letters(new, refused)
         for index, letters in late.items():
             self._correct(new[index], len(letters))
@@ -479,13 +480,13 @@ class LedgerStore(ABC):
         total = sum_of(new)
         return replace(total, stored=total.stored - len(refused), dead=total.dead + len(refused))
 
-    def _insert_data(self, rows: Sequence[Row]) -> dict[int, Rejected]:
+    def _insert_data(self, blocks: Sequence[Rows]) -> dict[int, Rejected]:
         """Insert into the user's table; returns the rows that are refused, by their index."""
-        writer = self._writer(self._table, list(self._columns), rows)
+        writer = self._writer(self._table, list(self._columns), blocks)
         refused: dict[int, Rejected] = {}
         for lo, hi in writer.parts:
             refused |= isolate(lo, hi, lambda lo, hi: self._insert_part(writer, lo, hi))
-        if len(refused) == len(rows):
+        if len(refused) == sum(map(len, blocks)):
             for reason in refused.values():
                 if isinstance(reason, Unrecognised):
                     raise Unavailable(

@@ -6,11 +6,12 @@ and gives up early: a half-dead session must not hold the ledger's rows for the 
 usual eight hours. A session that was idle long is asked for a sign of life before the
 transaction, since the server may have cut it by then, which is no outage.
 
-Rows become text here, many rows in one INSERT; a statement is cut at STATEMENT_BYTES_MAX, and
-always below the server's max_allowed_packet: a longer one isn't refused, it ends the connection.
-Escaping relies on the session's sql_mode: without NO_BACKSLASH_ESCAPES and ANSI_QUOTES only the
-backslash and the single quote mean anything inside of '…', and in utf8mb4 no byte of another
-character looks like them.
+Rows become text here, many rows in one INSERT. A block of rows is written column by column:
+what came as UTF-8 is never decoded, and a whole column of it is escaped at once. A statement is
+cut at STATEMENT_BYTES_MAX, and always below the server's max_allowed_packet: a longer one isn't
+refused, it ends the connection. Escaping relies on the session's sql_mode: without
+NO_BACKSLASH_ESCAPES and ANSI_QUOTES only the backslash and the single quote mean anything
+inside of '…', and in utf8mb4 no byte of another character looks like them.
 
 ERRORS is the one table that says what a number of the server's means for us:
 
@@ -22,14 +23,17 @@ A number that isn't in it is Unrecognised: about the row if other rows pass, els
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
 
 from appliance.addresses import check_store_url
+from appliance.batch import Block, Same, Texts, Value
 from appliance.config import Column
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
@@ -38,6 +42,7 @@ from appliance.stores.ledger import (
     TABLES,
     LedgerStore,
     Row,
+    Rows,
     Span,
     Table,
     Unrecognised,
@@ -51,7 +56,8 @@ IO_S = 60  # one read from or write to the server; well above its own lock wait
 LOCK_WAIT_S = 20
 SERVER_IDLE_S = 120  # the server drops the session then, and what it had locked
 PING_AFTER_S = 60  # idle longer than this: ask before the transaction
-STATEMENT_BYTES_MAX = 1024 * 1024
+STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame, escaped, usually fits
+SEPARATOR = b"\xff"
 PACKET_SPARE_BYTES = 1024
 ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's other values
 
@@ -354,10 +360,10 @@ class MySQLStore(LedgerStore):
 
     # ── rows ────────────────────────────────────────────────────────────────────────────
 
-    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
+    def _writer(self, table: str, columns: Sequence[str], blocks: Sequence[Rows]) -> Writer:
         names = ",".join(map(self._quoted, columns))
         head = f"INSERT INTO {self._quoted(table)} ({names}) VALUES ".encode()
-        return _Statements(self, head, rows, self._packet_bytes_max - PACKET_SPARE_BYTES)
+        return _Statements(self, head, blocks, self._packet_bytes_max - PACKET_SPARE_BYTES)
 
     # ── tables ──────────────────────────────────────────────────────────────────────────
 
@@ -441,11 +447,11 @@ class _Statements(Writer):
     """Rows as text, to be joined into INSERT statements."""
 
     def __init__(
-        self, store: MySQLStore, head: bytes, rows: Sequence[Row], packet_bytes_max: int
+        self, store: MySQLStore, head: bytes, blocks: Sequence[Rows], packet_bytes_max: int
     ) -> None:
         self._store = store
         self._head = head
-        self._texts = [row_text(row) for row in rows]
+        self._texts = [text for rows in blocks for text in row_texts(rows)]
         self._packet_bytes_max = packet_bytes_max
         sizes = [len(text) + 1 for text in self._texts]
         self.parts = cut(sizes, min(STATEMENT_BYTES_MAX, packet_bytes_max) - len(head))
@@ -462,23 +468,56 @@ class _Statements(Writer):
 
 def cut(sizes: Sequence[int], size_max: int) -> list[Span]:
     """Neighbours put together up to size_max; a larger one stays alone."""
+    ends = list(accumulate(sizes))
     parts: list[Span] = []
-    lo, total = 0, 0
-    for index, size in enumerate(sizes):
-        if total + size > size_max and lo < index:
-            parts.append((lo, index))
-            lo, total = index, 0
-        total += size
-    return [*parts, (lo, len(sizes))] if sizes else []
+    lo, before = 0, 0
+    while lo < len(ends):
+        hi = max(lo + 1, bisect_right(ends, before + size_max))
+        parts.append((lo, hi))
+        lo, before = hi, ends[hi - 1]
+    return parts
+
+
+def row_texts(rows: Rows) -> list[bytes]:
+    """Each row as it stands behind VALUES; a block is written column by column."""
+    if not isinstance(rows, Block):
+        return [row_text(row) for row in rows]
+    template, varying = b"", []
+    for column in rows.columns:
+        if isinstance(column, Same):
+            template += b"," + _literal(column.value).replace(b"%", b"%%")
+        elif isinstance(column, Texts):
+            template += b",'%b'"
+            varying.append(_escaped(column.utf8))
+        else:
+            template += b",%b"
+            varying.append([_literal(value) for value in column])
+    template = b"(" + template[1:] + b")"
+    if not varying:
+        return [template % ()] * len(rows)
+    return [template % literals for literals in zip(*varying, strict=True)]
 
 
 def row_text(row: Row) -> bytes:
     """A row as it stands behind VALUES."""
-    return f"({','.join([LITERALS[type(value)](value) for value in row])})".encode()
+    return b"(" + b",".join(map(_literal, row)) + b")"
+
+
+def _literal(value: Value) -> bytes:
+    return LITERALS[type(value)](value).encode()
 
 
 def _text_literal(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _escaped(texts: Sequence[bytes]) -> list[bytes]:
+    """Texts as they stand inside of '…', all escaped at once.
+
+    Between them stands a byte that UTF-8 never has, so that they can be told apart again.
+    """
+    joined = SEPARATOR.join(texts).replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+    return joined.split(SEPARATOR) if texts else []
 
 
 LITERALS: Mapping[type, Callable[[Any], str]] = {

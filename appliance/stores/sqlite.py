@@ -28,6 +28,7 @@ from appliance.stores.ledger import (
     DUPLICATE,
     LedgerStore,
     Row,
+    Rows,
     Span,
     Table,
     Unrecognised,
@@ -136,11 +137,11 @@ class SQLiteStore(LedgerStore):
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         return self._foreign(lambda connection: connection.execute(sql, parameters).fetchall())
 
-    def _writer(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Writer:
+    def _writer(self, table: str, columns: Sequence[str], blocks: Sequence[Rows]) -> Writer:
         names = ", ".join(map(self._quoted, columns))
         marks = ", ".join("?" * len(columns))
         sql = f"INSERT INTO {self._quoted(table)} ({names}) VALUES ({marks})"
-        return _PreparedRows(self, sql, rows)
+        return _PreparedRows(self, sql, [row for rows in blocks for row in rows])
 
     def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run a statement once for each row (for the writer below)."""
