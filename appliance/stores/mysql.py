@@ -26,6 +26,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -56,8 +57,8 @@ IO_S = 60  # one read from or write to the server; well above its own lock wait
 LOCK_WAIT_S = 20
 SERVER_IDLE_S = 120  # the server drops the session then, and what it had locked
 PING_AFTER_S = 60  # idle longer than this: ask before the transaction
-STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame, escaped, usually fits
-SEPARATOR = b"\xff"
+STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame usually fits, escaped, and stays whole
+SEPARATOR = b"\xff"  # in no UTF-8
 PACKET_SPARE_BYTES = 1024
 ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's other values
 
@@ -444,26 +445,46 @@ class MySQLStore(LedgerStore):
 
 
 class _Statements(Writer):
-    """Rows as text, to be joined into INSERT statements."""
+    """Rows as text, to be joined into INSERT statements; cut inside a block only if need be."""
 
     def __init__(
         self, store: MySQLStore, head: bytes, blocks: Sequence[Rows], packet_bytes_max: int
     ) -> None:
         self._store = store
         self._head = head
-        self._texts = [text for rows in blocks for text in row_texts(rows)]
+        self._blocks = blocks
         self._packet_bytes_max = packet_bytes_max
-        sizes = [len(text) + 1 for text in self._texts]
-        self.parts = cut(sizes, min(STATEMENT_BYTES_MAX, packet_bytes_max) - len(head))
+        size_max = min(STATEMENT_BYTES_MAX, packet_bytes_max) - len(head)
+        pieces = [piece for rows in blocks for piece in _pieces(rows, size_max)]
+        ends = list(accumulate(count for count, _ in pieces))
+        self._texts: dict[Span, bytes] = {}
+        for lo, hi in cut([len(text) + 1 for _, text in pieces], size_max):
+            span = ends[lo] - pieces[lo][0], ends[hi - 1]
+            self._texts[span] = b",".join([text for _, text in pieces[lo:hi]])
+        self.parts = list(self._texts)
 
     def insert(self, lo: int, hi: int) -> None:
-        statement = self._head + b",".join(self._texts[lo:hi])
+        text = self._texts.get((lo, hi)) or b",".join(self._row_texts[lo:hi])
+        statement = self._head + text
         if len(statement) > self._packet_bytes_max:
             raise Rejected(
                 f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",
                 "packet",
             )
         self._store.run(statement)
+
+    @cached_property
+    def _row_texts(self) -> list[bytes]:
+        """Row by row: what isolation needs, once the database has refused a statement."""
+        return [text for rows in self._blocks for text in row_texts(rows)]
+
+
+def _pieces(rows: Rows, size_max: int) -> list[tuple[int, bytes]]:
+    """Rows as text, and how many there are in it: all at once, or one by one if too long."""
+    whole = text_of(rows)
+    if len(whole) <= size_max:
+        return [(len(rows), whole)] if rows else []
+    return [(1, text) for text in row_texts(rows)]
 
 
 def cut(sizes: Sequence[int], size_max: int) -> list[Span]:
@@ -478,24 +499,45 @@ def cut(sizes: Sequence[int], size_max: int) -> list[Span]:
     return parts
 
 
+def text_of(rows: Rows) -> bytes:
+    """Rows as they stand behind VALUES: what row_texts gives, joined."""
+    if isinstance(rows, Block) and rows:
+        fixed, varying = _layout(rows)
+        if len(varying) == 1 and isinstance(varying[0], Texts):
+            before, after = fixed
+            return before + _escaped(varying[0]).replace(SEPARATOR, after + b"," + before) + after
+    return b",".join(row_texts(rows))
+
+
 def row_texts(rows: Rows) -> list[bytes]:
     """Each row as it stands behind VALUES; a block is written column by column."""
-    if not isinstance(rows, Block):
+    if not isinstance(rows, Block) or not rows:
         return [row_text(row) for row in rows]
-    template, varying = b"", []
-    for column in rows.columns:
+    fixed, varying = _layout(rows)
+    template = b"%b".join([part.replace(b"%", b"%%") for part in fixed])
+    literals = [
+        _escaped(column).split(SEPARATOR)
+        if isinstance(column, Texts)
+        else [_literal(value) for value in column]
+        for column in varying
+    ]
+    return [template % row for row in zip(*literals, strict=True)] or fixed * len(rows)
+
+
+def _layout(block: Block) -> tuple[list[bytes], list[Texts | Sequence[Value]]]:
+    """What is the same in the text of each row, and the columns that come between its parts."""
+    fixed, varying = [b"("], []
+    for index, column in enumerate(block.columns):
+        fixed[-1] += b"," if index else b""
         if isinstance(column, Same):
-            template += b"," + _literal(column.value).replace(b"%", b"%%")
-        elif isinstance(column, Texts):
-            template += b",'%b'"
-            varying.append(_escaped(column.utf8))
-        else:
-            template += b",%b"
-            varying.append([_literal(value) for value in column])
-    template = b"(" + template[1:] + b")"
-    if not varying:
-        return [template % ()] * len(rows)
-    return [template % literals for literals in zip(*varying, strict=True)]
+            fixed[-1] += _literal(column.value)
+            continue
+        quote = b"'" if isinstance(column, Texts) else b""
+        fixed[-1] += quote
+        fixed.append(quote)
+        varying.append(column)
+    fixed[-1] += b")"
+    return fixed, varying
 
 
 def row_text(row: Row) -> bytes:
@@ -511,13 +553,10 @@ def _text_literal(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _escaped(texts: Sequence[bytes]) -> list[bytes]:
-    """Texts as they stand inside of '…', all escaped at once.
-
-    Between them stands a byte that UTF-8 never has, so that they can be told apart again.
-    """
-    joined = SEPARATOR.join(texts).replace(b"\\", b"\\\\").replace(b"'", b"\\'")
-    return joined.split(SEPARATOR) if texts else []
+def _escaped(column: Texts) -> bytes:
+    """A column of texts as they stand inside of '…', escaped at once, SEPARATOR between them."""
+    joined = SEPARATOR.join(column.utf8)
+    return joined.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
 
 
 LITERALS: Mapping[type, Callable[[Any], str]] = {

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import redis
 
+from appliance.redis_server import SETTINGS
 from appliance.settings import StoreConfig
 from tests.bench.database import Database
 from tests.bench.lines import Lines
@@ -174,7 +175,7 @@ def textbook(database: Database) -> Iterator[Textbook]:
     port = free_port()
     server, name = database.server.unix_socket, database.database.name
     environment = os.environ | {"TEXTBOOK_PASSWORD": database.password}
-    with PrivateRedis(find_valkey()) as queue:
+    with PrivateRedis(find_valkey(), options=SETTINGS) as queue:
         path = queue.options["unixsocket"]
         programs = [
             subprocess.Popen(
