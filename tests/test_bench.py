@@ -7,7 +7,7 @@ import pytest
 
 from tests.bench import __main__ as program
 from tests.bench import measure
-from tests.bench.database import private_database
+from tests.bench.database import Database, private_database
 from tests.bench.lines import Content, Lines, make_lines
 from tests.bench.measure import Comparison, Rates, WrongContentError
 from tests.conftest import find_service
@@ -32,13 +32,19 @@ def test_both_figures_are_measured_and_printed(
     assert figures["B5"]["against"]["records"] == 4000
 
 
+def test_a_figure_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["B5", "B99"])
+    assert "B99 is none of B5, B7" in capsys.readouterr().err
+
+
 class Careless:
     """Stores all lines but the last, and the first one twice."""
 
     name = "careless"
     table = "careless"
 
-    def __init__(self, database: "measure.Database") -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def store(self, lines: Lines) -> float:

@@ -11,7 +11,7 @@ from tests.bench.lines import Lines
 from tests.bench.measure import Comparison, Entrant, Say, in_turns
 from tests.bench.ways import LoadData, Way, stream_daemon, textbook
 
-TEXTBOOK_SHARE = 40  # the textbook way gets the first of so many equal parts of the stream
+TEXTBOOK_SHARE = 60  # the textbook way gets the first of so many equal parts of the stream
 WARM_UP_SHARE = 4
 
 
