@@ -260,16 +260,31 @@ def test_a_bad_row_at_any_place_of_a_block(
     store.close()
 
 
+def statements_of(store: MySQLStore, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the store runs from now on; still run."""
+    seen: list[bytes] = []
+    run = store.run
+
+    def noted(sql: str | bytes) -> list[tuple[Any, ...]]:
+        seen.append(sql.encode() if isinstance(sql, str) else sql)
+        return run(sql)
+
+    monkeypatch.setattr(store, "run", noted)
+    return seen
+
+
 def test_a_block_larger_than_a_packet_is_cut_and_costs_only_its_long_row(
-    small_packets: MariaDBDatabase,
+    small_packets: MariaDBDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_of(small_packets, {"k": "VARCHAR(20)", "x": "LONGTEXT"})
     store.prepare()
+    statements = statements_of(store, monkeypatch)
     texts = ["a" * 100_000, "'" * 120_000, "b" * 250_000, "c" * 300_000, "\\" * 120_000, "d"]
     assert store.store([raw_batch(1, ["x"]), raw_batch(2, texts)]) == Stored(2, 6, 0, 1)
     stored = [text for (text,) in small_packets.run("SELECT x FROM records ORDER BY seq")]
     assert stored == ["x", *(text for text in texts if text[0] != "c")]
     assert dead(small_packets) == [(3, "packet")]
+    assert len([sql for sql in statements if sql.startswith(b"ROLLBACK TO")]) == 1
     store.close()
 
 
@@ -279,12 +294,10 @@ def test_small_frames_share_a_statement_and_a_full_one_stays_whole(
     store = store_of(mariadb_database, {"k": "VARCHAR(20)", "x": "LONGTEXT"})
     store.prepare()
     store.store([raw_batch(1, ["x"])])
-    statements: list[str | bytes] = []
-    run = store.run
-    monkeypatch.setattr(store, "run", lambda sql: (statements.append(sql), run(sql))[1])
+    statements = statements_of(store, monkeypatch)
     full = ["x" * 400] * 2600
     store.store([*(raw_batch(n, ["x", "y"]) for n in range(2, 50)), raw_batch(50, full)])
-    inserts = [sql for sql in statements if sql[:21] == b"INSERT INTO `records`"]
+    inserts = [sql for sql in statements if sql.startswith(b"INSERT INTO `records`")]
     assert len(inserts) == 1
     store.close()
 

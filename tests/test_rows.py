@@ -132,6 +132,19 @@ def test_a_frame_taken_whole_gives_what_its_lines_give_one_by_one(
     assert len(whole.rows) + whole.filtered == len(good)
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_blank_lines_among_good_records_are_no_rows(format: str) -> None:
+    batch = made(b"1\n\n\r\n2\n", format=format)
+    assert (batch.rows, batch.positions, batch.blank) == ([("1",), ("2",)], [0, 3], 2)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_what_the_collector_refuses_is_dead_even_if_it_reads_well(format: str) -> None:
+    batch = made(b"1\n2\n3\n", format=format, rejected={1: "cut"})
+    assert (batch.rows, batch.positions) == ([("1",), ("3",)], [0, 2])
+    assert [(x.position, x.raw, x.code) for x in batch.dead] == [(1, b"2", "cut")]
+
+
 def test_a_good_frame_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RowMaker, "_sort", lambda *_: pytest.fail("line by line"))
     for format in ("text", "json"):
