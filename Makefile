@@ -24,7 +24,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check binary clean
+.PHONY: help demo check bench binary clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -41,6 +41,10 @@ check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that
 	@echo "→ types"  && $(BIN)/mypy
 	@echo "→ layers" && $(BIN)/pytest -q --no-header tests/test_layers.py
 	@echo "→ tests"  && $(BIN)/pytest
+
+bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
+	@build/machine.sh services
+	@$(BIN)/python -m tests.bench $(BENCH) $(if $(JSON),--json $(JSON))
 
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python

@@ -5,12 +5,77 @@ knows nothing of frames, headers or positions in a source. All of a batch is sto
 transaction with its ledger row, or none of it.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import overload
 
 from appliance.frame import Gap
 
 Value = str | int | float | bytes | None
+Row = tuple[Value, ...]
 Raw = bytes  # the record as it came; Batch has a field that is called bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """A column that has one value in all rows."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A column of texts that are UTF-8 still, none of them invalid."""
+
+    utf8: Sequence[Raw]
+
+
+Values = Same | Texts | Sequence[Value]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block(Sequence[Row]):
+    """Rows that are kept as columns: a store may write these at once, without a step a row.
+
+    To everybody else it is a sequence of rows, which are made when somebody looks at them.
+    """
+
+    rows: int
+    columns: tuple[Values, ...]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self[:])
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, int):
+            at = range(self.rows)[index]
+            return self[at : at + 1][0]
+        count = len(range(self.rows)[index])
+        columns = [_values(column, index, count) for column in self.columns]
+        return list(zip(*columns, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"Block({list(self)})"
+
+
+def _values(column: Values, part: slice, count: int) -> Iterable[Value]:
+    """The values of a column in a part of the rows, of which there are `count`."""
+    if isinstance(column, Same):
+        return repeat(column.value, count)
+    if isinstance(column, Texts):
+        return [text.decode() for text in column.utf8[part]]
+    return column[part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +101,8 @@ class Batch:
         records: all lines of the frame = rows + dead + filtered + blank.
         bytes: body bytes of the frame.
         first_received, last_received: seconds since the epoch.
-        rows: one tuple of column values a row, in the order of the store's columns.
+        rows: one tuple of column values a row, in the order of the store's columns; a list, or
+            all of them as one Block.
         positions: the row's record number in the frame, same length as rows.
         raws: the record as it came, same length as rows (for a dead letter).
         dead: records that never became a row.
@@ -50,7 +116,7 @@ class Batch:
     bytes: int
     first_received: float
     last_received: float
-    rows: list[tuple[Value, ...]]
+    rows: Sequence[Row]
     positions: list[int]
     raws: list[Raw]
     dead: list[DeadLetter] = field(default_factory=list)

@@ -34,6 +34,16 @@ TAKE_OVER_S = 10.0  # how long an old server may take to end
 KILL_S = 5.0  # how long the kernel may take to end a killed one
 SEARCH = ("valkey-server", "redis-server")
 
+SETTINGS = {  # how it keeps what it has taken
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "aof-load-truncated": "yes",
+    "save": "",
+    # A rewrite of its file would spend a third of the server's time under a flood on
+    # compressing frames that are stored and gone a moment later.
+    "rdbcompression": "no",
+}
+
 
 def find_server(environ: Mapping[str, str], prefix: str, bundle: str | None) -> str | None:
     """The server to embed: ours if it came along, else one that is installed.
@@ -144,10 +154,7 @@ class EmbeddedServer:
             "unixsocket": str(self.socket_path),
             "unixsocketperm": "700",
             "dir": str(self._directory),
-            "appendonly": "yes",
-            "appendfsync": "always",
-            "aof-load-truncated": "yes",
-            "save": "",
+            **SETTINGS,
             "maxmemory": str(self._bytes_max * 3 // 2 + MEMORY_SPARE_BYTES),
             "maxmemory-policy": "noeviction",
             "daemonize": "no",

@@ -11,9 +11,11 @@ A `RowMaker` is built once per source and turns each frame into a `Batch`:
           │  or what an `exclude` asks for ───────→ filtered, counted
           └─ a row: one value per column
 
-Each line goes exactly one way, so records = rows + dead + filtered + blank. Lines are sorted
-one by one; values are made column by column, because a list comprehension per column is
-much cheaper than a call per cell. Pure: the database decides later which rows it refuses.
+Each line goes exactly one way, so records = rows + dead + filtered + blank. Most frames hold
+nothing but good records, and are taken whole, without a step of ours for each; where one line
+is something else, the frame's lines are sorted one by one. Values are made column by column,
+because a list comprehension per column is much cheaper than a call per cell; the batch keeps
+them that way, as one Block. Pure: the database decides later which rows it refuses.
 
 Values by path: a missing one or null is NULL, true and false are 1 and 0, an object or a list
 is its JSON text. An ISO 8601 text for a DATETIME or TIMESTAMP column is rewritten to UTC
@@ -21,16 +23,16 @@ without its zone, which strict databases refuse. JSON integers of more than 64 b
 here (orjson's reading); the column with path "" is the record exactly as it came.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import repeat
 from typing import Any
 
 import orjson
 
 from appliance import filters, poison
-from appliance.batch import Batch, DeadLetter, Value
+from appliance.batch import Batch, Block, DeadLetter, Same, Texts, Value, Values
 from appliance.config import Column, Filter
 from appliance.contracts import NO_RECORD, Hold
 from appliance.frame import Frame, Header
@@ -42,23 +44,31 @@ REASONS = {  # by the collector's codes
 PLAIN = (str, int, float, type(None))  # what a database takes as it is (bool is none of them)
 
 Pick = Callable[[Any], Any]
-Match = Callable[[Any, str], bool]
+Match = Callable[[Any, bytes], bool]
 
 
 @dataclass(slots=True)
 class _Sorted:
-    """The lines of one frame, sorted; the first four lists run in step, one entry a row."""
+    """The lines of one frame, sorted; the first three lists run in step, one entry a row.
+
+    documents: the parsed records, or nothing where no column and no filter looks into them.
+    """
 
     positions: list[int] = field(default_factory=list)
     raws: list[bytes] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
     documents: list[Any] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: int = 0
     blank: int = 0
 
+    def keep(self, indexes: Sequence[int]) -> None:
+        """Forget all rows but these."""
+        self.positions = [self.positions[index] for index in indexes]
+        self.raws = [self.raws[index] for index in indexes]
+        self.documents = [self.documents[index] for index in indexes if self.documents]
 
-MakeColumn = Callable[[_Sorted, Header], Iterable[Value]]
+
+MakeColumn = Callable[[_Sorted, Header], Values]
 
 
 class RowMaker:
@@ -77,13 +87,20 @@ class RowMaker:
         # What each filter has to say about a record that is kept.
         self._filters = [(_matcher(filter), True) for filter in include]
         self._filters += [(_matcher(filter), False) for filter in exclude]
+        paths = [column.path for column in columns.values()]
+        paths += [filter.path for filter in (*include, *exclude)]
+        self._looks_inside = any(paths)
         self._source = source
 
     def batch(self, frame: Frame) -> Batch:
         """Everything that the store has to write for a frame."""
         header = frame.header
         lines = split(frame.body)
-        records = self._sort(lines, header.rejected)
+        records = None if header.rejected else self._take_whole(frame.body, lines)
+        if records is None:
+            records = self._sort(lines, header.rejected)
+        if self._filters:
+            self._filter(records)
         return Batch(
             run=bytes.fromhex(header.run),
             number=header.number,
@@ -123,6 +140,23 @@ class RowMaker:
         ]
         return replace(batch, dead=dead)
 
+    def _take_whole(self, body: bytes, lines: list[bytes]) -> _Sorted | None:
+        """The lines, if each of them is a good record, else None."""
+        if b"" in lines:
+            return None
+        documents: list[Any] = []
+        try:
+            if not self._is_json:
+                body.decode()
+                documents = [None] * len(lines)
+            elif self._looks_inside:
+                documents = list(map(orjson.loads, lines))
+            else:  # nothing is kept, which takes half the time
+                deque(map(orjson.loads, lines), maxlen=0)
+        except ValueError:  # not UTF-8 or not JSON
+            return None
+        return _Sorted(list(range(len(lines))), lines, documents)
+
     def _sort(self, lines: Sequence[bytes], rejected: Mapping[int, str]) -> _Sorted:
         records = _Sorted()
         for position, line in enumerate(lines):
@@ -138,45 +172,51 @@ class RowMaker:
         return records
 
     def _sort_record(self, records: _Sorted, position: int, line: bytes) -> None:
-        document = None
         try:
-            text = line.decode()
-            if self._is_json:
-                document = orjson.loads(text)
+            line.decode()
+            document = orjson.loads(line) if self._is_json else None
         except orjson.JSONDecodeError as error:
             records.dead.append(DeadLetter(position, line, "json", str(error)))
             return
         except UnicodeDecodeError as error:
             records.dead.append(DeadLetter(position, line, "utf8", f"not UTF-8: {error}"))
             return
-        for match, wanted in self._filters:
-            if match(document, text) is not wanted:
-                records.filtered += 1
-                return
         records.positions.append(position)
         records.raws.append(line)
-        records.texts.append(text)
-        records.documents.append(document)
+        if self._looks_inside:
+            records.documents.append(document)
 
-    def _rows(self, records: _Sorted, header: Header) -> list[tuple[Value, ...]]:
+    def _filter(self, records: _Sorted) -> None:
+        """Count what isn't wanted, and forget it."""
+        documents = records.documents or [None] * len(records.raws)
+        kept = [
+            index
+            for index, (document, raw) in enumerate(zip(documents, records.raws, strict=True))
+            if all(match(document, raw) is wanted for match, wanted in self._filters)
+        ]
+        records.filtered = len(records.raws) - len(kept)
+        records.keep(kept)
+
+    def _rows(self, records: _Sorted, header: Header) -> Block:
         try:
-            return list(zip(*[make(records, header) for make in self._columns], strict=True))
+            columns = tuple(make(records, header) for make in self._columns)
         except _TooDeepError:
             self._bury_deep(records, header)
-            return list(zip(*[make(records, header) for make in self._columns], strict=True))
+            columns = tuple(make(records, header) for make in self._columns)
+        return Block(len(records.raws), columns)
 
     def _bury_deep(self, records: _Sorted, header: Header) -> None:
         """Make dead letters of the records whose values are nested too deeply."""
-        for index in reversed(range(len(records.positions))):
-            one = _Sorted(documents=[records.documents[index]])
+        kept = []
+        for index, document in enumerate(records.documents):
             try:
                 for make in self._columns:
-                    list(make(one, header))
+                    make(_Sorted(documents=[document]), header)
+                kept.append(index)
             except _TooDeepError as error:
                 position, raw = records.positions[index], records.raws[index]
                 records.dead.append(DeadLetter(position, raw, "json", str(error)))
-                for kept in (records.positions, records.raws, records.texts, records.documents):
-                    del kept[index]
+        records.keep(kept)
 
 
 def split(body: bytes) -> list[bytes]:
@@ -215,7 +255,7 @@ def _column_maker(column: Column) -> MakeColumn:
     if column.meta is not None:
         return _meta_maker(column.meta, column.type.upper())
     if not column.path:
-        return lambda records, _: records.texts
+        return lambda records, _: Texts(records.raws)
     value = _value_picker(column.path, column.type.upper())
     return lambda records, _: [value(document) for document in records.documents]
 
@@ -232,7 +272,7 @@ def _meta_maker(meta: str, type_name: str) -> MakeColumn:
         "frame": lambda header: header.number,
     }
     value = values[meta]
-    return lambda records, header: repeat(value(header), len(records.documents))
+    return lambda _, header: Same(value(header))
 
 
 def _value_picker(path: str, type_name: str) -> Pick:
@@ -290,6 +330,6 @@ def _matcher(filter: Filter) -> Match:
     """Whether the value at the filter's path passes its test; path "" is the record's text."""
     passes = filters.test(filter)
     if not filter.path:
-        return lambda _, text: passes(text)
+        return lambda _, raw: passes(raw.decode())
     pick = _picker(filter.path)
     return lambda document, _: passes(pick(document))

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.batch import Batch, DeadLetter, Stored
+from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Values
 from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
 from appliance.stores.address import MySQLAddress, parse_url
@@ -31,6 +31,8 @@ from appliance.stores.mysql import (
     cut,
     reaction_to,
     row_text,
+    row_texts,
+    text_of,
 )
 from tests.conftest import find_service
 from tests.database_server import PASSWORD, Database, DatabaseServer
@@ -144,6 +146,96 @@ def test_literals() -> None:
     assert row_text((None, 1, -2.5, 1e300, "a'b\\", b"\x00'", 2**64)) == (
         rb"(NULL,1,-2.5e0,1e+300,'a\'b\\',X'0027',18446744073709551616)"
     )
+
+
+VALUES = (
+    st.none() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False) | st.text() | st.binary()
+)
+MEANT = st.text(alphabet="%b\\'\",()\n\0éÿ🏈", max_size=6)  # what the text of a row is made of
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Block:
+    """Any rows, as columns of any kinds in any order."""
+    count = draw(st.integers(0, 4))
+    rows = {"min_size": count, "max_size": count}
+    column: st.SearchStrategy[Values] = st.one_of(
+        st.builds(Same, VALUES | MEANT),
+        st.builds(Texts, st.lists((MEANT | st.text()).map(str.encode), **rows)),
+        st.lists(VALUES | MEANT, **rows),
+    )
+    return Block(count, tuple(draw(st.lists(column, min_size=1, max_size=4))))
+
+
+@given(blocks())
+def test_a_block_is_written_as_its_rows_are(block: Block) -> None:
+    one_by_one = [row_text(row) for row in block]
+    assert row_texts(block) == row_texts(list(block)) == one_by_one
+    assert text_of(block) == text_of(list(block)) == b",".join(one_by_one)
+
+
+def raw_batch(number: int, records: list[str]) -> Batch:
+    """A frame as it comes with one raw column and one that is the same in all rows."""
+    raws = [record.encode() for record in records]
+    block = Block(len(raws), (Same("it's 100%b"), Texts(raws)))
+    positions = list(range(len(raws)))
+    return Batch(RUN, number, "tweets", len(raws), 0, 1.0, 2.0, block, positions, raws)
+
+
+@pytest.mark.parametrize("bad", [[0], [1999], [7, 8, 1000], []])
+def test_a_bad_row_at_any_place_of_a_block(mariadb_database: Database, bad: list[int]) -> None:
+    store = store_of(mariadb_database, {"k": "VARCHAR(20)", "x": "VARCHAR(9)"})
+    store.prepare()
+    records = ["too long for it" if at in bad else f"'{at}\\" for at in range(2000)]
+    frames = [raw_batch(1, ["'"]), raw_batch(2, records), raw_batch(3, ["\\'"])]
+    assert store.store(frames) == Stored(frames=3, stored=2002 - len(bad), dead=len(bad))
+    assert dead(mariadb_database) == [(at, "too long") for at in bad]
+    stored = mariadb_database.run("SELECT k, x FROM records ORDER BY seq")
+    good = [record for at, record in enumerate(records) if at not in bad]
+    assert stored == [("it's 100%b", text) for text in ["'", *good, "\\'"]]
+    store.close()
+
+
+def statements_of(store: MySQLStore, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the store runs from now on; still run."""
+    seen: list[bytes] = []
+    run = store.run
+
+    def noted(sql: str | bytes) -> list[tuple[Any, ...]]:
+        seen.append(sql.encode() if isinstance(sql, str) else sql)
+        return run(sql)
+
+    monkeypatch.setattr(store, "run", noted)
+    return seen
+
+
+def test_a_block_larger_than_a_packet_is_cut_and_costs_only_its_long_row(
+    small_packets: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(small_packets, {"k": "VARCHAR(20)", "x": "LONGTEXT"})
+    store.prepare()
+    statements = statements_of(store, monkeypatch)
+    texts = ["a" * 100_000, "'" * 120_000, "b" * 250_000, "c" * 300_000, "\\" * 120_000, "d"]
+    assert store.store([raw_batch(1, ["x"]), raw_batch(2, texts)]) == Stored(2, 6, 0, 1)
+    stored = [text for (text,) in small_packets.run("SELECT x FROM records ORDER BY seq")]
+    assert stored == ["x", *(text for text in texts if text[0] != "c")]
+    assert dead(small_packets) == [(3, "packet")]
+    assert len([sql for sql in statements if sql.startswith(b"ROLLBACK TO")]) == 1
+    store.close()
+
+
+def test_small_frames_share_a_statement_and_a_full_one_stays_whole(
+    mariadb_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(mariadb_database, {"k": "VARCHAR(20)", "x": "LONGTEXT"})
+    store.prepare()
+    store.store([raw_batch(1, ["x"])])
+    statements = statements_of(store, monkeypatch)
+    full = ["x" * 400] * 2600
+    store.store([*(raw_batch(n, ["x", "y"]) for n in range(2, 50)), raw_batch(50, full)])
+    inserts = [sql for sql in statements if sql.startswith(b"INSERT INTO `records`")]
+    assert len(inserts) == 1
+    store.close()
 
 
 # ── what an operator has to mend ────────────────────────────────────────────────────────

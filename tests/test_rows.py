@@ -150,6 +150,57 @@ def test_all_lines_are_accounted_for(format: str, lines: list[bytes]) -> None:
     assert [text.encode() for (text,) in batch.rows] == batch.raws
 
 
+GOOD = ['{"a":1}', '{"a":"é🏈"}', '{"a":[1,{"b":null}]}', "5", '"x"', "null", '{"a":"it\'s \\\\"}']
+SHAPES = [
+    {},
+    {"include": [Filter(path="a", equals=(1, "é🏈"))]},
+    {"exclude": [Filter(path="", any=("x", "5"))]},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("format", ["text", "json"])
+@given(
+    st.lists(st.sampled_from(GOOD), max_size=6),
+    st.sampled_from([b"", b"\xff", b"{", b'"\xed\xa0\x80"']),
+)
+def test_a_frame_taken_whole_gives_what_its_lines_give_one_by_one(
+    format: str, shape: dict[str, Any], good: list[str], other: bytes
+) -> None:
+    """One line that isn't good, at the end, has all of them sorted one by one."""
+    if format == "text" and "include" in shape:
+        return  # a path needs JSON
+    columns = {"a": Column(type="JSON", path="a"), "s": Column(type="TEXT", meta="source"), **RAW}
+    body = b"".join(line.encode() + b"\n" for line in good)
+    whole = made(body, columns, format, **shape)
+    sorted_ = made(body + other + b"\n", columns, format, **shape)
+    kept = [at for at in sorted_.positions if at < len(good)]
+    assert whole.positions == kept
+    assert list(whole.rows) == list(sorted_.rows)[: len(kept)]
+    assert whole.raws == sorted_.raws[: len(kept)]
+    assert (whole.dead, whole.blank) == ([], 0)
+    assert len(whole.rows) + whole.filtered == len(good)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_blank_lines_among_good_records_are_no_rows(format: str) -> None:
+    batch = made(b"1\n\n\r\n2\n", format=format)
+    assert (batch.rows, batch.positions, batch.blank) == ([("1",), ("2",)], [0, 3], 2)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_what_the_collector_refuses_is_dead_even_if_it_reads_well(format: str) -> None:
+    batch = made(b"1\n2\n3\n", format=format, rejected={1: "cut"})
+    assert (batch.rows, batch.positions) == ([("1",), ("3",)], [0, 2])
+    assert [(x.position, x.raw, x.code) for x in batch.dead] == [(1, b"2", "cut")]
+
+
+def test_a_good_frame_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowMaker, "_sort", lambda *_: pytest.fail("line by line"))
+    for format in ("text", "json"):
+        assert made(b"1\n2\r\n", format=format).rows == [("1",), ("2",)]
+
+
 def test_an_empty_body() -> None:
     batch = made(b"", gaps=(Gap("gone"),))
     assert (batch.records, batch.rows, batch.blank) == (0, [], 0)

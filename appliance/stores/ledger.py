@@ -45,6 +45,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from appliance.batch import Batch, DeadLetter, Stored
@@ -114,6 +115,7 @@ TABLES = {
 }
 
 Row = tuple[Any, ...]
+Rows = Sequence[Row]
 Span = tuple[int, int]
 NOTHING_LEFT = [(None, None)]  # numbers of a gap that was filled; the row stays, as history
 
@@ -279,9 +281,12 @@ class LedgerStore(ABC):
 
     @abstractmethod
     def _writer(
-        self, table: str, columns: Sequence[str], rows: Sequence[Row], *, update: bool = False
+        self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
     ) -> Writer:
-        """Prepare rows for a table; `update`: each replaces the row that has a key of its own."""
+        """Prepare the rows of all blocks, in this order, for a table.
+
+        `update`: each replaces the row that has a key of its own.
+        """
 
     @abstractmethod
     def _columns_of(self, table: str) -> set[str]:
@@ -325,10 +330,10 @@ class LedgerStore(ABC):
         except Rejected as error:
             raise self._refused_ledger(error) from error
 
-    def _insert(self, table: str, rows: Sequence[Row]) -> None:
+    def _insert(self, table: str, rows: Rows) -> None:
         """Insert rows into a table of the ledger, all of its columns but a serial one."""
         names = [name for name, kind in TABLES[table].columns.items() if kind != "serial"]
-        writer = self._writer(self._name(table), names, rows)
+        writer = self._writer(self._name(table), names, [rows])
         for lo, hi in writer.parts:
             try:
                 writer.insert(lo, hi)
@@ -538,14 +543,13 @@ class LedgerStore(ABC):
 
     def _insert_data(self, new: Sequence[Batch], hold: Hold | None) -> dict[int, Rejected]:
         """Insert into the user's table; returns the rows that are refused, by their index."""
-        rows = [row for batch in new for row in batch.rows]
         refused: dict[int, Rejected] = {}
-        for first, writer in self._writers(new, rows, hold):
+        for first, writer in self._writers(new, hold):
             insert = self._guarded(writer.insert)
             for part in writer.parts:
                 found = isolate(*part, insert)
                 refused |= {first + index: reason for index, reason in found.items()}
-        if len(refused) == len(rows):
+        if len(refused) == sum(len(batch.rows) for batch in new):
             for reason in refused.values():
                 if isinstance(reason, Unrecognised):
                     raise Unavailable(
@@ -555,20 +559,26 @@ class LedgerStore(ABC):
                     ) from reason
         return refused
 
-    def _writers(
-        self, new: Sequence[Batch], rows: Sequence[Row], hold: Hold | None
-    ) -> Iterator[tuple[int, Writer]]:
-        """Writers of these rows, with the index of the first of each: one for all of them.
+    def _writers(self, new: Sequence[Batch], hold: Hold | None) -> Iterator[tuple[int, Writer]]:
+        """Writers of all rows, with the index of the first of each: one for all of them.
 
         With `hold` one for each row, which isn't even made into a statement before it was named.
         """
-        columns, update = list(self._columns), self._on_duplicate == "update"
+        write = partial(
+            self._writer,
+            self._table,
+            list(self._columns),
+            update=self._on_duplicate == "update",
+        )
         if hold is None:
-            yield 0, self._writer(self._table, columns, rows, update=update)
+            yield 0, write([batch.rows for batch in new])
             return
-        for index, position in enumerate(p for batch in new for p in batch.positions):
-            hold(position)
-            yield index, self._writer(self._table, columns, rows[index : index + 1], update=update)
+        first = 0
+        for batch in new:
+            for index, position in enumerate(batch.positions):
+                hold(position)
+                yield first + index, write([batch.rows[index : index + 1]])
+            first += len(batch.rows)
         hold(NO_RECORD)
 
     def _guarded(self, insert: Insert) -> Insert:

@@ -6,11 +6,12 @@ and gives up early: a half-dead session must not hold the ledger's rows for the 
 usual eight hours. A session that was idle long is asked for a sign of life before the
 transaction, since the server may have cut it by then, which is no outage.
 
-Rows become text here, many rows in one INSERT; a statement is cut at STATEMENT_BYTES_MAX, and
-always below the server's max_allowed_packet: a longer one isn't refused, it ends the connection.
-Escaping relies on the session's sql_mode: without NO_BACKSLASH_ESCAPES and ANSI_QUOTES only the
-backslash and the single quote mean anything inside of '…', and in utf8mb4 no byte of another
-character looks like them.
+Rows become text here, many rows in one INSERT. A block of rows is written column by column:
+what came as UTF-8 is never decoded, and a whole column of it is escaped at once. A statement is
+cut at STATEMENT_BYTES_MAX, and always below the server's max_allowed_packet: a longer one isn't
+refused, it ends the connection. Escaping relies on the session's sql_mode: without
+NO_BACKSLASH_ESCAPES and ANSI_QUOTES only the backslash and the single quote mean anything
+inside of '…', and in utf8mb4 no byte of another character looks like them.
 
 ERRORS is the one table that says what a number of the server's means for us:
 
@@ -28,12 +29,16 @@ ledger's own statements, a trigger or a commit can end with, and what has one me
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import pymysql
 
+from appliance.batch import Block, Same, Texts, Value
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
@@ -43,6 +48,7 @@ from appliance.stores.ledger import (
     TABLES,
     LedgerStore,
     Row,
+    Rows,
     Span,
     Table,
     Unrecognised,
@@ -55,7 +61,8 @@ IO_S = 60  # one read from or write to the server; well above its own lock wait
 LOCK_WAIT_S = 20
 SERVER_IDLE_S = 120  # the server drops the session then, and what it had locked
 PING_AFTER_S = 60  # idle longer than this: ask before the transaction
-STATEMENT_BYTES_MAX = 1024 * 1024
+STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame usually fits, escaped, and stays whole
+SEPARATOR = b"\xff"  # in no UTF-8
 PACKET_SPARE_BYTES = 1024
 ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's other values
 
@@ -511,14 +518,14 @@ class MySQLStore(LedgerStore):
     # ── rows ────────────────────────────────────────────────────────────────────────────
 
     def _writer(
-        self, table: str, columns: Sequence[str], rows: Sequence[Row], *, update: bool = False
+        self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
     ) -> Writer:
         names = [self._quoted(column) for column in columns]
         head = f"INSERT INTO {self._quoted(table)} ({','.join(names)}) VALUES "
         changes = ",".join(f"{name}=VALUES({name})" for name in names)
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
-        return _Statements(self, head.encode(), rows, limit, tail.encode())
+        return _Statements(self, head.encode(), blocks, limit, tail.encode())
 
     # ── tables ──────────────────────────────────────────────────────────────────────────
 
@@ -616,27 +623,33 @@ class MySQLStore(LedgerStore):
 
 
 class _Statements(Writer):
-    """Rows as text, to be joined into INSERT statements."""
+    """Rows as text, to be joined into INSERT statements; cut inside a block only if need be."""
 
     def __init__(
         self,
         store: MySQLStore,
         head: bytes,
-        rows: Sequence[Row],
+        blocks: Sequence[Rows],
         packet_bytes_max: int,
         tail: bytes,
     ) -> None:
         self._store = store
         self._head = head
         self._tail = tail
-        self._texts = [row_text(row) for row in rows]
+        self._blocks = blocks
         self._packet_bytes_max = packet_bytes_max
-        sizes = [len(text) + 1 for text in self._texts]
-        around = len(head) + len(tail)
-        self.parts = cut(sizes, min(STATEMENT_BYTES_MAX, packet_bytes_max) - around)
+        size_max = min(STATEMENT_BYTES_MAX, packet_bytes_max) - len(head) - len(tail)
+        pieces = [piece for rows in blocks for piece in _pieces(rows, size_max)]
+        ends = list(accumulate(count for count, _ in pieces))
+        self._texts: dict[Span, bytes] = {}
+        for lo, hi in cut([len(text) + 1 for _, text in pieces], size_max):
+            span = ends[lo] - pieces[lo][0], ends[hi - 1]
+            self._texts[span] = b",".join([text for _, text in pieces[lo:hi]])
+        self.parts = list(self._texts)
 
     def insert(self, lo: int, hi: int) -> None:
-        statement = self._head + b",".join(self._texts[lo:hi]) + self._tail
+        text = self._texts.get((lo, hi)) or b",".join(self._row_texts[lo:hi])
+        statement = self._head + text + self._tail
         if len(statement) > self._packet_bytes_max:
             raise Rejected(
                 f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",
@@ -644,26 +657,90 @@ class _Statements(Writer):
             )
         self._store.run(statement)
 
+    @cached_property
+    def _row_texts(self) -> list[bytes]:
+        """Row by row: what isolation needs, once the database has refused a statement."""
+        return [text for rows in self._blocks for text in row_texts(rows)]
+
+
+def _pieces(rows: Rows, size_max: int) -> list[tuple[int, bytes]]:
+    """Rows as text, and how many there are in it: all at once, or one by one if too long."""
+    whole = text_of(rows)
+    if len(whole) <= size_max:
+        return [(len(rows), whole)] if rows else []
+    return [(1, text) for text in row_texts(rows)]
+
 
 def cut(sizes: Sequence[int], size_max: int) -> list[Span]:
     """Neighbours put together up to size_max; a larger one stays alone."""
+    ends = list(accumulate(sizes))
     parts: list[Span] = []
-    lo, total = 0, 0
-    for index, size in enumerate(sizes):
-        if total + size > size_max and lo < index:
-            parts.append((lo, index))
-            lo, total = index, 0
-        total += size
-    return [*parts, (lo, len(sizes))] if sizes else []
+    lo, before = 0, 0
+    while lo < len(ends):
+        hi = max(lo + 1, bisect_right(ends, before + size_max))
+        parts.append((lo, hi))
+        lo, before = hi, ends[hi - 1]
+    return parts
+
+
+def text_of(rows: Rows) -> bytes:
+    """Rows as they stand behind VALUES: what row_texts gives, joined."""
+    if isinstance(rows, Block) and rows:
+        fixed, varying = _layout(rows)
+        if len(varying) == 1 and isinstance(varying[0], Texts):
+            before, after = fixed
+            return before + _escaped(varying[0]).replace(SEPARATOR, after + b"," + before) + after
+    return b",".join(row_texts(rows))
+
+
+def row_texts(rows: Rows) -> list[bytes]:
+    """Each row as it stands behind VALUES; a block is written column by column."""
+    if not isinstance(rows, Block) or not rows:
+        return [row_text(row) for row in rows]
+    fixed, varying = _layout(rows)
+    template = b"%b".join([part.replace(b"%", b"%%") for part in fixed])
+    literals = [
+        _escaped(column).split(SEPARATOR)
+        if isinstance(column, Texts)
+        else [_literal(value) for value in column]
+        for column in varying
+    ]
+    return [template % row for row in zip(*literals, strict=True)] or fixed * len(rows)
+
+
+def _layout(block: Block) -> tuple[list[bytes], list[Texts | Sequence[Value]]]:
+    """What is the same in the text of each row, and the columns that come between its parts."""
+    fixed, varying = [b"("], []
+    for index, column in enumerate(block.columns):
+        fixed[-1] += b"," if index else b""
+        if isinstance(column, Same):
+            fixed[-1] += _literal(column.value)
+            continue
+        quote = b"'" if isinstance(column, Texts) else b""
+        fixed[-1] += quote
+        fixed.append(quote)
+        varying.append(column)
+    fixed[-1] += b")"
+    return fixed, varying
 
 
 def row_text(row: Row) -> bytes:
     """A row as it stands behind VALUES."""
-    return f"({','.join([LITERALS[type(value)](value) for value in row])})".encode()
+    return b"(" + b",".join(map(_literal, row)) + b")"
+
+
+def _literal(value: Value) -> bytes:
+    return LITERALS[type(value)](value).encode()
 
 
 def _text_literal(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _escaped(column: Texts) -> bytes:
+    """A column of texts as they stand inside of '…', escaped at once, SEPARATOR between them."""
+    joined = SEPARATOR.join(column.utf8)
+    return joined.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
 
 
 LITERALS: Mapping[type, Callable[[Any], str]] = {

@@ -28,6 +28,7 @@ from appliance.stores.ledger import (
     DUPLICATE,
     LedgerStore,
     Row,
+    Rows,
     Span,
     Table,
     Unrecognised,
@@ -138,7 +139,7 @@ class SQLiteStore(LedgerStore):
         return self._foreign(lambda connection: connection.execute(sql, parameters).fetchall())
 
     def _writer(
-        self, table: str, columns: Sequence[str], rows: Sequence[Row], *, update: bool = False
+        self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
     ) -> Writer:
         names = [self._quoted(column) for column in columns]
         marks = ", ".join("?" * len(columns))
@@ -146,7 +147,7 @@ class SQLiteStore(LedgerStore):
         if update:  # without a target it means every unique key
             changes = ", ".join(f"{name} = excluded.{name}" for name in names)
             sql += f" ON CONFLICT DO UPDATE SET {changes}"
-        return _PreparedRows(self, sql, rows)
+        return _PreparedRows(self, sql, [row for rows in blocks for row in rows])
 
     def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run a statement once for each row (for the writer below)."""

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.batch import Batch, DeadLetter, Stored
+from appliance.batch import Batch, Block, DeadLetter, Stored, Texts
 from appliance.config import Column
 from appliance.contracts import NO_RECORD, Store
 from appliance.errors import Rejected, Unavailable
@@ -51,9 +51,15 @@ def no_beat() -> None:
 def batch(
     number: int, *values: int, run: bytes = RUN, texts: Sequence[str] = (), **more: Any
 ) -> Batch:
-    """A frame of these values; the text of value 7 in frame 3 is "3:7" unless given."""
-    rows = list(zip(values, texts or [f"{number}:{n}" for n in values], strict=True))
-    raws = [text.encode() for _, text in rows]
+    """A frame of these values; the text of value 7 in frame 3 is "3:7" unless given.
+
+    Frames with even numbers have their rows as a block, the others as a list.
+    """
+    texts = texts or [f"{number}:{n}" for n in values]
+    raws = [text.encode() for text in texts]
+    rows: Sequence[tuple[Any, ...]] = list(zip(values, texts, strict=True))
+    if number % 2 == 0:
+        rows = Block(len(rows), (values, Texts(raws)))
     dead, blank, filtered = more.get("dead", []), more.get("blank", 0), more.get("filtered", 0)
     return Batch(
         run=run,
@@ -514,10 +520,11 @@ NASTY = [
 ]
 
 
-def test_texts_come_back_as_they_went(bench: Bench) -> None:
+@pytest.mark.parametrize("number", [1, 2])  # a list of rows, a block
+def test_texts_come_back_as_they_went(bench: Bench, number: int) -> None:
     texts = [*NASTY, *(f"{one}{other}" for one in NASTY[:-1] for other in NASTY[:-1])]
     values = range(100, 100 + len(texts))
-    bench.open().store([batch(1, *values, texts=texts)])
+    bench.open().store([batch(number, *values, texts=texts)])
     assert bench.rows() == list(zip(values, texts, strict=True))
 
 

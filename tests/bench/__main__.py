@@ -1,0 +1,92 @@
+"""The program behind `make bench`.
+
+    python -m tests.bench [FIGURE …] [--json FILE] [--records N] [--rounds N] [--seed N]
+
+Says on stderr what it does, prints the table on stdout, and writes the same as JSON into a
+file if asked. Exit code 0: all was measured, and each table held what was sent; 69: a server
+or a client that is needed isn't installed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import Exit
+from tests.bench import report
+from tests.bench.database import OPTIONS, private_database
+from tests.bench.figures import FIGURES, Run
+from tests.bench.lines import make_lines
+from tests.bench.measure import Comparison
+from tests.bench.ways import LEASE_BYTES
+
+RECORDS = 300_000
+ROUNDS = 5
+SEED = 1
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure what is asked for."""
+    asked = _arguments(words)
+    try:
+        comparisons, settings = _measured(asked)
+    except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+        print(missing, file=sys.stderr)
+        return Exit.UNREACHABLE
+    print(report.table(comparisons), end="")
+    if asked.json:
+        text = json.dumps(report.as_json(comparisons, settings), indent=2, ensure_ascii=False)
+        asked.json.write_text(text + "\n")
+    return Exit.OK
+
+
+def _measured(asked: argparse.Namespace) -> tuple[list[Comparison], dict[str, Any]]:
+    lines = make_lines(asked.records, asked.seed)
+    _say(
+        f"{asked.records:,} lines of {len(lines.body) / asked.records:.0f} bytes, seed {asked.seed}"
+    )
+    with private_database() as database:
+        run = Run(database, lines, asked.rounds, _say)
+        comparisons = []
+        for name in asked.figures or FIGURES:
+            _say(f"{name}:")
+            comparisons.append(FIGURES[name](run))
+        [(version,)] = database.run("SELECT VERSION()")
+    settings = {
+        "records": asked.records,
+        "line_bytes": round(len(lines.body) / asked.records, 1),
+        "seed": asked.seed,
+        "transaction_bytes": LEASE_BYTES,
+        "database": f"{version}, {' '.join(OPTIONS)}",
+    }
+    return comparisons, settings
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="Measure how fast the whole way is."
+    )
+    parser.add_argument("figures", nargs="*", type=_figure, metavar="FIGURE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    parser.add_argument("--records", type=int, default=RECORDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    return parser.parse_args(words)
+
+
+def _figure(name: str) -> str:
+    if name not in FIGURES:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(FIGURES)}")
+    return name
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
