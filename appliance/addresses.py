@@ -12,12 +12,14 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from appliance.errors import ConfigError
 
 EMBEDDED = "embedded"
+SOCKET_PATH_BYTES_MAX = 107  # unix(7): 108 with the zero behind it
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _DATABASE = re.compile(r"[0-9]{0,5}")
 _PASSWORD = re.compile(r"://[^/?#@]*:.*@|[?&](password|passwd|auth)=", re.DOTALL)
 _LISTEN_HINT = 'write listen = "127.0.0.1:5170", "[::1]:5170", or ":5170" for all interfaces'
+_SOCKET_HINT = 'write a short one such as listen = "/run/stream-daemon/lines.sock"'
 _REDIS_HINT = 'write url = "embedded", "redis://host:6379/0", "rediss://…" or "unix:///path"'
 _DATABASE_HINT = (
     'write url = "embedded", "sqlite:///path/to/file.db" or "mysql://user@host:3306/database"'
@@ -51,6 +53,21 @@ def _ipv6(host: str) -> str:
         return str(ipaddress.IPv6Address(host))
     except ValueError:
         raise ConfigError("what stands in brackets is no IPv6 address", _LISTEN_HINT) from None
+
+
+def check_socket_path(path: str) -> None:
+    """See that a Unix socket can be at `path`, wherever the program is started.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    _need(path.startswith("/"), "needs an absolute path", _SOCKET_HINT)
+    length = len(path.encode(errors="surrogateescape"))
+    _need(
+        length <= SOCKET_PATH_BYTES_MAX,
+        f"has {length} bytes, and the path of a Unix socket at most {SOCKET_PATH_BYTES_MAX}",
+        _SOCKET_HINT,
+    )
 
 
 def check_queue_url(url: str) -> None:

@@ -5,14 +5,16 @@ child needs of its own (connections to Redis and the store) is made in the child
 """
 
 import gc
+import logging
 import os
 import random
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 
 from appliance import __version__, credentials, process
-from appliance.acceptor import Acceptor
+from appliance.acceptor import Acceptor, nothing_to_forget
 from appliance.child import Birth, ChildSpec
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
@@ -26,9 +28,19 @@ from appliance.queues.redis import RedisAddress, RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
 from appliance.rows import RowMaker
-from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
+from appliance.settings import (
+    AnySource,
+    Config,
+    FileSource,
+    SecretRef,
+    SocketSource,
+    StdinSource,
+    TcpSource,
+)
 from appliance.sources import file as file_source
-from appliance.sources import held, stdin, tcp
+from appliance.sources import held, stdin, tcp, unix
+from appliance.sources.beginnings import Beginnings
+from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import mysql, sqlite
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -37,6 +49,8 @@ QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
 SUBSCRIBERS_AUTO_MAX = 4
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
+KERNELS: Mapping[str, Kernel] = {"tcp": tcp.TcpKernel(), "unix": unix.UnixKernel()}
+CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
@@ -49,10 +63,13 @@ class App:
         config: Config,
         instance: Instance,
         checkpoint: Checkpoint = no_checkpoint,
+        kernels: Mapping[str, Kernel] = KERNELS,
     ) -> None:
         self._config = config
         self._instance = instance
         self._checkpoint = checkpoint
+        used = {_type_of(source) for source in config.sources.values()} & kernels.keys()
+        self._kernels = {kind: kernels[kind] for kind in used if _can_hold(kind, kernels[kind])}
         # Where the boot can't be known, this parent's life counts as one.
         self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
@@ -66,7 +83,7 @@ class App:
     def run(self) -> Exit:
         """Run the instance to its end."""
         sources = self._config.sources.values()
-        connections = sum(one.connections_max for one in sources if isinstance(one, TcpSource))
+        connections = sum(one.connections_max for one in sources if isinstance(one, SocketSource))
         children = 1 + len(sources) + self._subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
         specs = self._specs()  # listens: an address that is taken ends it here
@@ -105,16 +122,27 @@ class App:
         return [recovery, *collectors, *subscribers]
 
     def _collector_spec(self, name: str, source: AnySource) -> ChildSpec:
-        acceptor = _acceptor(name, source) if isinstance(source, TcpSource) else None
+        acceptor = _acceptor(name, source) if isinstance(source, SocketSource) else None
+        is_held = self._is_held(source)
+        if acceptor and not is_held:
+            text = "this kernel can't say what was read: what is in hand is lost at a kill -9"
+            logging.getLogger(f"source {name}").warning(text)
         return ChildSpec(
             "collector",
             name,
             f"stream-daemon {self._config.name} collector {name}",
             lambda birth: self._collect(name, source, birth),
             type=_type_of(source),
+            held=is_held,
             may_lose=not isinstance(source, FileSource),
             acceptor=acceptor,
         )
+
+    def _is_held(self, source: AnySource) -> bool:
+        """Whether what a collector has in hand outlives it."""
+        if isinstance(source, SocketSource):
+            return _type_of(source) in self._kernels
+        return isinstance(source, FileSource)
 
     def _subscriber_spec(self, number: str) -> ChildSpec:
         title = f"stream-daemon {self._config.name} subscriber {number}"
@@ -134,7 +162,7 @@ class App:
         if not isinstance(config, StdinSource):
             self._close_stdin()
         notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
-        source = self._source(config, birth)
+        source = self._source(name, config, birth)
         collector = Collector(
             name,
             source,
@@ -212,15 +240,9 @@ class App:
 
     # ── concrete classes ────────────────────────────────────────────────────────────────
 
-    def _source(self, config: AnySource, birth: Birth) -> Source:
-        if isinstance(config, TcpSource):
-            assert birth.wire
-            limits = held.Limits(
-                config.record_bytes_max, config.frame_bytes_max, config.close_wait_s
-            )
-            return held.HeldSource(
-                tcp.TcpKernel(), birth.wire, birth.wish, limits, birth.connections
-            )
+    def _source(self, name: str, config: AnySource, birth: Birth) -> Source:
+        if isinstance(config, SocketSource):
+            return self._held_source(name, config, birth)
         if isinstance(config, FileSource):
             return file_source.FileSource(
                 config.path,
@@ -238,6 +260,20 @@ class App:
             fd=self._stdin_fd,
             wake=birth.wish.fileno(),
             beat=birth.slot.beat,
+        )
+
+    def _held_source(self, name: str, config: SocketSource, birth: Birth) -> held.HeldSource:
+        assert birth.wire
+        kernel = self._kernels.get(_type_of(config))
+        return held.HeldSource(
+            kernel or PlainKernel(),
+            birth.wire,
+            birth.wish,
+            held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s),
+            Beginnings(self._instance.beginnings(name), self._boot, time.monotonic_ns),
+            birth.connections,
+            fleeting=kernel is None,
+            checkpoint=self._checkpoint,
         )
 
     def _queue(self, role: str, birth: Birth, reply_timeout_s: float) -> RedisQueue:
@@ -306,8 +342,17 @@ def _secret(reference: SecretRef | None, key: str) -> str | None:
     return credentials.resolve(reference, key) if reference else None
 
 
-def _acceptor(name: str, source: TcpSource) -> Acceptor:
-    return Acceptor(name, lambda: tcp.listen(source.listen), tcp.prepare, source.connections_max)
+def _acceptor(name: str, source: SocketSource) -> Acceptor:
+    if isinstance(source, TcpSource):
+        listeners, prepare, forget = tcp.listen(source.listen), tcp.prepare, nothing_to_forget
+    else:
+        listeners = unix.listen(source.listen, source.mode, source.owner)
+        prepare, forget = unix.prepare, unix.remover(listeners)
+    return Acceptor(name, lambda: listeners, prepare, source.connections_max, forget=forget)
+
+
+def _can_hold(kind: str, kernel: Kernel) -> bool:
+    return holds(kernel, CONNECTED[kind])
 
 
 def _type_of(source: AnySource) -> str:

@@ -40,7 +40,7 @@ AGAIN_RETRY_S = 1.0
 QUEUE_FULL = Unavailable(
     "it is full", "store faster (subscribers, the database), or raise queue.bytes_max"
 )
-FLOOD_BYTES = 256 * 1024  # a frame this large needs no pause behind it
+FLOOD_BYTES = 128 * 1024  # a frame this large needs no pause behind it
 
 
 @dataclass(slots=True)

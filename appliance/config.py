@@ -18,18 +18,23 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
-from appliance.addresses import check_queue_url, check_store_url, host_and_port
+from appliance.addresses import (
+    check_queue_url,
+    check_socket_path,
+    check_store_url,
+    host_and_port,
+)
 from appliance.errors import ConfigError
 from appliance.filters import RegexError, check_regex
 from appliance.settings import (
     DEFAULT_COLUMNS,
     DEFAULT_NAME,
     GIB,
-    HELD_RECORD_BYTES_LIMIT,
     KIB,
     LATER_KEYS,
     LATER_VALUES,
@@ -48,6 +53,7 @@ from appliance.settings import (
     StdinSource,
     StoreConfig,
     TcpSource,
+    UnixSource,
 )
 from appliance.toml_lines import Key, Place
 from appliance.toml_tables import Grammar, alternatives, as_table, found, kind, size_text, toml
@@ -68,6 +74,7 @@ __all__ = [
     "StdinSource",
     "StoreConfig",
     "TcpSource",
+    "UnixSource",
     "host_and_port",
     "name_and_state_dir",
     "no_source",
@@ -193,18 +200,9 @@ def _source(name: str, table: object, at: Place) -> AnySource:
     )
     if isinstance(source, TcpSource):
         _placed(host_and_port, source.listen, at / "listen")
-        _check_held(source.record_bytes_max, at / "record_bytes_max")
+    if isinstance(source, UnixSource):
+        _placed(check_socket_path, source.listen, at / "listen")
     return _with_room(source, "frame_bytes_max" in table, at / "frame_bytes_max")
-
-
-def _check_held(record_bytes_max: int, at: Place) -> None:
-    """A record of a connection has to fit into the kernel's buffer, which holds it for us."""
-    if record_bytes_max > HELD_RECORD_BYTES_LIMIT:
-        limit = toml(size_text(HELD_RECORD_BYTES_LIMIT))
-        raise at.error(
-            "longer records over tcp are not in this version",
-            f"write record_bytes_max = {limit} or less, or take them from a file or stdin",
-        )
 
 
 def _shape(table: dict[str, Any], at: Place) -> type[AnySource]:
@@ -461,6 +459,8 @@ def _origin(source: AnySource) -> tuple[object, str]:
     if isinstance(source, TcpSource):
         address = host_and_port(source.listen)
         return (address if address[1] != 0 else None), "listen"  # port 0: any free one
+    if isinstance(source, UnixSource):
+        return PurePosixPath(source.listen), "listen"
     return None, "path"
 
 

@@ -21,7 +21,8 @@ STORED = "stored"
 class ChildState:
     """One process: `pid` None while it is dead; `kind` as in the process table.
 
-    `retired`: it isn't wanted any more, but what it has stored still counts.
+    `held`: what a collector has in hand outlives it. `retired`: it isn't wanted any more, but
+    what it has stored still counts.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class ChildState:
     waiting_for: str
     last_error: str
     last_error_at: int = 0  # seconds since the epoch
+    held: bool = True
     retired: bool = False
 
     @property
@@ -104,6 +106,8 @@ def screen(report: dict[str, Any]) -> str:
             f"({source['per_s']:g}/s), {source['connections']} connections, "
             f"{_process(source)}"
         )
+        if not source["held"]:
+            lines.append("  not held: what it has in hand is lost if its process is killed")
         lines += _waits(source["waiting_for"])
     queue, store = report["queue"], report["store"]
     lines.append(
@@ -184,6 +188,7 @@ def _source(child: ChildState, per_s: PerSecond) -> dict[str, Any]:
         "records": gauge.get("records"),
         "bytes": gauge.get("bytes"),
         "per_s": round(per_s(_counter(child)), 1),
+        "held": child.held,
         "at_risk": {
             "records": gauge.get("at_risk_records"),
             "bytes": gauge.get("at_risk_bytes"),

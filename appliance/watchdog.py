@@ -427,6 +427,7 @@ class Watchdog:
                 waiting_for=child.slot.text("waiting_for"),
                 last_error=child.slot.text("last_error"),
                 last_error_at=child.slot.get("error_s"),
+                held=child.spec.held,
                 retired=child.retired,
             )
             for child in self._children

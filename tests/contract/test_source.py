@@ -23,12 +23,15 @@ from appliance import framing, link
 from appliance.contracts import Chunk, Source
 from appliance.frame import Gap
 from appliance.framing import TOO_LONG, Ending
-from appliance.sources import held, tcp
+from appliance.sources import held, tcp, unix
+from appliance.sources.beginnings import Beginnings
 from appliance.sources.file import FileSource
+from appliance.sources.kernel import Kernel, PlainKernel
 from appliance.sources.stdin import StdinSource
 
 RECORD_BYTES_MAX = 200
 FRAME_BYTES_MAX = 300
+Connected = Callable[[], tuple[socket.socket, socket.socket]]
 STEPS = ("peek", "note", "push", "discard", "handed over", "settle")
 
 # ── one harness a kind ──────────────────────────────────────────────────────────────────
@@ -121,16 +124,16 @@ class StdinHarness(Harness):
                 os.close(fd)
 
 
-class TcpHarness(Harness):
+class SocketHarness(Harness):
     """One connection that the parent accepted and keeps a duplicate of."""
 
-    drops_lone_newlines = True
+    kernel: Kernel
+    fleeting = False
 
-    def __init__(self, _folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.sender = socket.create_connection(listener.getsockname())
-            self.kept, _address = listener.accept()
-        tcp.prepare(self.kept)
+    def __init__(self, folder: Path, connected: Connected) -> None:
+        self.kept, self.sender = connected()
+        self.numbers = itertools.count(1)
+        self.beginnings = Beginnings(folder / "beginnings", "boot", lambda: next(self.numbers))
         self.quiet = os.eventfd(0)
         self.finished_cookies: list[int] = []
 
@@ -145,7 +148,13 @@ class TcpHarness(Harness):
         parent, child = link.pair()
         inherited = [(link.cookie_of(self.kept), self.kept.dup())]
         source = held.HeldSource(
-            tcp.TcpKernel(), child, WakeFd(self.quiet if wake is None else wake), limits, inherited
+            self.kernel,
+            child,
+            WakeFd(self.quiet if wake is None else wake),
+            limits,
+            self.beginnings,
+            inherited,
+            fleeting=self.fleeting,
         )
         self.wires = (parent, child)
         return source
@@ -166,6 +175,36 @@ class TcpHarness(Harness):
         os.close(self.quiet)
 
 
+class TcpHarness(SocketHarness):
+    """TCP, whose lone bytes can't be told from a FIN."""
+
+    kernel = tcp.TcpKernel()
+    drops_lone_newlines = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, tcp.connected)
+
+
+class UnixHarness(SocketHarness):
+    """A Unix socket."""
+
+    kernel = unix.UnixKernel()
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, unix.connected)
+
+
+class FleetingHarness(SocketHarness):
+    """A Unix socket, where the kernel can't say what was read for good."""
+
+    kernel = PlainKernel()
+    fleeting = True
+    survives = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, unix.connected)
+
+
 @dataclass
 class WakeFd:
     """What a signal makes readable; the test writes to it."""
@@ -179,7 +218,13 @@ class WakeFd:
         """The test's own business."""
 
 
-HARNESSES: list[Callable[[Path], Harness]] = [FileHarness, StdinHarness, TcpHarness]
+HARNESSES: list[Callable[[Path], Harness]] = [
+    FileHarness,
+    StdinHarness,
+    TcpHarness,
+    UnixHarness,
+    FleetingHarness,
+]
 
 
 @pytest.fixture(params=HARNESSES, ids=lambda kind: kind.__name__.removesuffix("Harness").lower())

@@ -8,6 +8,7 @@ A failure is an error at such a step: the connection to Redis or the database br
 or after what was asked for was done.
 """
 
+import itertools
 import os
 import socket
 import struct
@@ -23,8 +24,10 @@ from appliance.link import cookie_of
 from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
-from appliance.sources import held, tcp
+from appliance.sources import held, tcp, unix
+from appliance.sources.beginnings import Beginnings
 from appliance.sources.file import FileSource
+from appliance.sources.kernel import Kernel, Seen
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
 from tests.fake_store import MemoryDatabase, MemoryStore
@@ -138,10 +141,17 @@ class SteppedStore(MemoryStore):
         return stored
 
 
+class HurriedTcp(tcp.TcpKernel):
+    """TCP that doesn't tell when it will hold no more, so that the source looks at the clock."""
+
+    wakes_when_full = False
+
+
 class World:
     """One TCP connection, its collector, Redis, a subscriber and the database."""
 
     type = "tcp"
+    kernel: Kernel = tcp.TcpKernel()
 
     def __init__(
         self, directory: Path, kill_at: Iterable[int], fail_at: Iterable[int] = ()
@@ -156,8 +166,9 @@ class World:
         self._open()
 
     def _open(self) -> None:
-        self._sender, self._kept = _tcp_pair()
+        self._kept, self._sender = tcp.connected()
         self._sent = 0
+        self._numbers = itertools.count(1)
 
     def close(self) -> None:
         for thing in (self._sender, self._kept, self._wish):
@@ -181,9 +192,9 @@ class World:
         self._sender.close()
         self._until(lambda seen: seen.failed)
 
-    def _until(self, arrived: Callable[[held.Seen], bool]) -> None:
+    def _until(self, arrived: Callable[[Seen], bool]) -> None:
         """Wait for the kernel, which may be late with it on a busy machine."""
-        while not arrived(tcp.TcpKernel().observe(self._kept)):
+        while not arrived(self.kernel.observe(self._kept)):
             os.sched_yield()
 
     def collect(self) -> None:
@@ -248,7 +259,20 @@ class World:
     def _born_source(self) -> Source:
         _parent, wire = link.pair()
         inherited = [(cookie_of(self._kept), self._kept.dup())]
-        return held.HeldSource(tcp.TcpKernel(), wire, self._wish, LIMITS, inherited)
+        folder = self._directory / "beginnings"
+        return held.HeldSource(
+            self.kernel,
+            wire,
+            self._wish,
+            LIMITS,
+            Beginnings(folder, BOOT, lambda: next(self._numbers)),
+            inherited,
+            **self._how(),
+        )
+
+    def _how(self) -> dict[str, Any]:
+        """TCP marks nothing, and one call discards: no more steps than the collector's."""
+        return {}
 
     def _born_collector(self) -> tuple[Collector, Source]:
         notes = open_note(
@@ -298,6 +322,33 @@ class World:
         return subscriber, queue
 
 
+class HurriedWorld(World):
+    """The same, where the kernel never holds the beginning of a record for long.
+
+    Time flies, and marks, discards and moves of a beginning are steps too.
+    """
+
+    kernel = HurriedTcp()
+
+    def _how(self) -> dict[str, Any]:
+        return {"checkpoint": self.steps, "monotonic": itertools.count().__next__}
+
+
+class UnixWorld(HurriedWorld):
+    """The same over a Unix socket, which needs no time to hand bytes over."""
+
+    type = "unix"
+    kernel = unix.UnixKernel()
+
+    def _open(self) -> None:
+        self._kept, self._sender = unix.connected()
+        self._sent = 0
+        self._numbers = itertools.count(1)
+
+    def _until(self, arrived: Callable[[Seen], bool]) -> None:
+        """What one end did, the other sees at once."""
+
+
 class FileWorld(World):
     """The same with a file that grows."""
 
@@ -330,11 +381,3 @@ class FileWorld(World):
             LIMITS.frame_bytes_max,
             boot=BOOT,
         )
-
-
-def _tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = socket.create_connection(listener.getsockname())
-        kept, _address = listener.accept()
-    tcp.prepare(kept)
-    return sender, kept
