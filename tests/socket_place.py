@@ -6,6 +6,7 @@ Real sockets; a successor is a new HeldSource over the parent's duplicates.
 import itertools
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from appliance.sources import held, tcp, unix
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel
 
+BOOT = "b" * 32
+END_S = 30.0
 LIMITS = held.Limits(record_bytes_max=100, frame_bytes_max=300, close_wait_s=0.2)
 
 
@@ -26,6 +29,12 @@ class Kind:
 
     kernel: Kernel
     connected: Callable[[], tuple[socket.socket, socket.socket]]
+
+
+class HurriedTcp(tcp.TcpKernel):
+    """TCP that doesn't tell when it will hold no more, so that the source looks at the clock."""
+
+    wakes_when_full = False
 
 
 TCP = Kind(tcp.TcpKernel(), tcp.connected)
@@ -53,7 +62,7 @@ class Place:
 
     def __init__(self, folder: Path, kind: Kind) -> None:
         self.kind = kind
-        self.folder = folder
+        self.folder = folder / "beginnings"
         self.kept: list[socket.socket] = []
         self.steps: Callable[[str], None] = lambda _step: None
         self._numbers = itertools.count(1)
@@ -81,7 +90,7 @@ class Place:
             child,
             self._signal,
             limits,
-            Beginnings(self.folder, "boot", lambda: next(self._numbers)),
+            Beginnings(self.folder, BOOT, lambda: next(self._numbers)),
             inherited,
             checkpoint=lambda step: self.steps(step),
             **how,
@@ -90,7 +99,7 @@ class Place:
 
     def files(self) -> list[str]:
         """The beginnings that are kept."""
-        return sorted(path.name for path in self.folder.iterdir())
+        return sorted(path.name for path in self.folder.glob("*"))
 
     def peek(self) -> Chunk:
         """The next chunk; what was sent is there, one machine needs no waiting."""
@@ -109,6 +118,25 @@ class Place:
                 collected += bytes(chunk.body)
                 self.source.discard(chunk)
                 self.source.settle()
+        return collected
+
+    def turn(self, wait_s: float = 1.0) -> bytes:
+        """One turn; what it handed over. Waits if there is nothing."""
+        chunk = self.source.peek()
+        if chunk is None:
+            self.source.wait(wait_s)
+            return b""
+        body = bytes(chunk.body)
+        self.source.discard(chunk)
+        self.source.settle()
+        return body
+
+    def collect_slowly(self, end: bytes, collected: bytes = b"") -> bytes:
+        """Turns until this has come at the end of everything."""
+        deadline = time.monotonic() + END_S
+        while not collected.endswith(end):
+            assert time.monotonic() < deadline, collected[-200:]
+            collected += self.turn()
         return collected
 
     def close(self) -> None:

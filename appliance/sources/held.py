@@ -518,33 +518,29 @@ class HeldSource:
     def _extend(self, connection: Connection, beginning: Beginning, view: memoryview) -> Ending:
         """Move the bytes of the record that are there; what follows those that are kept then.
 
-        Of a record that isn't whole so much stays in the kernel that a successor can judge
-        the rest, be it a newline alone (`part_bytes_min`).
+        What no successor could judge (`part_bytes_min`) stays in the kernel: a lone byte waits
+        for the next one; a lone newline ends the record, and is an empty line afterwards.
         """
         if beginning.pending:
             self._finish_move(connection, beginning, beginning.pending, view)
         record_bytes_max, shortest = self._limits.record_bytes_max, self._kernel.part_bytes_min
         if beginning.is_whole(record_bytes_max):
             return Ending.OPEN
-        limit = max(record_bytes_max - beginning.length, shortest)
         seen = self._kernel.observe(connection.socket)
         available = self._available(connection, seen)
-        wanted = min(available, limit + shortest - 1)
+        wanted = min(available, max(record_bytes_max - beginning.length, shortest))
         if wanted > len(view):
             self._passed_over.append(connection)
             return Ending.OPEN
-        view = view[:wanted]
-        got = self._kernel.peek(connection.socket, view) if view else 0
-        behind = self._behind(seen) if got == available else Ending.OPEN
-        if got < wanted:
+        got = self._kernel.peek(connection.socket, view[:wanted]) if wanted else 0
+        length = bytes(view[:got]).find(NEWLINE) + 1 or got
+        behind = self._behind(seen) if length == available else Ending.OPEN
+        if got < wanted and length == got:
             behind = self._kernel.behind_short_peek
-        length = bytes(view[: min(got, limit)]).find(NEWLINE) + 1
-        if not length:
-            length = max(0, got - shortest + 1) if behind is Ending.OPEN else min(got, limit)
-        if length < got:
-            behind = Ending.OPEN
         if length >= shortest or (length and seen.ending):
             self._move(connection, beginning, view[:length], seen)
+        elif length and view[:1] == NEWLINE:
+            return Ending.CLEAN
         if behind is Ending.OPEN and not beginning.is_whole(record_bytes_max):
             self._await_rest(connection, 0 if got < wanted else available - length)
         return behind
@@ -605,7 +601,8 @@ class HeldSource:
         """Remove the beginnings whose records were handed over."""
         for part in self._handed_over:
             connection = self._connections.get(part.cookie)
-            if connection and connection.beginning:
+            kept = connection.beginning if connection else None
+            if connection and kept and kept.number == part.beginning:
                 connection.beginning = None
             self._beginnings.remove(part.cookie, part.beginning)
         self._handed_over = []

@@ -31,6 +31,7 @@ from appliance.sources.kernel import Kernel, Seen
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
 from tests.fake_store import MemoryDatabase, MemoryStore
+from tests.socket_place import HurriedTcp
 
 BOOT = "b" * 32
 CALLS = (  # steps at which a connection may break
@@ -139,12 +140,6 @@ class SteppedStore(MemoryStore):
         stored = super().store(batches)
         self.steps("commit done, answer lost")
         return stored
-
-
-class HurriedTcp(tcp.TcpKernel):
-    """TCP that doesn't tell when it will hold no more, so that the source looks at the clock."""
-
-    wakes_when_full = False
 
 
 class World:
