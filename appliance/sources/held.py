@@ -595,7 +595,7 @@ class HeldSource:
         self._kernel.discard(connection.socket, length, scratch)
         if connection.left is not None:
             connection.left -= length
-        self._checkpoint("one discarded")
+        self._checkpoint("emptied")
 
     def _forget_beginnings(self) -> None:
         """Remove the beginnings whose records were handed over."""

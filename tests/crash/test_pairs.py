@@ -16,7 +16,7 @@ LAST_STEPS = 15  # those of the turn that the reset ends
 STEPS_BEHIND = 8  # how long behind a failure kills are tried: about a turn
 PUSHES = ("before push", "push done, answer lost")
 COLLECTING = ("peeked", "noted", *PUSHES, "pushed", "discarded", "done")
-MOVING = ("marked", "written", "one discarded", "kept")
+MOVING = ("marked", "written", "emptied", "kept")
 LONG = b"L" * 2500
 BURSTS = [
     b"".join(b"first %d\n" % n for n in range(60)) + b"half of ",
@@ -99,7 +99,7 @@ def test_beginnings_move_and_nothing_is_lost_whoever_is_killed(
 ) -> None:
     """Marks, and moves of a beginning into its file, are steps too."""
     steps = check(tmp_path, Play(kind))
-    assert {"marked", "written", "one discarded", "kept"} < set(steps)
+    assert {"marked", "written", "emptied", "kept"} < set(steps)
     for at in range(len(steps)):
         check(tmp_path, Play(kind, kill_at=(at,)))
     collecting = [at for at, name in enumerate(steps) if name in (*COLLECTING, *MOVING)]
