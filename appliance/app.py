@@ -274,6 +274,7 @@ class App:
             birth.connections,
             fleeting=kernel is None,
             checkpoint=self._checkpoint,
+            worked=birth.slot.worked,
         )
 
     def _queue(self, role: str, birth: Birth, reply_timeout_s: float) -> RedisQueue:

@@ -471,6 +471,18 @@ def test_a_graceful_stop_waits_no_longer_than_it_may(place: Place) -> None:
     assert time.monotonic() - began >= LIMITS.close_wait_s * 0.9
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_nobody_waits_behind_the_end(place: Place, quick: bool) -> None:
+    sender = place.connect()
+    place.source.stop(quick)
+    sender.close()
+    assert place.source.peek() is None
+    assert place.source.ended
+    began = time.monotonic()
+    place.source.wait(60)
+    assert time.monotonic() - began < LIMITS.close_wait_s
+
+
 def test_a_flood_does_not_put_the_end_of_a_graceful_stop_off(place: Place) -> None:
     sender = place.connect()
     sender.setblocking(False)

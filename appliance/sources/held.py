@@ -137,6 +137,7 @@ class HeldSource:
         *,
         fleeting: bool = False,
         checkpoint: Checkpoint = no_checkpoint,
+        worked: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -147,6 +148,7 @@ class HeldSource:
         self._limits = limits
         self._beginnings = beginnings
         self._checkpoint = checkpoint
+        self._worked = worked
         self._clock = clock
         self._monotonic = monotonic
         # One byte more than a record may have: a buffer without a newline is then too long.
@@ -285,7 +287,7 @@ class HeldSource:
 
     def wait(self, timeout_s: float) -> None:
         """Block until a connection, the parent or a signal has something."""
-        if self._shown:  # of a fleeting source the kernel has nothing to wake us for
+        if self._shown or self.ended:  # the kernel has nothing to wake us for
             return
         if self._stop_by is not None and not self._stopped:
             timeout_s = min(timeout_s, max(0.0, self._stop_by - self._monotonic()))
@@ -575,6 +577,7 @@ class HeldSource:
     ) -> None:
         self._discard_one(connection, left, scratch)
         beginning.keep()
+        self._worked()
         self._checkpoint("kept")
 
     # ── hand-over ───────────────────────────────────────────────────────────────────────
