@@ -22,6 +22,11 @@ ACCEPTS_MAX = 64  # connections taken at one go, so that one source can't hold t
 
 Prepare = Callable[[socket.socket], None]
 Listen = Callable[[], list[socket.socket]]
+Forget = Callable[[], None]
+
+
+def nothing_to_forget() -> None:
+    """An address of the network ends with its listening socket."""
 
 
 class Acceptor:
@@ -34,10 +39,13 @@ class Acceptor:
         prepare: Prepare,
         connections_max: int,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        forget: Forget = nothing_to_forget,
     ) -> None:
         self._log = logging.getLogger(f"source {name}")
         self._prepare = prepare
         self._connections_max = connections_max
+        self._forget = forget
         self._monotonic = monotonic
         self._paused_until = 0.0
         self._said_full = False
@@ -116,7 +124,9 @@ class Acceptor:
         """Close the listening sockets, once those who wait there were taken, as far as they fit.
 
         A short sender may have sent all and left by now: the kernel has acknowledged it.
+        `forget` goes first, so that nobody new finds a socket's file.
         """
+        self._forget()
         for listener in self.listeners:
             self.accept(listener, self._connections_max)
             listener.close()

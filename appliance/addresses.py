@@ -14,6 +14,7 @@ from appliance.errors import ConfigError
 
 EMBEDDED = "embedded"
 TLS_FILES = {"ca", "cert", "key"}  # options of rediss://
+SOCKET_PATH_BYTES_MAX = 107  # unix(7): 108 with the zero behind it
 
 _LABEL = r"[A-Za-z0-9_-]{1,63}"
 _HOST = re.compile(rf"(?!-){_LABEL}(\.{_LABEL})*\.?")
@@ -22,6 +23,7 @@ _DATABASE = re.compile(r"[0-9]{0,5}")
 _PASSWORD = re.compile(r"://[^/?#@]*:.*@|[?&](password|passwd|auth)=", re.DOTALL)
 _LISTEN_HINT = 'write listen = "127.0.0.1:5170", "[::1]:5170", or ":5170" for all interfaces'
 _CONNECT_HINT = 'write connect = "stream.example.net:5170" or "[2001:db8::1]:5170"'
+_SOCKET_HINT = 'write a short path such as "/run/stream-daemon/lines.sock"'
 _REDIS_HINT = 'write url = "embedded", "redis://host:6379/0", "rediss://…" or "unix:///path"'
 _TLS_HINT = 'write url = "rediss://host:6379/0?ca=/path/to/ca.pem&cert=/path&key=/path"'
 _NOT_ABSOLUTE = ("the file behind ?ca=, ?cert= or ?key= is an absolute path", _TLS_HINT)
@@ -69,6 +71,21 @@ def check_connect(address: str) -> None:
     """
     host, port = host_and_port(address, _CONNECT_HINT)
     _need(host != "" and port != 0, "needs a host and a port from 1 to 65535", _CONNECT_HINT)
+
+
+def check_socket_path(path: str) -> None:
+    """See that a Unix socket can be at `path`, wherever the program is started.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    _need(path.startswith("/"), "needs an absolute path", _SOCKET_HINT)
+    length = len(path.encode(errors="surrogateescape"))
+    _need(
+        length <= SOCKET_PATH_BYTES_MAX,
+        f"has {length} bytes, and the path of a Unix socket at most {SOCKET_PATH_BYTES_MAX}",
+        _SOCKET_HINT,
+    )
 
 
 def check_queue_url(url: str) -> None:

@@ -5,17 +5,18 @@ child needs of its own (connections to Redis and the store) is made in the child
 """
 
 import gc
+import logging
 import os
 import random
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
 
 from appliance import __version__, credentials, process
-from appliance.acceptor import Acceptor
+from appliance.acceptor import Acceptor, nothing_to_forget
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
@@ -32,9 +33,20 @@ from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
 from appliance.rows import RowMaker
-from appliance.settings import AnySource, Config, FileSource, SecretRef, StdinSource, TcpSource
-from appliance.sources import dialled, held, stdin, tcp
+from appliance.settings import (
+    AnySource,
+    Config,
+    FileSource,
+    SecretRef,
+    SocketSource,
+    StdinSource,
+    TcpSource,
+    UnixSource,
+)
+from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
+from appliance.sources.beginnings import Beginnings
+from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.ledger import LedgerStore
 from appliance.subscriber import Subscriber
@@ -44,6 +56,8 @@ QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
 SUBSCRIBERS_AUTO_MAX = 4
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
+KERNELS: Mapping[str, Kernel] = {"tcp": tcp.TcpKernel(), "unix": unix.UnixKernel()}
+CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
@@ -59,10 +73,13 @@ class App:
         config: Config,
         instance: Instance,
         checkpoint: Checkpoint = no_checkpoint,
+        kernels: Mapping[str, Kernel] = KERNELS,
     ) -> None:
         self._config = config
         self._instance = instance
         self._checkpoint = checkpoint
+        used = {_type_of(source) for source in config.sources.values()} & kernels.keys()
+        self._kernels = {kind: kernels[kind] for kind in used if _can_hold(kind, kernels[kind])}
         # Where the boot can't be known, this parent's life counts as one.
         self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
@@ -196,16 +213,27 @@ class App:
         return [recovery, *collectors, *subscribers]
 
     def _collector_spec(self, name: str, source: AnySource) -> ChildSpec:
-        acceptor = _acceptor(name, source) if isinstance(source, TcpSource) else None
+        acceptor = _acceptor(name, source) if isinstance(source, SocketSource) else None
+        is_held = self._is_held(source)
+        if acceptor and not is_held:
+            text = "this kernel can't say what was read: what is in hand is lost at a kill -9"
+            logging.getLogger(f"source {name}").warning(text)
         return ChildSpec(
             "collector",
             name,
             f"stream-daemon {self._config.name} collector {name}",
             lambda birth: self._collect(name, source, birth),
             type=_type_of(source),
+            held=is_held,
             may_lose=not isinstance(source, FileSource),
             acceptor=acceptor,
         )
+
+    def _is_held(self, source: AnySource) -> bool:
+        """Whether what a collector has in hand outlives it."""
+        if isinstance(source, SocketSource):
+            return _type_of(source) in self._kernels
+        return isinstance(source, FileSource)
 
     def _subscriber_spec(self, number: str) -> ChildSpec:
         title = f"stream-daemon {self._config.name} subscriber {number}"
@@ -225,7 +253,7 @@ class App:
         if not isinstance(config, StdinSource):
             self._close_stdin()
         notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
-        source = self._source(config, birth)
+        source = self._source(name, config, birth)
         collector = Collector(
             name,
             source,
@@ -312,9 +340,9 @@ class App:
 
     # ── concrete classes ────────────────────────────────────────────────────────────────
 
-    def _source(self, config: AnySource, birth: Birth) -> Source:
-        if isinstance(config, TcpSource):
-            return self._held_source(config, birth)
+    def _source(self, name: str, config: AnySource, birth: Birth) -> Source:
+        if isinstance(config, SocketSource):
+            return self._held_source(name, config, birth)
         if isinstance(config, FileSource):
             return file_source.FileSource(
                 config.path,
@@ -334,22 +362,37 @@ class App:
             beat=birth.slot.beat,
         )
 
-    def _held_source(self, config: TcpSource, birth: Birth) -> Source:
+    def _held_source(self, name: str, config: SocketSource, birth: Birth) -> held.HeldSource:
         assert birth.wire
-        kernel = tcp.TcpKernel()
-        limits = held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s)
-        if config.connect is None:
-            return held.HeldSource(kernel, birth.wire, birth.wish, limits, birth.connections)
-        dialler = dialled.Dialler(
+        holding = self._kernels.get(_type_of(config))
+        kernel = holding or PlainKernel()
+        make: Callable[..., held.HeldSource] = (
+            partial(held.HeldSource, kernel, birth.wire)
+            if config.connect is None
+            else partial(dialled.DialledSource, kernel, self._dialler(config, birth))
+        )
+        return make(
+            birth.wish,
+            held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s),
+            Beginnings(self._instance.beginnings(name), self._boot, time.monotonic_ns),
+            birth.connections,
+            fleeting=holding is None,
+            checkpoint=self._checkpoint,
+            worked=birth.slot.worked,
+        )
+
+    def _dialler(self, config: SocketSource, birth: Birth) -> dialled.Dialler:
+        assert birth.wire
+        assert config.connect is not None
+        return dialled.Dialler(
             config.connect,
-            partial(_find, config.connect, birth.slot),
-            tcp.prepare_dialled,
+            partial(_find, config, birth.slot),
+            tcp.prepare_dialled if isinstance(config, TcpSource) else unix.prepare,
             birth.wire,
             birth.connections,
             chance=random.random,
             checkpoint=self._checkpoint,
         )
-        return dialled.DialledSource(kernel, dialler, birth.wish, limits)
 
     def _queue(
         self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
@@ -432,10 +475,12 @@ def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
     if isinstance(source, StdinSource):
         return [Remark("it reads standard input")]
     if source.connect is not None:
-        return [dialled.look(source.connect, partial(tcp.find, source.connect))]
+        return [dialled.look(source.connect, partial(_targets, source))]
     assert source.listen is not None, "one of the two"
     if runs:
         return [Remark(f"the running instance listens on {source.listen}")]
+    if isinstance(source, UnixSource):
+        return [unix.look(source.listen, source.owner)]
     for listener in tcp.listen(source.listen):
         listener.close()
     return [Remark(f"{source.listen} is free to listen on")]
@@ -450,22 +495,40 @@ def _variables(*references: SecretRef | None) -> list[str]:
     return [reference.env for reference in references if reference and reference.env]
 
 
-def _acceptor(name: str, source: TcpSource) -> Acceptor:
-    listen = partial(tcp.listen, source.listen) if source.listen is not None else list
-    return Acceptor(name, listen, tcp.prepare, _connections_max(source))
+def _acceptor(name: str, source: SocketSource) -> Acceptor:
+    room = _connections_max(source)
+    if source.listen is None:
+        return Acceptor(name, list, tcp.prepare, room)
+    if isinstance(source, TcpSource):
+        listeners, prepare, forget = tcp.listen(source.listen), tcp.prepare, nothing_to_forget
+    else:
+        listeners = unix.listen(source.listen, source.mode, source.owner)
+        prepare, forget = unix.prepare, unix.remover(listeners)
+    return Acceptor(name, lambda: listeners, prepare, room, forget=forget)
 
 
 def _connections_max(source: AnySource) -> int:
     """Connections that the parent may hold for this source."""
-    if not isinstance(source, TcpSource):
+    if not isinstance(source, SocketSource):
         return 0
     return source.connections_max if source.connect is None else 1
 
 
-def _find(address: str, slot: Slot) -> list[dialled.Target]:
+def _find(source: SocketSource, slot: Slot) -> list[dialled.Target]:
     """Where to connect to; a name server that is away lets one wait for long."""
     with slot.slow_call():
-        return tcp.find(address)
+        return _targets(source)
+
+
+def _targets(source: SocketSource) -> list[dialled.Target]:
+    assert source.connect is not None
+    if isinstance(source, TcpSource):
+        return tcp.find(source.connect)
+    return unix.find(source.connect)
+
+
+def _can_hold(kind: str, kernel: Kernel) -> bool:
+    return holds(kernel, CONNECTED[kind])
 
 
 def _type_of(source: AnySource) -> str:

@@ -50,8 +50,8 @@ class Birth:
 class ChildSpec:
     """A process that is wanted. `run` is called in the child and returns its exit code.
 
-    `type` is the source's type, `may_lose` whether killing it before it handed over can lose
-    records.
+    `type` is the source's type, `held` whether its bytes outlive the process, `may_lose`
+    whether killing it before it handed over can lose records.
     """
 
     kind: str
@@ -59,6 +59,7 @@ class ChildSpec:
     title: str
     run: Callable[[Birth], Exit]
     type: str = ""
+    held: bool = True
     may_lose: bool = False
     acceptor: Acceptor | None = None
 

@@ -57,7 +57,7 @@ NO_ROOM = {
 }
 """The answers to a push that ask for patience: what is awaited then, and why."""
 
-FLOOD_BYTES = 256 * 1024  # a frame this large needs no pause behind it
+FLOOD_BYTES = 128 * 1024  # a frame this large needs no pause behind it
 
 
 @dataclass(slots=True)

@@ -18,18 +18,24 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
-from appliance.addresses import check_connect, check_queue_url, check_store_url, host_and_port
+from appliance.addresses import (
+    check_connect,
+    check_queue_url,
+    check_socket_path,
+    check_store_url,
+    host_and_port,
+)
 from appliance.errors import ConfigError
 from appliance.filters import RegexError, check_regex
 from appliance.settings import (
     DEFAULT_COLUMNS,
     DEFAULT_NAME,
     GIB,
-    HELD_RECORD_BYTES_LIMIT,
     KIB,
     LATER_KEYS,
     LATER_VALUES,
@@ -45,10 +51,12 @@ from appliance.settings import (
     QueueConfig,
     Scalar,
     SecretRef,
+    SocketSource,
     SourceConfig,
     StdinSource,
     StoreConfig,
     TcpSource,
+    UnixSource,
 )
 from appliance.toml_lines import Key, Place
 from appliance.toml_tables import Grammar, alternatives, as_table, found, kind, size_text, toml
@@ -70,6 +78,7 @@ __all__ = [
     "StdinSource",
     "StoreConfig",
     "TcpSource",
+    "UnixSource",
     "host_and_port",
     "name_and_state_dir",
     "no_source",
@@ -194,40 +203,51 @@ def _source(name: str, table: object, at: Place) -> AnySource:
         _shape(table, at), {key: table[key] for key in table if key != "type"}, at
     )
     if isinstance(source, TcpSource):
-        _check_ways(source, table, at)
-        _check_held(source.record_bytes_max, at / "record_bytes_max")
+        _check_ways(source, table, at, host_and_port, check_connect)
+    if isinstance(source, UnixSource):
+        _check_ways(source, table, at, check_socket_path, check_socket_path)
     return _with_room(source, "frame_bytes_max" in table, at / "frame_bytes_max")
 
 
-def _check_ways(source: TcpSource, table: dict[str, Any], at: Place) -> None:
+def _check_ways(
+    source: SocketSource,
+    table: dict[str, Any],
+    at: Place,
+    check_listen: Callable[[str], object],
+    check_connect: Callable[[str], object],
+) -> None:
     """Senders connect to us, or we connect to a server: exactly one of the two."""
     if source.listen is not None and source.connect is not None:
         raise (at / "connect").error(
             "a source listens or connects, not both", "take one out, or make two sources of it"
         )
     if source.listen is not None:
-        _placed(host_and_port, source.listen, at / "listen")
-    elif source.connect is None:
+        _placed(check_listen, source.listen, at / "listen")
+    elif source.connect is not None:
+        _placed(check_connect, source.connect, at / "connect")
+        _check_only_to_listen(table, at)
+    else:
+        listen, connect = WAYS[type(source)]
         raise at.error(
             "listen or connect is missing",
-            'write listen = "127.0.0.1:5170" where senders come to us, or '
-            'connect = "stream.example.net:5170" where we go to a server',
+            f'write listen = "{listen}" where senders come to us, or '
+            f'connect = "{connect}" where we go to a server',
         )
-    else:
-        _placed(check_connect, source.connect, at / "connect")
-        if "connections_max" in table:
+
+
+WAYS: Mapping[type[AnySource], tuple[str, str]] = {
+    TcpSource: ("127.0.0.1:5170", "stream.example.net:5170"),
+    UnixSource: ("/run/stream-daemon/lines.sock", "/run/feed.sock"),
+}
+"""Examples of listen and connect."""
+
+
+def _check_only_to_listen(table: dict[str, Any], at: Place) -> None:
+    """A source that connects has one connection, and makes no file."""
+    for key in ("connections_max", "mode", "owner"):
+        if key in table:
             hint = "take it out; it is for sources that listen"
-            raise (at / "connections_max").error("a source that connects has one connection", hint)
-
-
-def _check_held(record_bytes_max: int, at: Place) -> None:
-    """A record of a connection has to fit into the kernel's buffer, which holds it for us."""
-    if record_bytes_max > HELD_RECORD_BYTES_LIMIT:
-        limit = toml(size_text(HELD_RECORD_BYTES_LIMIT))
-        raise at.error(
-            "longer records over tcp are not in this version",
-            f"write record_bytes_max = {limit} or less, or take them from a file or stdin",
-        )
+            raise (at / key).error("a source that connects has one connection, its server's", hint)
 
 
 def _shape(table: dict[str, Any], at: Place) -> type[AnySource]:
@@ -484,6 +504,8 @@ def _origin(source: AnySource) -> tuple[object, str]:
     if isinstance(source, TcpSource) and source.listen is not None:
         address = host_and_port(source.listen)
         return (address if address[1] != 0 else None), "listen"  # port 0: any free one
+    if isinstance(source, UnixSource) and source.listen is not None:
+        return PurePosixPath(source.listen), "listen"
     return None, "path"
 
 

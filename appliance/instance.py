@@ -4,7 +4,7 @@ state_dir/NAME/lock           held while the instance, or a child of a dead one,
                drain.lock     held by a `drain`
                control.sock   how stop, running and status reach it
                id             tells it from an instance of the same name elsewhere
-               sources/       a note file for each source
+               sources/       a note file for each source; beginnings of unfinished records
                queue/         the embedded server: data, socket, log, lock
                log            what an instance in the background says (collect --detach)
                NAME.db        SQLite, when the store is embedded
@@ -70,6 +70,10 @@ class Instance:
     def note(self, source: str) -> Path:
         """The note file of a source."""
         return self.directory / "sources" / f"{source}.note"
+
+    def beginnings(self, source: str) -> Path:
+        """The directory for the beginnings of a source's unfinished records."""
+        return self.directory / "sources" / f"{source}.beginnings"
 
     def make(self) -> None:
         """Make the directories that are missing, for this user alone.

@@ -15,7 +15,6 @@ from msgspec import Meta
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 DEFAULT_NAME = "stream"
 FRAME_BYTES_LIMIT = 256 * MIB  # Redis takes items up to 512 MiB
-HELD_RECORD_BYTES_LIMIT = 2 * MIB  # the kernel holds 3 MiB of a connection for sure (tcp_rmem)
 QUEUE_BYTES_LIMIT = 2**53  # Lua counts in doubles: exact up to here
 DISK_BYTES_LIMIT = 2**62
 PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
@@ -110,6 +109,38 @@ class TcpSource(SourceConfig, frozen=True, tag_field="type", tag="tcp", kw_only=
     close_wait_s: Annotated[float, Meta(ge=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 5.0
 
 
+class UnixSource(SourceConfig, frozen=True, tag_field="type", tag="unix", kw_only=True):
+    """Connections that senders of this machine make to us (listen), or one that we make (connect).
+
+    Both are paths of a socket file; exactly one is set. mode and owner are those of the file that
+    we make; owner None: whoever runs the program, and its group.
+    """
+
+    listen: Annotated[Text, Meta(examples=["/run/stream-daemon/lines.sock"])] | None = None
+    connect: Annotated[Text, Meta(examples=["/run/feed.sock"])] | None = None
+    mode: Annotated[
+        str,
+        Meta(
+            pattern=r"\A0?[0-7]{3}\Z",
+            description="three octal digits in quotes",
+            examples=["0660"],
+        ),
+    ] = "0660"
+    owner: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"\A(?=.)[^:\s]*(:[^:\s]+)?\Z",
+                description="a user, a user:group or a :group in quotes",
+                examples=["www-data:adm"],
+            ),
+        ]
+        | None
+    ) = None
+    connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    close_wait_s: Annotated[float, Meta(ge=0, le=WAIT_S_LIMIT, description=_SECONDS)] = 5.0
+
+
 class FileSource(SourceConfig, frozen=True, tag_field="type", tag="file", kw_only=True):
     """A file that grows (follow) or is read once to its end."""
 
@@ -122,7 +153,8 @@ class StdinSource(SourceConfig, frozen=True, tag_field="type", tag="stdin", kw_o
     """Standard input, until its end."""
 
 
-AnySource = TcpSource | FileSource | StdinSource
+SocketSource = TcpSource | UnixSource
+AnySource = SocketSource | FileSource | StdinSource
 
 
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -175,6 +207,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 SOURCE_TYPES: dict[str, type[AnySource]] = {
     "tcp": TcpSource,
+    "unix": UnixSource,
     "file": FileSource,
     "stdin": StdinSource,
 }
@@ -189,14 +222,12 @@ LATER_KEYS = frozenset(
         "http",
         "spool",
         "source.SOURCE.url",
-        "source.SOURCE.mode",
-        "source.SOURCE.owner",
     }
 )
 """Keys that are settled and that this version refuses."""
 
 LATER_VALUES = {
-    "source.SOURCE.type": "unix|udp|http|sse|websocket|jetstream",
+    "source.SOURCE.type": "udp|http|sse|websocket|jetstream",
     "source.SOURCE.framing": "nul|octet-count|length32|length-line",
     "source.SOURCE.format": "syslog",
     "log.to": r"(?!stderr\Z).+",  # a path

@@ -21,9 +21,10 @@ STORED = "stored"
 class ChildState:
     """One process: `pid` None while it is dead; `kind` as in the process table.
 
-    `refusing`: why its records become nothing but dead letters; empty when rows are stored.
-    `retired`: it isn't wanted any more, but what it has stored still counts. `alone`: a frame
-    that it goes through record by record, since others died with it (see poison.py).
+    `held`: what a collector has in hand outlives it. `refusing`: why its records become nothing
+    but dead letters; empty when rows are stored. `retired`: it isn't wanted any more, but what it
+    has stored still counts. `alone`: a frame that it goes through record by record, since others
+    died with it (see poison.py).
     """
 
     kind: str
@@ -36,6 +37,7 @@ class ChildState:
     last_error: str
     last_error_at: int = 0  # seconds since the epoch
     refusing: str = ""
+    held: bool = True
     retired: bool = False
     alone: str = ""
 
@@ -136,6 +138,8 @@ def screen(report: dict[str, Any]) -> str:
             f"({source['per_s']:g}/s), {source['connections']} connections, "
             f"{_process(source)}"
         )
+        if not source["held"]:
+            lines.append("  not held: what it has in hand is lost if its process is killed")
         lines += _waits(source["waiting_for"])
     queue, store = report["queue"], report["store"]
     lines.append(
@@ -219,6 +223,7 @@ def _source(child: ChildState, per_s: PerSecond) -> dict[str, Any]:
         "records": gauge.get("records"),
         "bytes": gauge.get("bytes"),
         "per_s": round(per_s(_counter(child)), 1),
+        "held": child.held,
         "at_risk": {
             "records": gauge.get("at_risk_records"),
             "bytes": gauge.get("at_risk_bytes"),

@@ -487,6 +487,7 @@ class Watchdog:
                 refusing=child.slot.text("refusing"),
                 last_error=child.slot.text("last_error"),
                 last_error_at=child.slot.get("error_s"),
+                held=child.spec.held,
                 retired=child.retired,
                 alone=_alone(child.slot),
             )

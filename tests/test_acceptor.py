@@ -534,3 +534,30 @@ def test_the_wire_is_one_of_packets() -> None:
     theirs.report_finished(3)  # no parent any more: said to nobody
     assert list(theirs.arrivals()) == []
     theirs.close()
+
+
+# ── an address that is a file ───────────────────────────────────────────────────────────
+
+
+def test_the_parent_forgets_the_address_before_it_takes_the_last_and_nobody_else_does() -> None:
+    listeners = tcp.listen("127.0.0.1:0")
+    told: list[int] = []
+    acceptor = Acceptor(
+        "s",
+        lambda: listeners,
+        tcp.prepare,
+        9,
+        forget=lambda: told.append(len(acceptor.connections)),
+    )
+    with socket.create_connection(listeners[0].getsockname(), READ_S):
+        assert select.select(listeners, [], [], READ_S)[0]
+        for child in (acceptor.close_for_collector, acceptor.close_in_child):
+            pid = os.fork()
+            if not pid:
+                child()
+                os._exit(len(told))
+            assert os.waitpid(pid, 0)[1] == 0
+        acceptor.stop_listening()
+    assert told == [0]
+    assert len(acceptor.connections) == 1
+    acceptor.close_in_child()

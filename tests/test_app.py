@@ -29,6 +29,7 @@ from appliance.frame import decode
 from appliance.instance import Instance
 from appliance.settings import Config, TcpSource
 from appliance.sources import tcp
+from appliance.sources.kernel import PlainKernel
 from tests.fake_queue import MemoryQueue, MemoryRedis
 from tests.ports import free_port
 
@@ -153,6 +154,23 @@ def test_the_processes_of_a_configuration(place: Place) -> None:
         "stream-daemon nfl subscriber 2",
     ]
     close(specs)
+
+
+def test_where_the_kernel_cannot_tell_a_source_is_fleeting_and_says_so(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    unix = f'[source.local]\ntype = "unix"\nlisten = "{place.directory}/s"\n'
+    for kernels, held in (({}, True), ({"kernels": {"unix": PlainKernel()}}, False)):
+        caplog.clear()
+        made = place.app(unix + STDIN, **kernels)
+        specs = {spec.name: spec for spec in made._specs()}
+        assert (specs["local"].held, specs["pipe"].held) == (held, False)
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(said) == (not held), "standard input is no surprise"
+        source = made._source("local", made._config.sources["local"], place.birth(**connected(b"")))
+        assert source.fleeting is not held
+        source.close()
+        close(list(specs.values()))
 
 
 def close(specs: list[ChildSpec]) -> None:

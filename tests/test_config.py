@@ -27,6 +27,7 @@ from appliance.config import (
     StdinSource,
     StoreConfig,
     TcpSource,
+    UnixSource,
     name_and_state_dir,
     no_source,
     parse,
@@ -115,6 +116,13 @@ include = [
   { path = "user.name", any = ["Ünal", "b c"] },
 ]
 
+[source.local]
+type = "unix"
+listen = "/run/nfl/éééééééééééééééééééééééééééééééééééééééééééééééé.s"
+mode = "0666"
+owner = "nfl:adm"
+format = "json"
+
 [source.log]
 type = "file"
 path = "log/app.log"
@@ -176,6 +184,9 @@ format = "text"
                     Filter(path="text", any=("Patriots",)),
                     Filter(path="user.name", any=("Ünal", "b c")),
                 ),
+            ),
+            "local": UnixSource(
+                listen="/run/nfl/" + "é" * 48 + ".s", mode="0666", owner="nfl:adm", format="json"
             ),
             "log": FileSource(
                 path="log/app.log",
@@ -406,9 +417,13 @@ MISTAKES = [
     # what is missing
     ("", "x.toml: no source is configured", "stream-daemon demo"),
     ("[source]\n", "no source is configured", "stream-daemon init"),
-    ("\n[source.s]\nlisten = ':1'", "x.toml:2: source.s: type is missing", '"tcp" or "file"'),
+    ("\n[source.s]\nlisten = ':1'", "x.toml:2: source.s: type is missing", '"tcp" or "unix"'),
     (source("", "tcp"), "x.toml:1: source.s: listen or connect is missing",
      'write listen = "127.0.0.1:5170" where senders come to us, or connect = '),
+    (source("", "unix"), "x.toml:1: source.s: listen or connect is missing",
+     'write listen = "/run/stream-daemon/lines.sock" where senders come to us, or connect = '),
+    (source("connect = '/s'\nmode = '0600'", "unix"),
+     "x.toml:4: source.s.mode: a source that connects", "take it out"),
     (source("", "file"), "x.toml:1: source.s: path is missing", "path ="),
     (column("path = 'a'"), "x.toml:5: store.columns.a: type is missing", "VARCHAR(64)"),
     (JSON + "include = { any = ['a'] }", "x.toml:4: source.s.include: path is missing", "path ="),
@@ -417,8 +432,8 @@ MISTAKES = [
     ("name = 'a" + "b" * 32 + "'\n" + STDIN, "x.toml:1: name:", ""),
     ("[source.1a]\ntype = 'stdin'", 'x.toml:1: source.1a: "1a" can\'t be a name', ""),
     ("[source.'a b']\ntype = 'stdin'", 'x.toml:1: source."a b": "a b" can\'t be', ""),
-    (source("", "carrier"), 'x.toml:2: source.s.type: expected "tcp" or "file" or "stdin", found '
-     '"carrier"', "write type ="),
+    (source("", "carrier"), 'x.toml:2: source.s.type: expected "tcp" or "unix" or "file" or '
+     '"stdin", found "carrier"', "write type ="),
     ("[source.s]\ntype = 3", "x.toml:2: source.s.type: expected", "write type ="),
     # sources
     (STDIN + "[source.t]\ntype = 'stdin'", "x.toml:4: source.t.type: source s reads", "take one"),
@@ -428,8 +443,18 @@ MISTAKES = [
      "x.toml:3: source.s.frame_bytes_max: a frame must hold the largest record",
      'write frame_bytes_max = "2KiB" or more'),
     (source("frame_bytes_max = 1000"), "x.toml:3: source.s.frame_bytes_max", '"1MiB" or more'),
-    (source("listen = ':1'\nrecord_bytes_max = '3MiB'", "tcp"),
-          "source.s.record_bytes_max: longer records over tcp are not in this version", '"2MiB"'),
+    *((source(f"listen = '{listen}'", "unix"), f"x.toml:3: source.s.listen: {said}", "/run/")
+      for listen, said in (
+          ("a.sock", "needs an absolute path"), ("@a", "needs an absolute path"),
+          ("/" + "é" * 53 + "a", "has 108 bytes, and the path of a Unix socket at most 107"))),
+    (source("listen = '/a/b'", "unix") + "[source.t]\ntype = 'unix'\nlisten = '/a/./b'",
+     "x.toml:6: source.t.listen: source s reads from there", ""),
+    *((source(f"listen = '/a'\nmode = {mode}", "unix"),
+       "x.toml:4: source.s.mode: expected three octal digits in quotes", 'mode = "0660"')
+      for mode in ("'0860'", "'66'", "'01777'", "660", "0o660")),
+    *((source(f"listen = '/a'\nowner = '{owner}'", "unix"),
+       "source.s.owner: expected a user, a user:group or a :group", 'owner = "www-data:adm"')
+      for owner in ("", ":", "a:", "a b", "a:b:c")),
     (source("record_bytes_max = '257MiB'"), "source.s.record_bytes_max: expected a size", ""),
     *((source(f"listen = '{listen}'", "tcp"), f"x.toml:3: source.s.listen: {said}", ":5170")
       for listen, said in (
@@ -563,7 +588,7 @@ def test_a_mistake_is_told_with_its_place_and_the_next_step(
 # ── what is not in this version ─────────────────────────────────────────────────────────
 
 VALUES = {  # all that is refused as not in this version
-    "source.SOURCE.type": ["unix", "udp", "http", "sse", "websocket", "jetstream"],
+    "source.SOURCE.type": ["udp", "http", "sse", "websocket", "jetstream"],
     "source.SOURCE.framing": ["nul", "octet-count", "length32", "length-line"],
     "source.SOURCE.format": ["syslog"],
     "log.to": ["/var/log/x.log", "stderr.log", "stdout"],

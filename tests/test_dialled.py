@@ -20,7 +20,8 @@ from appliance.acceptor import Acceptor
 from appliance.contracts import no_checkpoint
 from appliance.errors import Unavailable
 from appliance.link import cookie_of
-from appliance.sources import held, tcp
+from appliance.sources import held, tcp, unix
+from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import CONNECT_S, DialledSource, Dialler, Target
 from tests.fake_role import FakeClock
 
@@ -82,7 +83,8 @@ def reset(connection: socket.socket) -> None:
 class Place:
     """The parent, and its collectors one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.beginnings = Beginnings(folder / "beginnings", "boot", time.monotonic_ns)
         self.clock = FakeClock()
         self.acceptor = Acceptor("feed", list, tcp.prepare, 1, self.clock)
         self.wake = os.eventfd(0)
@@ -118,7 +120,12 @@ class Place:
             checkpoint=lambda step: self.checkpoint(step),
         )
         self.source = DialledSource(
-            tcp.TcpKernel(), self.dialler, Wake(self.wake), LIMITS, monotonic=self.clock
+            tcp.TcpKernel(),
+            self.dialler,
+            Wake(self.wake),
+            LIMITS,
+            self.beginnings,
+            monotonic=self.clock,
         )
         return self.source, self.dialler
 
@@ -182,8 +189,8 @@ class Wake:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    made = Place()
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
     yield made
     made.close()
 
@@ -506,8 +513,8 @@ def test_a_server_that_is_gone_is_noticed_by_probes(place: Place) -> None:
 # ── waiting and stopping ────────────────────────────────────────────────────────────────
 
 
-def test_waiting_ends_when_it_is_time_to_dial_or_the_server_answers() -> None:
-    place = Place()
+def test_waiting_ends_when_it_is_time_to_dial_or_the_server_answers(tmp_path: Path) -> None:
+    place = Place(tmp_path)
     place.clock.now = 0.0
     place.dialler._monotonic = time.monotonic
     server = place.server()
@@ -627,12 +634,14 @@ def test_a_unix_socket_is_dialled_the_same_way(tmp_path: Path) -> None:
     acceptor = Acceptor("feed", list, tcp.prepare, 1, clock)
     wire = acceptor.birth()
 
-    def prepare(connection: socket.socket) -> None:
-        connection.setblocking(False)
-
-    target = Target(socket.AF_UNIX, path, path)
     dialler = Dialler(
-        path, lambda: [target], prepare, wire, [], chance=lambda: 0.0, monotonic=clock
+        path,
+        lambda: unix.find(path),
+        unix.prepare,
+        wire,
+        [],
+        chance=lambda: 0.0,
+        monotonic=clock,
     )
 
     def turn() -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from appliance import signals
 from appliance.cli import VERBS
-from appliance.config import Config, FileSource, SourceConfig, StdinSource, TcpSource, parse
+from appliance.config import (
+    Config,
+    FileSource,
+    SourceConfig,
+    StdinSource,
+    TcpSource,
+    UnixSource,
+    parse,
+)
 from appliance.errors import Exit
 from appliance.settings import LATER_KEYS, LATER_VALUES, Column, Filter, SecretRef
 from appliance.toml_tables import size_text, toml
@@ -54,7 +62,7 @@ def fields(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str,
 
 def source_fields() -> Iterator[tuple[str, object]]:
     yield "source.SOURCE.type", ...
-    for shape in (SourceConfig, TcpSource, FileSource, StdinSource):
+    for shape in (SourceConfig, TcpSource, UnixSource, FileSource, StdinSource):
         yield from fields(shape, "source.SOURCE.")
 
 
@@ -118,7 +126,7 @@ def test_init_prints_a_configuration_that_parses(capsys: pytest.CaptureFixture[s
 
 def test_the_keys_that_init_comments_out_are_valid_and_defaults_are_true() -> None:
     everything = parse(re.sub(r"^#(?=[a-z\[])", "", EXAMPLE, flags=re.MULTILINE), "all.toml")
-    assert everything.sources.keys() == {"lines", "feed", "log", "input"}
+    assert everything.sources.keys() == {"lines", "feed", "local", "log", "input"}
     lines = everything.sources["lines"]
     assert isinstance(lines, TcpSource)
     changed = msgspec.structs.replace(lines, format="text", include=(), exclude=())

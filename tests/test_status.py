@@ -51,7 +51,7 @@ def two_of_each(**more: Any) -> Children:
         Children()
         .add("recovery", "", recovery, restarts=1)
         .add("collector", "tweets", tweets, type="tcp", restarts=3)
-        .add("collector", "log", {"records": 7, "bytes": 70}, type="file")
+        .add("collector", "log", {"records": 7, "bytes": 70}, type="stdin", held=False)
         .add("subscriber", "1", one)
         .add("subscriber", "2", other, **more)
     )
@@ -72,17 +72,19 @@ def test_the_whole_of_it() -> None:
                 "records": 100,
                 "bytes": 5000,
                 "per_s": 12.3,
+                "held": True,
                 "at_risk": {"records": 4, "bytes": 40},
                 "waiting_for": "",
             },
             "log": {
-                "type": "file",
+                "type": "stdin",
                 "pid": 12,
                 "restarts": 0,
                 "connections": 0,
                 "records": 7,
                 "bytes": 70,
                 "per_s": 0.0,
+                "held": False,
                 "at_risk": {"records": 0, "bytes": 0},
                 "waiting_for": "",
             },
@@ -162,7 +164,8 @@ def test_the_screen() -> None:
     ).splitlines()
     assert lines[2:] == [
         "source tweets (tcp): 100 records (12.3/s), 2 connections, pid 11, 3 restarts",
-        "source log (file): 7 records (0/s), 0 connections, pid 12, 0 restarts",
+        "source log (stdin): 7 records (0/s), 0 connections, pid 12, 0 restarts",
+        "  not held: what it has in hand is lost if its process is killed",
         "queue: 3 frames wait, 1 in hand, 4096 bytes",
         "store: 70 stored (7/s), 25 filtered, 3 dead letters, 3 lost, 5.3 s behind",
         f"  waiting for {AWAITED}",

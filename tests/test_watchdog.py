@@ -1392,6 +1392,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "connections": 2,
                 "records": 12,
                 "bytes": 345,
+                "held": True,
                 "at_risk": {"records": 4, "bytes": 56},
                 "waiting_for": "",
             }

@@ -35,7 +35,9 @@ from typing import Any, NamedTuple, Protocol
 from appliance import backoff
 from appliance.contracts import Checkpoint, Chunk, Remark, no_checkpoint
 from appliance.errors import Unavailable
-from appliance.sources.held import HeldSource, Kernel, Limits, Wake
+from appliance.sources.beginnings import Beginnings
+from appliance.sources.held import HeldSource, Limits, Wake
+from appliance.sources.kernel import Kernel
 
 CONNECT_S = 10.0  # for one address; well below the kernel's own two minutes
 ENDED = "the server ended it"
@@ -303,10 +305,11 @@ class DialledSource(HeldSource):
         dialler: Dialler,
         wake: Wake,
         limits: Limits,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        beginnings: Beginnings,
+        _inherited: object = (),
+        **how: Any,
     ) -> None:
-        super().__init__(kernel, dialler, wake, limits, dialler.inherited, clock, monotonic)
+        super().__init__(kernel, dialler, wake, limits, beginnings, dialler.inherited, **how)
         self._dialler = dialler
 
     @property

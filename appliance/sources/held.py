@@ -3,59 +3,42 @@
 The collector peeks (MSG_PEEK), hands over, and only then discards; a connection belongs to
 the parent too, so the kernel keeps the bytes whatever becomes of the collector. A successor
 finds the frame in hand by its claim: for each connection its cookie and the stretch of
-bytes. Whether the stretch was discarded already is read from the kernel (`Kernel.observe`).
+bytes. Whether the stretch was discarded already is asked of the kernel (kernel.py).
 
-One turn: `peek` shows stretches of many connections as one chunk, `discard` forgets each by
-one call, `settle` lets go of connections that ended. A connection is reported finished only
+One turn: `peek` shows and marks stretches of many connections as one chunk, `discard` forgets
+each, `settle` lets go of connections that ended. A connection is reported finished only
 between turns, when no note can speak of it.
 
-Invariant: bytes before a connection's position were handed over, or were empty lines. The
-position is the kernel's own (`Seen.position`), never a count of ours.
+An unfinished record waits in the kernel for its end. When the kernel will hold no more of it,
+its beginning moves into a file (beginnings.py), and joins the chunk from there.
+
+Invariants: bytes that the kernel doesn't hold any more were handed over, are kept in the
+connection's beginning, or were empty lines. When a note becomes valid, each stretch in it is
+marked and untouched. A connection with a beginning has no stretch in any note in doubt.
+
+Where the running kernel can't tell what was discarded, the source is `fleeting`: it discards
+at once, and what it shows is at risk.
 """
 
+import math
 import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from appliance.contracts import Chunk
+from appliance.contracts import Checkpoint, Chunk, no_checkpoint
+from appliance.errors import Unavailable
 from appliance.frame import Buffer, Gap
-from appliance.framing import Cut, Ending, cut
+from appliance.framing import NEWLINE, Cut, Ending, cut
+from appliance.sources.beginnings import Beginning, Beginnings
+from appliance.sources.kernel import Kernel, Seen, Stretch
 
 EVENTS_MAX = 256  # connections that share one frame
-WAIT = select.EPOLLIN | select.EPOLLRDHUP
-STALL_S = 5.0  # so long the kernel may hold no more of an unfinished record
-STALL_LOOK_S = 1.0
-
-
-class Seen(NamedTuple):
-    """What the kernel says of a connection at one moment.
-
-    position: bytes discarded so far; where `ending`, one more may be counted for the FIN.
-    available: bytes that can be peeked now.
-    ending: no byte will come behind the available ones.
-    failed: it ended by a reset or an error, so an unfinished record is cut.
-    """
-
-    position: int
-    available: int
-    ending: bool
-    failed: bool
-
-
-class Kernel(Protocol):
-    """How one kind of socket is observed and emptied."""
-
-    def observe(self, connection: socket.socket) -> Seen:
-        """The connection's state, consistent in itself."""
-
-    def discard(self, connection: socket.socket, length: int, scratch: memoryview) -> None:
-        """Forget `length` available bytes by one call."""
-
-    def wake_at(self, connection: socket.socket, available: int) -> None:
-        """Make poll silent until so many bytes are there (an end still wakes)."""
+UNFINISHED_S = 0.01  # a record waits so long for a byte before its beginning moves
+STUCK_LOOK_S = 1.0  # when its beginning can't move: how often it is tried
+STUCK = select.EPOLLRDHUP | select.EPOLLET
 
 
 class Link(Protocol):
@@ -84,21 +67,23 @@ class Wake(Protocol):
 class Part(NamedTuple):
     """One connection's stretch in a chunk; this is what the note keeps.
 
-    Where a stretch begins without `ending`, a FIN that comes later may move the position by
-    one, so it is never a single byte then.
+    Where `beginning` isn't 0 it is a record from that file, and the kernel's bytes aren't
+    touched any more.
     """
 
     cookie: int
     start: int
     length: int
     ending: bool
-    skipping: bool  # the stretch begins inside an over-long record
-    behind: str  # what follows the stretch: a framing.Ending
-    records: int
+    skipping: bool = False  # the stretch begins inside an over-long record
+    behind: str = Ending.OPEN.value  # what follows the stretch
+    records: int = 0
+    beginning: int = 0
 
-    def was_discarded(self, seen: Seen) -> bool:
-        """Whether any byte of the stretch has been discarded since it was noted."""
-        return seen.position - self.start >= (1 if self.ending else 2)
+    @property
+    def stretch(self) -> Stretch:
+        """As the kernel knows it."""
+        return Stretch(self.start, self.length, self.ending)
 
     def cut(self, buffer: bytearray, start: int, record_bytes_max: int) -> Cut:
         """The records in the stretch, which lies in `buffer` from `start` on."""
@@ -114,13 +99,19 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Connection:
-    """A connection of ours. `wake_at` is the kernel's low-water mark as last set."""
+    """A connection of ours.
+
+    wake_at: poll is silent until so many bytes are there; 0 while it was told something else.
+    left: once we stop, how many bytes may still be taken.
+    """
 
     socket: socket.socket
     cookie: int
     skipping: bool = False
-    wake_at: int = 1
     ending: bool = False
+    wake_at: int = 1
+    left: int | None = None
+    beginning: Beginning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,22 +126,29 @@ class Limits:
 class HeldSource:
     """Records of any number of connections that the parent accepted (contract: Source)."""
 
-    fleeting = False
-
     def __init__(
         self,
         kernel: Kernel,
         link: Link,
         wake: Wake,
         limits: Limits,
+        beginnings: Beginnings,
         inherited: Iterable[tuple[int, socket.socket]],
+        *,
+        fleeting: bool = False,
+        checkpoint: Checkpoint = no_checkpoint,
+        worked: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.fleeting = fleeting
         self._kernel = kernel
         self._link = link
         self._wake = wake
         self._limits = limits
+        self._beginnings = beginnings
+        self._checkpoint = checkpoint
+        self._worked = worked
         self._clock = clock
         self._monotonic = monotonic
         # One byte more than a record may have: a buffer without a newline is then too long.
@@ -160,10 +158,12 @@ class HeldSource:
         self._connections: dict[int, Connection] = {}  # by cookie
         self._by_fd: dict[int, Connection] = {}
         self._passed_over: list[Connection] = []
+        self._looks = Looks(monotonic)
+        self._awaited = ""
         self._shown: Chunk | None = None
-        self._stalls = Stalls(monotonic)
+        self._handed_over: list[Part] = []  # whose beginnings nobody needs any more
         self._stop_by: float | None = None
-        self._stop_at: dict[int, int] | None = None  # cookie → position to read up to
+        self._stopped = False
         self._epoll = select.epoll()
         self._epoll.register(link.fileno(), select.EPOLLIN)
         self._epoll.register(wake.fileno(), select.EPOLLIN)
@@ -184,57 +184,87 @@ class HeldSource:
 
     @property
     def waiting_for(self) -> str:
-        """Nothing: senders come or don't."""
-        return ""
+        """Room on the disk for the beginning of a record; else empty."""
+        return self._awaited if self._looks.any else ""
 
     def resume(self, cursor: str | None, claim: Any) -> None:
-        """Go on behind the last note: which connections are inside an over-long record."""
+        """Go on behind the last note: which connections are inside a record, and how far."""
         for cookie in claim["skipping"] if claim else ():
             if cookie in self._connections:
                 self._connections[cookie].skipping = True
+        self._handed_over = _with_beginning(claim)  # `again` knows better, where it is asked
+        for beginning in self._beginnings.sweep():
+            self._resume_beginning(beginning)
+
+    def _resume_beginning(self, beginning: Beginning) -> None:
+        connection = self._connections.get(beginning.cookie)
+        noted = any(part.beginning == beginning.number for part in self._handed_over)
+        if noted and not self.fleeting:
+            return
+        if connection is None or self.fleeting or not (beginning.length or beginning.pending):
+            beginning.remove()
+            if connection and self.fleeting:  # nobody can tell where its rest begins
+                connection.skipping = True
+        else:
+            connection.beginning = beginning
 
     def again(self, claim: Any) -> Chunk | None:
         """The noted chunk, or None if some of it was discarded (then all of it is)."""
+        if self.fleeting:
+            return None
         parts = [Part(*part) for part in claim["parts"]]
-        held = [part for part in parts if part.cookie in self._connections]
-        gone = [part for part in held if self._was_discarded(part)]
-        if gone:
-            self._discard(part for part in held if part not in gone)
+        held = [p for p in parts if not p.beginning and p.cookie in self._connections]
+        left = {part.cookie: self._left_of(part) for part in held}
+        if any(left[part.cookie] < part.length for part in held):
+            for part in held:
+                self._discard_one(self._connections[part.cookie], left[part.cookie], self._view)
             return None
         maker = ChunkMaker(claim["first"], claim["record_bytes_max"])
-        for part in held:
-            self._remake(part, maker)
-        gaps = [lost(part) for part in parts if part not in held and part.records]
+        gone = [part for part in parts if not self._remake(part, maker)]
+        gaps = [lost(part) for part in gone if part.records]
+        self._handed_over = []
         return maker.chunk(claim["last"], claim["skipping"], gaps)
 
-    def _remake(self, part: Part, maker: "ChunkMaker") -> None:
+    def _remake(self, part: Part, maker: "ChunkMaker") -> bool:
+        """Add the part to the chunk again; False if nobody holds its bytes any more."""
         buffer = bytearray(part.length)
-        got = self._peek_into(self._connections[part.cookie], memoryview(buffer))
-        assert got == part.length, (got, part)
+        if part.beginning:
+            beginning = self._beginnings.find(part.cookie, part.beginning)
+            if beginning is None:
+                return False
+            beginning.read_into(memoryview(buffer))
+        elif part.cookie in self._connections:
+            connection = self._connections[part.cookie].socket
+            got = self._kernel.peek(connection, memoryview(buffer))
+            assert got == part.length, (got, part)
+            self._mark(connection, part.length)
+        else:
+            return False
         cut = part.cut(buffer, 0, maker.record_bytes_max)
         assert cut.taken == part.length, (cut, part)
         maker.add(part, cut, cut.body(buffer))
+        return True
 
     def peek(self) -> Chunk | None:
         """Whole records of the connections that have some; the same chunk until `discard`."""
         if self._shown is None:
             self._shown = self._look()
+            if self._shown and self.fleeting:
+                self._shown = replace(self._shown, body=bytes(self._shown.body))
+                self._discard(self._shown)
         return self._shown
 
     def _look(self) -> Chunk | None:
         if self._stop_by is not None and self._monotonic() >= self._stop_by:
             self._stop_here()  # also while a sender never lets us come to wait
+        self._forget_beginnings()
         maker = ChunkMaker(self._clock(), self._limits.record_bytes_max)
-        ready = self._in_order(self._poll(0))
-        if self._stop_at is not None:
-            ready = list(self._connections.values())  # also those that nothing wakes
-        else:
-            stalled = self._stalls.to_look_at()  # first: one that is given up needs a chunk alone
-            ready = stalled + [one for one in ready if one not in stalled]
+        ready = self._ready()
         self._passed_over = []
         used = 0
-        for connection in ready:
-            if maker.full:  # the rest is looked at next time: at a stop these are all
+        for at, connection in enumerate(ready):
+            if maker.full:
+                self._passed_over += ready[at:]
                 break
             used += self._peek_one(connection, used, maker)
         if maker.empty:
@@ -242,26 +272,26 @@ class HeldSource:
         return maker.chunk(self._clock(), self._skipping_cookies(), [])
 
     def discard(self, chunk: Chunk) -> None:
-        """Forget the chunk: one call a connection."""
+        """Forget the chunk."""
         self._shown = None
-        parts = (Part(*part) for part in chunk.claim["parts"])
-        self._discard(part for part in parts if part.cookie in self._connections)
+        if not self.fleeting:
+            self._discard(chunk)
+        self._handed_over = _with_beginning(chunk.claim)
 
     def settle(self) -> None:
-        """Let go of connections that have ended and are empty."""
+        """Let go of beginnings that were handed over, of connections that ended and are empty."""
+        self._forget_beginnings()
         for connection in list(self._connections.values()):
-            if connection.ending:
+            if connection.ending and not connection.beginning:
                 self._finish_if_empty(connection)
 
     def wait(self, timeout_s: float) -> None:
         """Block until a connection, the parent or a signal has something."""
-        if self.ended:  # a look that found the last connection at its end has shown no chunk
+        if self._shown or self.ended:  # the kernel has nothing to wake us for
             return
-        if self._stop_by is not None:
+        if self._stop_by is not None and not self._stopped:
             timeout_s = min(timeout_s, max(0.0, self._stop_by - self._monotonic()))
-        if self._stalls.any:
-            timeout_s = min(timeout_s, STALL_LOOK_S)
-        self._epoll.poll(timeout_s, 1)
+        self._epoll.poll(min(timeout_s, self._looks.next_s()), 1)
 
     def stop(self, quick: bool) -> None:
         """End every connection: at once, or half-closed, so that the sender can finish."""
@@ -284,6 +314,14 @@ class HeldSource:
 
     # ── polling ─────────────────────────────────────────────────────────────────────────
 
+    def _ready(self) -> list[Connection]:
+        """Those to look at. Who found no room last time goes first, so a flood starves nobody."""
+        polled = list(self._poll(0))
+        if self._stopped:  # also those that nothing wakes
+            return [c for c in self._connections.values() if c.wake_at or self._looks.is_due(c)]
+        wanted = {c.cookie: c for c in (*self._passed_over, *self._looks.due(), *polled)}
+        return [connection for cookie, connection in wanted.items() if cookie in self._connections]
+
     def _poll(self, timeout_s: float) -> Iterator[Connection]:
         for fd, events in self._epoll.poll(timeout_s, EVENTS_MAX):
             if fd in self._by_fd:
@@ -294,12 +332,6 @@ class HeldSource:
                 self._receive(events)
             else:
                 self._wake.clear()
-
-    def _in_order(self, ready: Iterator[Connection]) -> list[Connection]:
-        """Those that found no room last time go first, so that a flood starves nobody."""
-        current = {connection.cookie: connection for connection in ready}
-        first = {c.cookie: c for c in self._passed_over if c.cookie in current}
-        return list((first | current).values())
 
     def _take_arrivals(self) -> None:
         for cookie, connection in self._link.arrivals():
@@ -317,28 +349,43 @@ class HeldSource:
             return
         new = Connection(connection, cookie)
         self._connections[cookie] = self._by_fd[connection.fileno()] = new
-        self._kernel.wake_at(connection, 1)
-        self._epoll.register(connection.fileno(), WAIT)
-        if self._stop_at is not None:
-            self._stop_at[cookie] = self._end_of(new)
+        self._epoll.register(connection.fileno(), self._kernel.wake_at(connection, 1))
+        if self._stopped:
+            self._limit(new)
         elif self._stop_by is not None:
             _shutdown(connection, socket.SHUT_WR)
+
+    def _wake_at(self, connection: Connection, available: int) -> None:
+        """Have poll wake when so many bytes are there; 1: when there are any."""
+        self._looks.over(connection)
+        if connection.wake_at != available:
+            events = self._kernel.wake_at(connection.socket, available)
+            self._epoll.modify(connection.socket.fileno(), events)
+            connection.wake_at = available
+
+    def _stick(self, connection: Connection, why: str = "") -> None:
+        """Its record can't go on now, and poll would wake us all the time: look now and then."""
+        self._awaited = why
+        self._epoll.modify(connection.socket.fileno(), STUCK)
+        connection.wake_at = 0
+        self._looks.at(connection, STUCK_LOOK_S)
 
     # ── one connection ──────────────────────────────────────────────────────────────────
 
     def _peek_one(self, connection: Connection, used: int, maker: "ChunkMaker") -> int:
         """Add what this connection has to the chunk; how much of the buffer that took."""
+        if connection.beginning:
+            return self._peek_rest(connection, connection.beginning, used, maker)
         seen = self._kernel.observe(connection.socket)
         available = self._available(connection, seen)
         length = min(available, len(self._buffer) - used)
         if not length:
             self._nothing(connection, seen, available)
             return 0
-        got = self._peek_into(connection, self._view[used : used + length])
+        got = self._kernel.peek(connection.socket, self._view[used : used + length])
         behind = self._behind(seen) if length == available else Ending.OPEN
         if got < length:
-            # An urgent byte (tcp(7)) that no peek sees past: the record ends before it.
-            length, behind = got, Ending.BROKEN
+            length, behind = got, self._kernel.behind_short_peek
         part = Part(
             connection.cookie,
             seen.position,
@@ -346,19 +393,18 @@ class HeldSource:
             seen.ending,
             connection.skipping,
             behind.value,
-            records=0,
         )
         return self._take(connection, part, used, maker, available)
 
     def _available(self, connection: Connection, seen: Seen) -> int:
         """Bytes that are ours to take: when stopping, no more than were there at the stop."""
-        if self._stop_at is None or seen.ending:
+        if connection.left is None or seen.ending:
             return seen.available
-        return min(seen.available, max(0, self._stop_at[connection.cookie] - seen.position))
+        return min(seen.available, connection.left)
 
     def _behind(self, seen: Seen) -> Ending:
         """What follows the last available byte."""
-        if seen.failed or (self._stop_at is not None and not seen.ending):
+        if seen.failed or (self._stopped and not seen.ending):
             return Ending.BROKEN
         return Ending.CLEAN if seen.ending else Ending.OPEN
 
@@ -366,15 +412,15 @@ class HeldSource:
         self, connection: Connection, part: Part, at: int, maker: "ChunkMaker", available: int
     ) -> int:
         cut = part.cut(self._buffer, at, maker.record_bytes_max)
-        if cut.taken == 1 and not part.ending:
+        if not cut.taken:
+            return self._unfinished(connection, part, at, maker, available)
+        if cut.taken < self._kernel.part_bytes_min and not part.ending:
             self._take_single(connection, cut, available)
             return 0
-        if not cut.taken and self._is_given_up(connection, part, available, maker):
-            # Alone in its chunk, because the chunk's limit is what the kernel holds of it.
-            maker.close(record_bytes_max=available)
-            cut = part.cut(self._buffer, at, available)
-        if not cut.taken:
-            return 0
+        self._mark(connection.socket, cut.taken)
+        return self._add(connection, part, cut, maker)
+
+    def _add(self, connection: Connection, part: Part, cut: Cut, maker: "ChunkMaker") -> int:
         self._wake_at(connection, 1)
         connection.skipping = cut.skipping
         part = part._replace(length=cut.taken, records=cut.records)
@@ -382,41 +428,27 @@ class HeldSource:
         return cut.taken
 
     def _take_single(self, connection: Connection, cut: Cut, available: int) -> None:
-        """A single byte can't be told from a FIN by a successor, so it gets no frame.
+        """A stretch of which a successor couldn't tell whether it was discarded gets no frame.
 
         A lone newline is an empty line, which is no record. The newline that ends an
         over-long record waits for the byte behind it. The single first byte of a record that
         is cut there (at a stop, before an urgent byte) is given up.
         """
-        if self._stop_at is not None:
+        if self._stopped:
             self._finish(connection)
         elif cut.records == 0:
             self._wake_at(connection, available + 1)
         else:
-            self._kernel.discard(connection.socket, 1, self._view)
+            self._discard_one(connection, cut.taken, self._view)
 
     def _nothing(self, connection: Connection, seen: Seen, available: int) -> None:
         """No byte to take: because of the buffer, because it ended, or woken for nothing."""
         if available:
             self._passed_over.append(connection)
-        elif seen.ending or self._stop_at is not None:
+        elif seen.ending or self._stopped:
             self._finish(connection)
         else:
             self._wake_at(connection, 1)
-
-    def _is_given_up(
-        self, connection: Connection, part: Part, available: int, maker: "ChunkMaker"
-    ) -> bool:
-        """An unfinished record: wait for its rest, or see that it will never come."""
-        if part.length < available:  # the buffer was too small behind other connections
-            self._passed_over.append(connection)
-        elif connection.wake_at <= available:
-            self._wake_at(connection, available + 1)
-        else:  # woken for nothing: the kernel will hold no more
-            if self._stalls.began(connection, available):
-                self._epoll.modify(connection.socket.fileno(), select.EPOLLRDHUP)
-            return maker.empty and self._stalls.lasts(connection)
-        return False
 
     def _finish_if_empty(self, connection: Connection) -> None:
         seen = self._kernel.observe(connection.socket)
@@ -426,7 +458,7 @@ class HeldSource:
     def _finish(self, connection: Connection) -> None:
         """Ended and empty, and no note speaks of it: the parent may let go of it too."""
         self._epoll.unregister(connection.socket.fileno())
-        self._stalls.over(connection)
+        self._looks.over(connection)
         del self._connections[connection.cookie]
         del self._by_fd[connection.socket.fileno()]
         # A close alone sends no FIN while the parent holds its duplicate.
@@ -434,25 +466,149 @@ class HeldSource:
         self._link.report_finished(connection.cookie)
         connection.socket.close()
 
-    def _wake_at(self, connection: Connection, available: int) -> None:
-        if self._stalls.over(connection):
-            self._epoll.modify(connection.socket.fileno(), WAIT)
-        if connection.wake_at != available:
-            self._kernel.wake_at(connection.socket, available)
-            connection.wake_at = available
+    # ── an unfinished record ────────────────────────────────────────────────────────────
 
-    def _peek_into(self, connection: Connection, view: memoryview) -> int:
-        return connection.socket.recv_into(view, len(view), socket.MSG_PEEK)
+    def _unfinished(
+        self, connection: Connection, part: Part, at: int, maker: "ChunkMaker", available: int
+    ) -> int:
+        """Wait for the record's rest; its beginning moves when the kernel will hold no more."""
+        if at + part.length == len(self._buffer):  # too little room behind other connections
+            self._passed_over.append(connection)
+        elif connection.wake_at <= available:
+            self._wake_at(connection, available + 1)
+            if not self._kernel.wakes_when_full:
+                self._looks.at(connection, UNFINISHED_S)
+        elif self._kernel.wakes_when_full or self._looks.is_due(connection):
+            return self._begin(connection, at, maker)
+        return 0
+
+    def _begin(self, connection: Connection, at: int, maker: "ChunkMaker") -> int:
+        connection.beginning = beginning = self._beginnings.begin(connection.cookie)
+        taken = self._peek_rest(connection, beginning, at, maker)
+        if not beginning.length and not beginning.pending:
+            beginning.remove()
+            connection.beginning = None
+        return taken
+
+    def _peek_rest(
+        self, connection: Connection, beginning: Beginning, used: int, maker: "ChunkMaker"
+    ) -> int:
+        """Move what has come behind the record's beginning; if it is whole, add it to the chunk."""
+        view = self._view[used:]
+        try:
+            behind = self._extend(connection, beginning, view)
+            if behind is Ending.OPEN and not beginning.is_whole(maker.record_bytes_max):
+                return 0
+            if beginning.length > len(view):
+                self._passed_over.append(connection)
+                return 0
+            beginning.read_into(view)
+        except Unavailable as error:
+            self._stick(connection, str(error))
+            return 0
+        part = Part(
+            connection.cookie,
+            start=0,
+            length=beginning.length,
+            ending=False,
+            behind=behind.value,
+            beginning=beginning.number,
+        )
+        cut = part.cut(self._buffer, used, maker.record_bytes_max)
+        return self._add(connection, part, cut, maker)
+
+    def _extend(self, connection: Connection, beginning: Beginning, view: memoryview) -> Ending:
+        """Move the bytes of the record that are there; what follows those that are kept then.
+
+        What no successor could judge (`part_bytes_min`) stays in the kernel: a lone byte waits
+        for the next one; a lone newline ends the record, and is an empty line afterwards.
+        """
+        if beginning.pending:
+            self._finish_move(connection, beginning, beginning.pending, view)
+        record_bytes_max, shortest = self._limits.record_bytes_max, self._kernel.part_bytes_min
+        if beginning.is_whole(record_bytes_max):
+            return Ending.OPEN
+        seen = self._kernel.observe(connection.socket)
+        available = self._available(connection, seen)
+        wanted = min(available, max(record_bytes_max - beginning.length, shortest))
+        if wanted > len(view):
+            self._passed_over.append(connection)
+            return Ending.OPEN
+        got = self._kernel.peek(connection.socket, view[:wanted]) if wanted else 0
+        length = bytes(view[:got]).find(NEWLINE) + 1 or got
+        behind = self._behind(seen) if length == available else Ending.OPEN
+        if got < wanted and length == got:
+            behind = self._kernel.behind_short_peek
+        if length >= shortest or (length and seen.ending):
+            self._move(connection, beginning, view[:length], seen)
+        elif length and view[:1] == NEWLINE:
+            return Ending.CLEAN
+        if behind is Ending.OPEN and not beginning.is_whole(record_bytes_max):
+            self._await_rest(connection, 0 if got < wanted else available - length)
+        return behind
+
+    def _await_rest(self, connection: Connection, left: int) -> None:
+        """Wake at the next byte; where that was asked for already, the kernel holds no more."""
+        if left and connection.wake_at > left:
+            self._stick(connection)
+        else:
+            self._wake_at(connection, left + 1)
+
+    def _move(
+        self, connection: Connection, beginning: Beginning, view: memoryview, seen: Seen
+    ) -> None:
+        """Move what was just shown from the kernel behind the record's beginning."""
+        beginning.write(view, Stretch(seen.position, len(view), seen.ending))
+        self._checkpoint("written")
+        self._mark(connection.socket, len(view))
+        self._discard_pending(connection, beginning, len(view), view)
+
+    def _finish_move(
+        self, connection: Connection, beginning: Beginning, pending: Stretch, scratch: memoryview
+    ) -> None:
+        """End a move that was interrupted: by a kill, or by an error of the disk."""
+        left = 0 if self.fleeting else self._kernel.left_of(connection.socket, pending)
+        if left == pending.length:
+            self._mark(connection.socket, left)
+        self._discard_pending(connection, beginning, left, scratch)
+
+    def _discard_pending(
+        self, connection: Connection, beginning: Beginning, left: int, scratch: memoryview
+    ) -> None:
+        self._discard_one(connection, left, scratch)
+        beginning.keep()
+        self._worked()
+        self._checkpoint("kept")
 
     # ── hand-over ───────────────────────────────────────────────────────────────────────
 
-    def _was_discarded(self, part: Part) -> bool:
-        return part.was_discarded(self._kernel.observe(self._connections[part.cookie].socket))
+    def _mark(self, connection: socket.socket, length: int) -> None:
+        self._kernel.mark(connection, length)
+        self._checkpoint("marked")
 
-    def _discard(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            connection = self._connections[part.cookie].socket
-            self._kernel.discard(connection, part.length, self._view)
+    def _left_of(self, part: Part) -> int:
+        return self._kernel.left_of(self._connections[part.cookie].socket, part.stretch)
+
+    def _discard(self, chunk: Chunk) -> None:
+        for part in (Part(*part) for part in chunk.claim["parts"]):
+            if part.cookie in self._connections and not part.beginning:
+                self._discard_one(self._connections[part.cookie], part.length, self._view)
+
+    def _discard_one(self, connection: Connection, length: int, scratch: memoryview) -> None:
+        self._kernel.discard(connection.socket, length, scratch)
+        if connection.left is not None:
+            connection.left -= length
+        self._checkpoint("emptied")
+
+    def _forget_beginnings(self) -> None:
+        """Remove the beginnings whose records were handed over."""
+        for part in self._handed_over:
+            connection = self._connections.get(part.cookie)
+            kept = connection.beginning if connection else None
+            if connection and kept and kept.number == part.beginning:
+                connection.beginning = None
+            self._beginnings.remove(part.cookie, part.beginning)
+        self._handed_over = []
 
     def _skipping_cookies(self) -> list[int]:
         return [c.cookie for c in self._connections.values() if c.skipping]
@@ -461,54 +617,48 @@ class HeldSource:
 
     def _stop_here(self) -> None:
         """What the kernel holds at this moment is the last that we take."""
-        if self._stop_at is None:
-            self._stop_at = {c.cookie: self._end_of(c) for c in self._connections.values()}
+        if not self._stopped:
+            self._stopped = True
+            for connection in self._connections.values():
+                self._limit(connection)
 
-    def _end_of(self, connection: Connection) -> int:
-        seen = self._kernel.observe(connection.socket)
-        return seen.position + seen.available
+    def _limit(self, connection: Connection) -> None:
+        connection.left = self._kernel.observe(connection.socket).available
 
 
-class Stalls:
-    """Connections with an unfinished record of which the kernel will hold no more.
-
-    Its buffers may be too small for the record (tcp_rmem of tcp(7)), or memory is short. Such
-    a connection isn't polled, it would wake us all the time, but looked at now and then. When
-    nothing has come for STALL_S the record is given up as one that is too long.
-    """
+class Looks:
+    """Connections that nothing may wake, each with the moment at which to look at it."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._since: dict[int, tuple[Connection, int, float]] = {}
-        self._look_at = 0.0
+        self._at: dict[int, tuple[Connection, float]] = {}
 
     @property
     def any(self) -> bool:
         """Whether there are such connections."""
-        return bool(self._since)
+        return bool(self._at)
 
-    def began(self, connection: Connection, available: int) -> bool:
-        """Note what is there; whether this connection has just stalled."""
-        _, before, _ = self._since.get(connection.cookie, (connection, -1, 0.0))
-        if available != before:
-            self._since[connection.cookie] = (connection, available, self._monotonic())
-        return before < 0
+    def at(self, connection: Connection, delay_s: float) -> None:
+        """Look at it in so many seconds."""
+        self._at[connection.cookie] = (connection, self._monotonic() + delay_s)
 
-    def lasts(self, connection: Connection) -> bool:
-        """Whether nothing has come for so long that nothing will."""
-        return self._monotonic() - self._since[connection.cookie][2] >= STALL_S
+    def over(self, connection: Connection) -> None:
+        """It goes on, or is gone."""
+        self._at.pop(connection.cookie, None)
 
-    def over(self, connection: Connection) -> bool:
-        """The connection goes on, or is gone; whether it had stalled."""
-        return self._since.pop(connection.cookie, None) is not None
+    def is_due(self, connection: Connection) -> bool:
+        """Whether the moment has come."""
+        _, at = self._at.get(connection.cookie, (connection, math.inf))
+        return at <= self._monotonic()
 
-    def to_look_at(self) -> list[Connection]:
-        """All of them, once in STALL_LOOK_S."""
-        now = self._monotonic()
-        if now < self._look_at:
-            return []
-        self._look_at = now + STALL_LOOK_S
-        return [connection for connection, _, _ in self._since.values()]
+    def due(self) -> list[Connection]:
+        """All whose moment has come."""
+        return [connection for connection, _ in self._at.values() if self.is_due(connection)]
+
+    def next_s(self) -> float:
+        """Seconds to the next moment; infinite if there is none."""
+        soonest = min((at for _, at in self._at.values()), default=math.inf)
+        return max(0.0, soonest - self._monotonic())
 
 
 class ChunkMaker:
@@ -517,7 +667,6 @@ class ChunkMaker:
     def __init__(self, first_received: float, record_bytes_max: int) -> None:
         self.record_bytes_max = record_bytes_max
         self._first_received = first_received
-        self._closed = False
         self._parts: list[Part] = []
         self._bodies: list[Buffer] = []
         self._rejected: dict[int, str] = {}
@@ -532,12 +681,7 @@ class ChunkMaker:
     @property
     def full(self) -> bool:
         """Whether no more connections fit: a note has a limited size (note.SLOT_BYTES)."""
-        return self._closed or len(self._parts) >= EVENTS_MAX
-
-    def close(self, record_bytes_max: int) -> None:
-        """Only one part comes, and with a limit of its own."""
-        self._closed = True
-        self.record_bytes_max = record_bytes_max
+        return len(self._parts) >= EVENTS_MAX
 
     def add(self, part: Part, cut: Cut, body: Buffer) -> None:
         """Add one connection's stretch; its records go behind those that are here."""
@@ -573,6 +717,12 @@ class ChunkMaker:
 def lost(part: Part) -> Gap:
     """What is missing of a frame whose connection died with the parent."""
     return Gap("connection lost", part.records, part.length)
+
+
+def _with_beginning(claim: Any) -> list[Part]:
+    """The parts of a claim whose bytes are in files."""
+    parts = (Part(*part) for part in (claim["parts"] if claim else ()))
+    return [part for part in parts if part.beginning]
 
 
 def _shutdown(connection: socket.socket, how: int) -> None:

@@ -6,7 +6,8 @@ good. Facts behind the code, each tried on Linux:
 - The two are read by separate calls; under a flood they disagree, in the losing direction.
   So TCP_INFO is read before and after until both agree.
 - A FIN counts as one received byte from CLOSE_WAIT, LAST_ACK and CLOSING on, not in
-  ESTABLISHED or FIN_WAIT; in CLOSE nobody knows. See `held.Part`.
+  ESTABLISHED or FIN_WAIT; in CLOSE nobody knows. So where a stretch begins without `ending`,
+  a FIN that comes later may move the position by one, and it is never a single byte then.
 - SO_OOBINLINE from the start, or an urgent byte stops FIONREAD.
 - SO_RCVLOWAT set once to 3 MiB grows the receive buffer for good. Without that a byte of an
   unfinished record pins a coalesced buffer of its whole size, the window stays shut and the
@@ -14,15 +15,14 @@ good. Facts behind the code, each tried on Linux:
 - A receive with MSG_TRUNC discards without copying (tcp(7)).
 """
 
-import fcntl
 import select
 import socket
 import struct
-import termios
 
 from appliance.errors import AddressError, Unavailable
+from appliance.framing import Ending
 from appliance.sources.dialled import Target
-from appliance.sources.held import Seen
+from appliance.sources.kernel import POLLED, Seen, Stretch, readable
 
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
 BACKLOG = 1024
@@ -41,19 +41,36 @@ _ENDING = frozenset({_TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
 
 
 class TcpKernel:
-    """A TCP connection as `held.HeldSource` needs it (contract: `held.Kernel`)."""
+    """A TCP connection as `held.HeldSource` needs it (contract: `kernel.Kernel`)."""
+
+    part_bytes_min = 2
+    wakes_when_full = True
+    behind_short_peek = Ending.BROKEN  # an urgent byte (tcp(7)): the record ends before it
 
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, read until the kernel agrees with itself."""
         state, received = _info(connection)
         while True:
-            available = _readable(connection)
+            available = readable(connection)
             again = _info(connection)
             if again == (state, received):
                 break
             state, received = again
         ending = state in _ENDING
-        return Seen(received - available, available, ending, ending and _has_error(connection))
+        failed = ending and _has_error(connection)
+        return Seen(available, ending, failed, received - available)
+
+    def peek(self, connection: socket.socket, view: memoryview) -> int:
+        """Show what is available."""
+        return connection.recv_into(view, len(view), socket.MSG_PEEK)
+
+    def mark(self, connection: socket.socket, length: int) -> None:
+        """The position tells without."""
+
+    def left_of(self, connection: socket.socket, stretch: Stretch) -> int:
+        """All or nothing, because one call discards it."""
+        moved = self.observe(connection).position - stretch.start
+        return 0 if moved >= (1 if stretch.ending else 2) else stretch.length
 
     def discard(self, connection: socket.socket, length: int, scratch: memoryview) -> None:
         """Forget `length` available bytes without copying them."""
@@ -61,9 +78,10 @@ class TcpKernel:
         while left:
             left -= connection.recv_into(scratch[: min(left, len(scratch))], left, socket.MSG_TRUNC)
 
-    def wake_at(self, connection: socket.socket, available: int) -> None:
+    def wake_at(self, connection: socket.socket, available: int) -> int:
         """Low-water mark of poll (SO_RCVLOWAT); the kernel caps it at half its buffer."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, available)
+        return POLLED
 
 
 def prepare(connection: socket.socket) -> None:
@@ -105,6 +123,15 @@ def _words(name: tuple[object, ...]) -> str:
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
+def connected() -> tuple[socket.socket, socket.socket]:
+    """A connection to try things on: our end, prepared, and the sender's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _address = listener.accept()
+    prepare(ours)
+    return ours, theirs
+
+
 def listen(address: str) -> list[socket.socket]:
     """Listening sockets for "host:port": all addresses of the host.
 
@@ -142,11 +169,6 @@ def _bound(family: int, name: object) -> socket.socket:
 def _info(connection: socket.socket) -> tuple[int, int]:
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     return info[0], _BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0]
-
-
-def _readable(connection: socket.socket) -> int:
-    answer = fcntl.ioctl(connection.fileno(), termios.FIONREAD, b"\0\0\0\0")
-    return int.from_bytes(answer, "little", signed=True)
 
 
 def _has_error(connection: socket.socket) -> bool:

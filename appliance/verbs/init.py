@@ -56,6 +56,14 @@ listen = "127.0.0.1:5170"       # ":5170" listens on all interfaces
 #frame_bytes_max = "1MiB"       # what is handed to Redis at once
 #frame_interval_ms = 5          # and how often, at most
 
+# The same for senders on this machine: nc -NU /run/stream-daemon/lines.sock
+#[source.local]
+#type = "unix"
+#listen = "/run/stream-daemon/lines.sock"
+#mode = "0660"                  # who may send: the owner and the group; "0666": everybody
+#owner = "root:adm"             # default: who runs it
+#format = "json"
+
 # A server that sends to whoever connects to it. We do, again and again.
 #[source.feed]
 #type = "tcp"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,13 +24,17 @@ from appliance.acceptor import Acceptor
 from appliance.contracts import Chunk, Source
 from appliance.frame import Gap
 from appliance.framing import TOO_LONG, Ending
-from appliance.sources import held, tcp
-from appliance.sources.dialled import DialledSource, Dialler
+from appliance.sources import held, tcp, unix
+from appliance.sources.beginnings import Beginnings
+from appliance.sources.dialled import DialledSource, Dialler, Target
 from appliance.sources.file import FileSource
+from appliance.sources.kernel import Kernel, PlainKernel
 from appliance.sources.stdin import StdinSource
+from tests.socket_place import HurriedTcp
 
 RECORD_BYTES_MAX = 200
 FRAME_BYTES_MAX = 300
+Connected = Callable[[], tuple[socket.socket, socket.socket]]
 STEPS = ("peek", "note", "push", "discard", "handed over", "settle")
 
 # ── one harness a kind ──────────────────────────────────────────────────────────────────
@@ -41,7 +45,8 @@ class Harness:
 
     Attributes:
         survives: a successor finds the bytes of a frame in doubt; fleeting sources don't.
-        drops_lone_newlines: an empty line that comes alone is dropped without a frame.
+        drops_lone_newlines: an empty line that comes alone is dropped without a frame, and a
+            record's newline that comes alone may count as one.
         has_cursor: chunks say where they begin and end.
         new_source_at_end: the end of input is a setting of the source, not an event.
     """
@@ -123,16 +128,16 @@ class StdinHarness(Harness):
                 os.close(fd)
 
 
-class TcpHarness(Harness):
+class SocketHarness(Harness):
     """One connection that the parent accepted and keeps a duplicate of."""
 
-    drops_lone_newlines = True
+    kernel: Kernel
+    how: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, _folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.sender = socket.create_connection(listener.getsockname())
-            self.kept, _address = listener.accept()
-        tcp.prepare(self.kept)
+    def __init__(self, folder: Path, connected: Connected) -> None:
+        self.kept, self.sender = connected()
+        self.numbers = itertools.count(1)
+        self.beginnings = Beginnings(folder / "beginnings", "boot", lambda: next(self.numbers))
         self.quiet = os.eventfd(0)
         self.finished_cookies: list[int] = []
 
@@ -147,7 +152,13 @@ class TcpHarness(Harness):
         parent, child = link.pair()
         inherited = [(link.cookie_of(self.kept), self.kept.dup())]
         source = held.HeldSource(
-            tcp.TcpKernel(), child, WakeFd(self.quiet if wake is None else wake), limits, inherited
+            self.kernel,
+            child,
+            WakeFd(self.quiet if wake is None else wake),
+            limits,
+            self.beginnings,
+            inherited,
+            **self.how,
         )
         self.wires = (parent, child)
         return source
@@ -168,15 +179,20 @@ class TcpHarness(Harness):
         os.close(self.quiet)
 
 
-class DialledTcpHarness(Harness):
+class DialledHarness(Harness):
     """A server that takes one connection, which the source makes and the parent keeps."""
 
-    drops_lone_newlines = True
+    kernel: Kernel
+    listener: socket.socket
+    address: str
 
-    def __init__(self, _folder: Path) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "{}:{}".format(*self.listener.getsockname())
-        self.acceptor = Acceptor("dialled", list, tcp.prepare, 1)
+    def find(self) -> list[Target]:
+        """Where the server is."""
+        raise NotImplementedError
+
+    def __init__(self, folder: Path) -> None:
+        self.beginnings = Beginnings(folder / "beginnings", "boot", time.monotonic_ns)
+        self.acceptor = Acceptor("dialled", list, unix.prepare, 1)
         self.quiet = os.eventfd(0)
         self.sender: socket.socket | None = None
         self.unsent = b""
@@ -199,14 +215,18 @@ class DialledTcpHarness(Harness):
         self.wire = self.acceptor.birth()
         dialler = Dialler(
             self.address,
-            lambda: tcp.find(self.address),
-            tcp.prepare_dialled,
+            self.find,
+            unix.prepare,
             self.wire,
             [(cookie, one.dup()) for cookie, one in self.acceptor.connections],
             chance=lambda: 0.0,
         )
         source = DialledSource(
-            tcp.TcpKernel(), dialler, WakeFd(self.quiet if wake is None else wake), limits
+            self.kernel,
+            dialler,
+            WakeFd(self.quiet if wake is None else wake),
+            limits,
+            self.beginnings,
         )
         if not self.sender:
             self.sender = self.take(source)
@@ -244,6 +264,83 @@ class DialledTcpHarness(Harness):
         os.close(self.quiet)
 
 
+class DialledTcpHarness(DialledHarness):
+    """The same over TCP."""
+
+    kernel = tcp.TcpKernel()
+    drops_lone_newlines = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self.listener.getsockname())
+
+    def find(self) -> list[Target]:
+        return tcp.find(self.address)
+
+
+class DialledUnixHarness(DialledHarness):
+    """The same over a Unix socket."""
+
+    kernel = unix.UnixKernel()
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.address = str(folder / "feed.sock")
+        self.listener.bind(self.address)
+        self.listener.listen()
+
+    def find(self) -> list[Target]:
+        return unix.find(self.address)
+
+
+class Hurried(SocketHarness):
+    """Time flies: the beginning of a record moves into its file at the first look."""
+
+    how: ClassVar[dict[str, Any]] = {"monotonic": itertools.count().__next__}
+
+
+class TcpHarness(SocketHarness):
+    """TCP, whose lone bytes can't be told from a FIN."""
+
+    kernel = tcp.TcpKernel()
+    drops_lone_newlines = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, tcp.connected)
+
+
+class UnixHarness(SocketHarness):
+    """A Unix socket."""
+
+    kernel = unix.UnixKernel()
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, unix.connected)
+
+
+class HurriedTcpHarness(Hurried, TcpHarness):
+    """TCP that doesn't tell when it will hold no more, so that the source looks at the clock."""
+
+    kernel = HurriedTcp()
+
+
+class HurriedUnixHarness(Hurried, UnixHarness):
+    """A Unix socket in a hurry."""
+
+
+class FleetingHarness(SocketHarness):
+    """A Unix socket, where the kernel can't say what was read for good."""
+
+    kernel = PlainKernel()
+    how: ClassVar[dict[str, Any]] = {"fleeting": True}
+    survives = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, unix.connected)
+
+
 @dataclass
 class WakeFd:
     """What a signal makes readable; the test writes to it."""
@@ -262,6 +359,11 @@ HARNESSES: list[Callable[[Path], Harness]] = [
     StdinHarness,
     TcpHarness,
     DialledTcpHarness,
+    DialledUnixHarness,
+    HurriedTcpHarness,
+    UnixHarness,
+    HurriedUnixHarness,
+    FleetingHarness,
 ]
 
 
@@ -421,6 +523,14 @@ def without_empty_lines(framed: Framed) -> Framed:
     return b"".join(line + b"\n" for _, line in kept), moved, skipped
 
 
+def same_lines(harness: Harness, got: Framed, wanted: Framed) -> bool:
+    """Whether both are the same, as far as this kind of source keeps empty lines."""
+    if harness.drops_lone_newlines:
+        got, wanted = without_empty_lines(got), without_empty_lines(wanted)
+    assert got == wanted
+    return True
+
+
 def lines(rng: random.Random, count: int) -> bytes:
     """Numbered lines of many kinds: short, blank, CRLF, NUL, exactly full, over-long."""
     kinds = ["", "\0", "\r", "x" * 30, "x" * 150, "y" * 700, "é😀"]
@@ -466,7 +576,7 @@ def test_any_splitting_by_the_sender_gives_the_same(harness: Harness, seed: int)
             collector.turn()
     collector.end()
     collector.finish()
-    assert collector.got == framed(data)
+    assert same_lines(harness, collector.got, framed(data))
 
 
 def test_what_is_shown_stays_until_it_is_discarded(harness: Harness) -> None:
@@ -606,10 +716,7 @@ def test_killed_at_random_each_record_comes_once(harness: Harness, seed: int) ->
 def check(harness: Harness, collector: Collector, data: bytes) -> None:
     """Everything once; of a fleeting source nothing twice, and nothing out of order."""
     if harness.survives:
-        got, wanted = collector.got, framed(data)
-        if harness.drops_lone_newlines:
-            got, wanted = without_empty_lines(got), without_empty_lines(wanted)
-        assert got == wanted
+        assert same_lines(harness, collector.got, framed(data))
         assert not any(frame.gaps for frame in collector.queue.values())
         return
     at = 0

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.crash.world import CALLS, DialledWorld, FileWorld, World
+from tests.crash.world import CALLS, DialledWorld, FileWorld, HurriedWorld, UnixWorld, World
 
 LAST_STEPS = 15  # those of the turn that the reset ends
 STEPS_BEHIND = 8  # how long behind a failure kills are tried: about a turn
 PUSHES = ("before push", "push done, answer lost")
 DIALLING = ("shared", "connecting", "connected")
 COLLECTING = ("peeked", "noted", *PUSHES, "pushed", "discarded", "done")
+MOVING = ("marked", "written", "emptied", "kept")
 LONG = b"L" * 2500
 BURSTS = [
     b"".join(b"first %d\n" % n for n in range(60)) + b"half of ",
@@ -55,8 +56,9 @@ def play(directory: Path, how: Play) -> World:
 
 def check(directory: Path, how: Play) -> list[str]:
     """Play it, and compare what is stored; the names of its steps."""
-    for leftover in directory.glob("*"):
-        leftover.unlink()
+    for leftover in directory.rglob("*"):
+        if leftover.is_file():
+            leftover.unlink()
     world = play(directory, how)
     steps = world.steps.names
     hit = [(at, steps[at]) for at in sorted((*how.kill_at, *how.fail_at)) if at < len(steps)]
@@ -69,6 +71,7 @@ def check(directory: Path, how: Play) -> list[str]:
         assert records == sorted([*SENT, unfinished, *world.behind]), hit
         assert letters == [("too long", LONG[:999])], hit
     assert not world.gaps, hit
+    assert not [*directory.glob("beginnings/*")], hit
     numbers = sorted(world.frames())
     assert numbers == list(range(1, len(numbers) + 1)), hit
     return steps
@@ -89,6 +92,21 @@ def test_killed_at_every_pair_of_steps_around_a_reset(tmp_path: Path) -> None:
         check(tmp_path, Play(end="reset", kill_at=(at,)))
     for pair in combinations(range(len(steps) - LAST_STEPS, len(steps)), 2):
         check(tmp_path, Play(end="reset", kill_at=pair))
+
+
+@pytest.mark.parametrize(("kind", "near"), [(UnixWorld, 2 * STEPS_BEHIND), (HurriedWorld, 4)])
+def test_beginnings_move_and_nothing_is_lost_whoever_is_killed(
+    tmp_path: Path, kind: type[World], near: int
+) -> None:
+    """Marks, and moves of a beginning into its file, are steps too."""
+    steps = check(tmp_path, Play(kind))
+    assert {"marked", "written", "emptied", "kept"} < set(steps)
+    for at in range(len(steps)):
+        check(tmp_path, Play(kind, kill_at=(at,)))
+    collecting = [at for at, name in enumerate(steps) if name in (*COLLECTING, *MOVING)]
+    for pair in combinations(collecting, 2):
+        if pair[1] - pair[0] <= near:
+            check(tmp_path, Play(kind, kill_at=pair))
 
 
 def test_a_file_is_read_once_whoever_is_killed(tmp_path: Path) -> None:

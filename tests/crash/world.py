@@ -26,12 +26,15 @@ from appliance.link import cookie_of
 from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
-from appliance.sources import held, tcp
+from appliance.sources import held, tcp, unix
+from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
+from appliance.sources.kernel import Kernel, Seen
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
 from tests.fake_store import MemoryDatabase, MemoryStore
+from tests.socket_place import HurriedTcp
 
 BOOT = "b" * 32
 CALLS = (  # steps at which a connection may break
@@ -150,6 +153,7 @@ class World:
 
     type = "tcp"
     behind: tuple[bytes, ...] = ()  # records that come behind the end
+    kernel: Kernel = tcp.TcpKernel()
 
     def __init__(
         self, directory: Path, kill_at: Iterable[int], fail_at: Iterable[int] = ()
@@ -164,8 +168,9 @@ class World:
         self._open()
 
     def _open(self) -> None:
-        self._sender, self._kept = _tcp_pair()
+        self._kept, self._sender = tcp.connected()
         self._sent = 0
+        self._numbers = itertools.count(1)
 
     def close(self) -> None:
         for thing in (self._sender, self._kept, self._wish):
@@ -189,9 +194,9 @@ class World:
         self._sender.close()
         self._until(lambda seen: seen.failed)
 
-    def _until(self, arrived: Callable[[held.Seen], bool]) -> None:
+    def _until(self, arrived: Callable[[Seen], bool]) -> None:
         """Wait for the kernel, which may be late with it on a busy machine."""
-        while not arrived(tcp.TcpKernel().observe(self._kept)):
+        while not arrived(self.kernel.observe(self._kept)):
             os.sched_yield()
 
     def collect(self) -> None:
@@ -256,7 +261,20 @@ class World:
     def _born_source(self) -> Source:
         _parent, wire = link.pair()
         inherited = [(cookie_of(self._kept), self._kept.dup())]
-        return held.HeldSource(tcp.TcpKernel(), wire, self._wish, LIMITS, inherited)
+        folder = self._directory / "beginnings"
+        return held.HeldSource(
+            self.kernel,
+            wire,
+            self._wish,
+            LIMITS,
+            Beginnings(folder, BOOT, lambda: next(self._numbers)),
+            inherited,
+            **self._how(),
+        )
+
+    def _how(self) -> dict[str, Any]:
+        """TCP marks nothing, and one call discards: no more steps than the collector's."""
+        return {}
 
     def _born_collector(self) -> tuple[Collector, Source]:
         notes = open_note(
@@ -378,7 +396,36 @@ class DialledWorld(World):
             monotonic=lambda: float(next(self._seconds)),
             checkpoint=self.steps,
         )
-        return DialledSource(tcp.TcpKernel(), dialler, self._wish, LIMITS)
+        folder = self._directory / "beginnings"
+        beginnings = Beginnings(folder, BOOT, lambda: next(self._numbers))
+        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings)
+
+
+class HurriedWorld(World):
+    """The same, where the kernel never holds the beginning of a record for long.
+
+    Time flies, and marks, discards and moves of a beginning are steps too.
+    """
+
+    kernel = HurriedTcp()
+
+    def _how(self) -> dict[str, Any]:
+        return {"checkpoint": self.steps, "monotonic": itertools.count().__next__}
+
+
+class UnixWorld(HurriedWorld):
+    """The same over a Unix socket, which needs no time to hand bytes over."""
+
+    type = "unix"
+    kernel = unix.UnixKernel()
+
+    def _open(self) -> None:
+        self._kept, self._sender = unix.connected()
+        self._sent = 0
+        self._numbers = itertools.count(1)
+
+    def _until(self, arrived: Callable[[Seen], bool]) -> None:
+        """What one end did, the other sees at once."""
 
 
 class FileWorld(World):
@@ -413,11 +460,3 @@ class FileWorld(World):
             LIMITS.frame_bytes_max,
             boot=BOOT,
         )
-
-
-def _tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = socket.create_connection(listener.getsockname())
-        kept, _address = listener.accept()
-    tcp.prepare(kept)
-    return sender, kept

@@ -221,20 +221,36 @@ def title_of(pid: int) -> str:
         return ""
 
 
-def connect(port: int, timeout_s: float = READY_S) -> socket.socket:
+Where = int | str  # a TCP port of this machine, or the path of a Unix socket
+
+
+def connect(where: Where, timeout_s: float = READY_S) -> socket.socket:
     """A connection to an instance that may be starting still."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout_s)
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline, f"nobody listens on {port}"
+            return _connected(where, timeout_s)
+        except (ConnectionRefusedError, FileNotFoundError):
+            assert time.monotonic() < deadline, f"nobody listens on {where}"
             time.sleep(LOOK_S)
 
 
-def send_and_close(port: int, pieces: Iterable[bytes]) -> None:
+def _connected(where: Where, timeout_s: float) -> socket.socket:
+    if isinstance(where, int):
+        return socket.create_connection(("127.0.0.1", where), timeout_s)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(where)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def send_and_close(where: Where, pieces: Iterable[bytes]) -> None:
     """Send everything, close our side, and see that the other side closes without a reset."""
-    with connect(port) as connection:
+    with connect(where) as connection:
         for piece in pieces:
             connection.sendall(piece)
         connection.shutdown(socket.SHUT_WR)

@@ -5,19 +5,27 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+LONG_BYTES = 400 * 1024  # more than a Unix socket holds
+
 
 class Records:
-    """Lines "NUMBER CHECK payload" of many lengths, made again at will from a seed."""
+    """Lines "NUMBER CHECK payload" of many lengths, made again at will from a seed.
 
-    def __init__(self, seed: int, length_max: int = 4000) -> None:
+    Each `long_every`-th one has LONG_BYTES at least.
+    """
+
+    def __init__(self, seed: int, length_max: int = 4000, long_every: int = 0) -> None:
         self._seed = seed
         self._length_max = length_max
+        self._long_every = long_every
         self.sent = 0
 
     def line(self, number: int) -> bytes:
         """Record `number`, without its newline."""
         dice = random.Random(f"{self._seed} {number}")
         length = int(self._length_max ** dice.random())
+        if self._long_every and number % self._long_every == 0:
+            length += LONG_BYTES
         payload = dice.randbytes(length // 2 + 1).hex()
         check = hashlib.md5(f"{self._seed} {payload}".encode()).hexdigest()[:8]
         return f"{number} {check} {payload}".encode()

@@ -19,8 +19,8 @@ class StoreUnderTest(Protocol):
     def section(self) -> str:
         """The [store] section of the configuration."""
 
-    def raws(self, daemon: Daemon) -> Iterator[bytes]:
-        """The raw column, in the order of the table's key."""
+    def raws(self, daemon: Daemon, source: str = "%") -> Iterator[bytes]:
+        """The raw column, in the order of the table's key; of one source, if one is named."""
 
     def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
         """What a query gives."""
@@ -44,8 +44,9 @@ class Sqlite:
     def section(self) -> str:
         return "[store]\n"
 
-    def raws(self, daemon: Daemon) -> Iterator[bytes]:
-        for (raw,) in self.rows(daemon, "SELECT raw FROM records ORDER BY seq"):
+    def raws(self, daemon: Daemon, source: str = "%") -> Iterator[bytes]:
+        sql = f"SELECT raw FROM records WHERE source LIKE '{source}' ORDER BY seq"
+        for (raw,) in self.rows(daemon, sql):
             assert isinstance(raw, str)
             yield raw.encode()
 
@@ -73,11 +74,13 @@ class Server:
             f'password = {{ env = "{PASSWORD_VARIABLE}" }}\n'
         )
 
-    def raws(self, daemon: Daemon) -> Iterator[bytes]:
+    def raws(self, daemon: Daemon, source: str = "%") -> Iterator[bytes]:
         connection = self._database.server.connect(self._database.name)
         try:
             with connection.cursor(pymysql.cursors.SSCursor) as cursor:
-                cursor.execute("SELECT raw FROM records ORDER BY seq")
+                cursor.execute(
+                    "SELECT raw FROM records WHERE source LIKE %s ORDER BY seq", (source,)
+                )
                 for (raw,) in cursor:
                     yield raw.encode()
         finally:

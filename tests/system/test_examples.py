@@ -43,6 +43,7 @@ def put_in_place(
     text = re.sub(r"^state_dir.*\n", "", example, flags=re.MULTILINE)
     text = re.sub(r'"[^"\n]*:\d+"', lambda _: f'"127.0.0.1:{free_port()}"', text)
     text = re.sub(r'"/[^"\n]*/([^"/\n]+)"', rf'"{folder}/\1"', text)
+    text = re.sub(r"^owner.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"password\s*=\s*\{.*?\}", f'password = {{ file = "{password}" }}', text)
     if redis:
         text = re.sub(r'"rediss?://[^"\n]*"(\npassword.*)?', f'"{redis.address}"', text)
