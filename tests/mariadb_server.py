@@ -13,17 +13,11 @@ import pytest
 
 from tests.conftest import find_service
 from tests.database_server import (
-    PASSWORD,
-    USER,
     Database,
     DatabaseServer,
     new_database,
     private_server,
 )
-
-__all__ = ["PASSWORD", "USER", "MariaDBDatabase", "MariaDBServer", "private_mariadb"]
-
-MariaDBDatabase = Database
 
 
 class MariaDBServer(DatabaseServer):

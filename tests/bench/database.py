@@ -5,13 +5,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests import database_server
 from tests.bench.lines import DIGEST_HEX, Content
-from tests.mariadb_server import PASSWORD, USER, MariaDBDatabase, MariaDBServer, private_mariadb
+from tests.database_server import PASSWORD, USER, DatabaseServer
+from tests.mariadb_server import private_mariadb
 
 NAME = "bench"
 OPTIONS = (  # the server's own defaults, where the tests' server is smaller; flush is 1 in both
     "--innodb-buffer-pool-size=128M",
     "--innodb-log-file-size=96M",
+    "--innodb-file-per-table=ON",
     "--innodb-flush-log-at-trx-commit=1",
     "--skip-log-bin",
 )
@@ -25,13 +28,13 @@ CONTENT = (
 class Database:
     """The database, and the account that everybody uses, through the Unix socket."""
 
-    database: MariaDBDatabase
+    database: database_server.Database
     connection: Any  # of who looks on: kept, since a new one for each look costs the server time
     user: str = USER
     password: str = PASSWORD
 
     @property
-    def server(self) -> MariaDBServer:
+    def server(self) -> DatabaseServer:
         """The server it is on."""
         return self.database.server
 
@@ -66,4 +69,4 @@ def private_database() -> Iterator[Database]:
     with private_mariadb(OPTIONS) as server:
         server.run(f"CREATE DATABASE {NAME} CHARACTER SET utf8mb4")
         with closing(server.connect(NAME)) as connection:
-            yield Database(MariaDBDatabase(server, NAME), connection)
+            yield Database(database_server.Database(server, NAME), connection)

@@ -189,7 +189,6 @@ def test_places_where_a_configuration_is_found(tmp_path: Path) -> None:
         ("stop", "--timeout", "-1"),
         ("stop", "--timeout", "1e300"),
         ("demo", "--seed", "x"),
-        ("-c", "/nowhere", "check"),
     ],
     ids=" ".join,
 )

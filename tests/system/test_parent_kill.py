@@ -89,7 +89,7 @@ def test_nothing_outlives_the_parent_where_the_store_hangs(
         with Sender(port, records) as sender:
             until(daemon.stored, STORED_S, "rows")
             with mariadb_store.paused():
-                until(QueueUnderTest.embedded(daemon).busy, DRAIN_S, "a lease in hand")
+                until(QueueUnderTest.embedded(daemon).busy, STORED_S, "a lease in hand")
                 children = daemon.child_pids()
                 daemon.kill_parent()
                 wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)

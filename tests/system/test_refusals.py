@@ -3,7 +3,7 @@
 import pytest
 
 from appliance.refusals import REFUSALS_MAX
-from tests.mariadb_server import MariaDBDatabase
+from tests.database_server import Database
 from tests.ports import free_port
 from tests.system.daemon import Daemon, connect, send_and_close, until
 from tests.system.stores import MariaDB, Sqlite, StoreUnderTest
@@ -30,7 +30,7 @@ def record(n: int, word: str) -> bytes:
 def store(request: pytest.FixtureRequest) -> StoreUnderTest:
     if request.param == "sqlite":
         return Sqlite()
-    database: MariaDBDatabase = request.getfixturevalue("mariadb_database")
+    database: Database = request.getfixturevalue("mariadb_database")
     return MariaDB(database)
 
 
