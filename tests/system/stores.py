@@ -19,7 +19,7 @@ class StoreUnderTest(Protocol):
     def section(self) -> str:
         """The [store] section of the configuration."""
 
-    def raws(self, daemon: Daemon, source: str = "%") -> Iterator[bytes]:
+    def raws(self, daemon: Daemon, source: str = "") -> Iterator[bytes]:
         """The raw column, in the order of the table's key; of one source, if one is named."""
 
     def rows(self, daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
@@ -36,6 +36,11 @@ def until_rows(store: StoreUnderTest, daemon: Daemon, rows: int) -> None:
     until(all_there, ROWS_S, f"{rows} rows")
 
 
+def only(source: str) -> str:
+    """A WHERE for one source's rows; for all of them if none is named."""
+    return f"WHERE source = '{source}'" if source else ""
+
+
 class Sqlite:
     """The embedded store."""
 
@@ -44,8 +49,8 @@ class Sqlite:
     def section(self) -> str:
         return "[store]\n"
 
-    def raws(self, daemon: Daemon, source: str = "%") -> Iterator[bytes]:
-        sql = f"SELECT raw FROM records WHERE source LIKE '{source}' ORDER BY seq"
+    def raws(self, daemon: Daemon, source: str = "") -> Iterator[bytes]:
+        sql = f"SELECT raw FROM records {only(source)} ORDER BY seq"
         for (raw,) in self.rows(daemon, sql):
             assert isinstance(raw, str)
             yield raw.encode()
@@ -74,13 +79,11 @@ class Server:
             f'password = {{ env = "{PASSWORD_VARIABLE}" }}\n'
         )
 
-    def raws(self, daemon: Daemon, source: str = "%") -> Iterator[bytes]:
+    def raws(self, daemon: Daemon, source: str = "") -> Iterator[bytes]:
         connection = self._database.server.connect(self._database.name)
         try:
             with connection.cursor(pymysql.cursors.SSCursor) as cursor:
-                cursor.execute(
-                    "SELECT raw FROM records WHERE source LIKE %s ORDER BY seq", (source,)
-                )
+                cursor.execute(f"SELECT raw FROM records {only(source)} ORDER BY seq")
                 for (raw,) in cursor:
                     yield raw.encode()
         finally:
