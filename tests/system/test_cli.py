@@ -85,8 +85,8 @@ REFUSED = {
         ("{file}:4: source.s.listen",),
     ),
     "type of a later version": (
-        'state_dir = "{dir}"\n[source.s]\ntype = "unix"\nlisten = "/run/s"\n',
-        ('{file}:3: source.s.type: "unix" is not in this version', 'write type = "tcp"'),
+        'state_dir = "{dir}"\n[source.s]\ntype = "udp"\nlisten = ":1"\n',
+        ('{file}:3: source.s.type: "udp" is not in this version', 'write type = "tcp"'),
     ),
     "key of a later version": (
         'state_dir = "{dir}"\n[source.s]\ntype = "stdin"\nurl = "http://h/"\n',
