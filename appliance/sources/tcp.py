@@ -126,7 +126,8 @@ def _words(name: tuple[object, ...]) -> str:
 def connected() -> tuple[socket.socket, socket.socket]:
     """A connection to try things on: our end, prepared, and the sender's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
+        theirs = socket.socket()
+        theirs.connect(listener.getsockname())  # create_connection would ask the resolver
         ours, _address = listener.accept()
     prepare(ours)
     return ours, theirs
