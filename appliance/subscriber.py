@@ -12,7 +12,6 @@ several deaths goes alone, behind its neighbours, and record by record: poison.p
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Protocol, TypeVar
 
 from appliance import backoff, poison, signals
@@ -250,15 +249,19 @@ class Subscriber:
         self._log.warning("frame %s goes alone: %d subscribers died with it", name, deaths)
         if verdict.news:  # no reason to start us again more and more slowly
             self._gauge.worked()
-        hold = partial(self._gauge.set, "position")
         self._gauge.in_hand(lease.owner, name)
-        maker = self._maker(frame.header.source)
+        hold, maker = self._hold, self._maker(frame.header.source)
         batch = maker.batch_one_by_one(frame, hold, verdict.condemned)
         self._store_or_give_back(lease, name, lambda: self._store.store_one_by_one(batch, hold))
         for position, reason in verdict.condemned.items():
             text = f"record {position} of frame {name} is a dead letter: {reason}"
             self._gauge.error(text)
             self._log.error("%s", text)
+
+    def _hold(self, position: int) -> None:
+        """Name the record in hand; a frame of millions of them takes long."""
+        self._gauge.set("position", position)
+        self._gauge.beat()
 
     def _store_or_give_back(self, lease: Lease, frame: str, store: Callable[[], Stored]) -> None:
         def attempt() -> Stored:

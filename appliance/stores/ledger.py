@@ -237,7 +237,7 @@ class LedgerStore(ABC):
                 raise self._missing_columns(missing)
             self._check_tables()
             remarks = [] if present else [self._try_data_table()]
-            if "meta" in self._check_ledger():
+            if "meta" in self._check_ledger() or not self._has_schema():
                 return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
             self._check_schema()
             return [*remarks, *self._accounts()]
@@ -439,6 +439,10 @@ class LedgerStore(ABC):
         self._query(insert, name, new.encode())
         return self._value_of(name)
 
+    def _has_schema(self) -> bool:
+        """Whether the ledger's tables were finished: who made them may have died in it."""
+        return bool(self._query(f'SELECT 1 FROM {self._meta} WHERE "name" = ?', "schema"))
+
     def _value_of(self, name: str) -> str:
         [(found,)] = self._query(f'SELECT "value" FROM {self._meta} WHERE "name" = ?', name)
         return bytes(found).decode()
@@ -549,14 +553,14 @@ class LedgerStore(ABC):
             for part in writer.parts:
                 found = isolate(*part, insert)
                 refused |= {first + index: reason for index, reason in found.items()}
-        if len(refused) == sum(len(batch.rows) for batch in new):
-            for reason in refused.values():
-                if isinstance(reason, Unrecognised):
-                    raise Unavailable(
-                        f"the database takes no row: {reason.message}",
-                        f"see whether table {self._table} still takes an INSERT",
-                        loud=True,
-                    ) from reason
+        strange = [one for one in refused.values() if isinstance(one, Unrecognised)]
+        # A row that passed, or was refused for a known reason, shows that rows are judged.
+        if strange and len(strange) == sum(len(batch.rows) for batch in new):
+            raise Unavailable(
+                f"the database takes no row: {strange[0].message}",
+                f"see whether table {self._table} still takes an INSERT",
+                loud=True,
+            ) from strange[0]
         return refused
 
     def _writers(self, new: Sequence[Batch], hold: Hold | None) -> Iterator[tuple[int, Writer]]:

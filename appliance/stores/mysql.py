@@ -429,7 +429,7 @@ class MySQLStore(LedgerStore):
     def _open(self) -> None:
         if self._connection is not None and self._clock() - self._used_at > PING_AFTER_S:
             try:
-                self.run("DO 0")
+                self._query("DO 0")
             except Unavailable:  # cut while it was idle; a new one tells whether it's an outage
                 self.close()
         if self._connection is None:
@@ -463,8 +463,8 @@ class MySQLStore(LedgerStore):
             raise Unavailable(said, PLUGIN.hint, loud=True) from error
         finally:
             self._beat()
-        self.run(ISOLATION)
-        [(packet_bytes_max,)] = self.run("SELECT @@max_allowed_packet")
+        self._query(ISOLATION)
+        [(packet_bytes_max,)] = self._query("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
         self._check_packet()
 

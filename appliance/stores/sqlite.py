@@ -143,7 +143,9 @@ class SQLiteStore(LedgerStore):
     ) -> Writer:
         names = [self._quoted(column) for column in columns]
         marks = ", ".join("?" * len(columns))
-        sql = f"INSERT INTO {self._quoted(table)} ({', '.join(names)}) VALUES ({marks})"
+        # ABORT is SQLite's default, but said it wins over ON CONFLICT clauses of the user's table.
+        head = "INSERT INTO" if update else "INSERT OR ABORT INTO"
+        sql = f"{head} {self._quoted(table)} ({', '.join(names)}) VALUES ({marks})"
         if update:  # without a target it means every unique key
             changes = ", ".join(f"{name} = excluded.{name}" for name in names)
             sql += f" ON CONFLICT DO UPDATE SET {changes}"

@@ -201,3 +201,9 @@ def test_what_a_server_may_forget(settings: dict[str, str], words: list[str]) ->
     for remark, word in zip(remarks, words, strict=True):
         assert word in remark.text
         assert remark.hint
+
+
+def test_tables_whose_maker_died_in_it_will_be_finished(world: SqliteWorld | ServerWorld) -> None:
+    prepared(world).close()
+    world.run("DELETE FROM nfl_meta")
+    assert look(world) == ["the ledger's tables nfl_… will be made"]
