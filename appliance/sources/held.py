@@ -26,16 +26,16 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from appliance.contracts import Checkpoint, Chunk, no_checkpoint
 from appliance.errors import Unavailable
-from appliance.frame import Buffer, Gap
-from appliance.framing import NEWLINE, Cut, Ending, cut
+from appliance.framing import NEWLINE, Cut, Ending
 from appliance.sources.beginnings import Beginning, Beginnings
 from appliance.sources.kernel import Kernel, Seen, Stretch
+from appliance.sources.parts import PARTS_MAX, ChunkMaker, Part, from_files, lost
 
-EVENTS_MAX = 256  # connections that share one frame
+EVENTS_MAX = PARTS_MAX  # connections that are looked at together
 UNFINISHED_S = 0.01  # a record waits so long for a byte before its beginning moves
 STUCK_LOOK_S = 1.0  # when its beginning can't move: how often it is tried
 STUCK = select.EPOLLRDHUP | select.EPOLLET
@@ -62,39 +62,6 @@ class Wake(Protocol):
 
     def clear(self) -> None:
         """Make it quiet again."""
-
-
-class Part(NamedTuple):
-    """One connection's stretch in a chunk; this is what the note keeps.
-
-    Where `beginning` isn't 0 it is a record from that file, and the kernel's bytes aren't
-    touched any more.
-    """
-
-    cookie: int
-    start: int
-    length: int
-    ending: bool
-    skipping: bool = False  # the stretch begins inside an over-long record
-    behind: str = Ending.OPEN.value  # what follows the stretch
-    records: int = 0
-    beginning: int = 0
-
-    @property
-    def stretch(self) -> Stretch:
-        """As the kernel knows it."""
-        return Stretch(self.start, self.length, self.ending)
-
-    def cut(self, buffer: bytearray, start: int, record_bytes_max: int) -> Cut:
-        """The records in the stretch, which lies in `buffer` from `start` on."""
-        return cut(
-            buffer,
-            start,
-            start + self.length,
-            record_bytes_max=record_bytes_max,
-            skipping=self.skipping,
-            ending=Ending(self.behind),
-        )
 
 
 @dataclass(slots=True)
@@ -192,7 +159,7 @@ class HeldSource:
         for cookie in claim["skipping"] if claim else ():
             if cookie in self._connections:
                 self._connections[cookie].skipping = True
-        self._handed_over = _with_beginning(claim)  # `again` knows better, where it is asked
+        self._handed_over = from_files(claim)  # `again` knows better, where it is asked
         for beginning in self._beginnings.sweep():
             self._resume_beginning(beginning)
 
@@ -225,7 +192,7 @@ class HeldSource:
         self._handed_over = []
         return maker.chunk(claim["last"], claim["skipping"], gaps)
 
-    def _remake(self, part: Part, maker: "ChunkMaker") -> bool:
+    def _remake(self, part: Part, maker: ChunkMaker) -> bool:
         """Add the part to the chunk again; False if nobody holds its bytes any more."""
         buffer = bytearray(part.length)
         if part.beginning:
@@ -276,7 +243,7 @@ class HeldSource:
         self._shown = None
         if not self.fleeting:
             self._discard(chunk)
-        self._handed_over = _with_beginning(chunk.claim)
+        self._handed_over = from_files(chunk.claim)
 
     def settle(self) -> None:
         """Let go of beginnings that were handed over, of connections that ended and are empty."""
@@ -372,7 +339,7 @@ class HeldSource:
 
     # ── one connection ──────────────────────────────────────────────────────────────────
 
-    def _peek_one(self, connection: Connection, used: int, maker: "ChunkMaker") -> int:
+    def _peek_one(self, connection: Connection, used: int, maker: ChunkMaker) -> int:
         """Add what this connection has to the chunk; how much of the buffer that took."""
         if connection.beginning:
             return self._peek_rest(connection, connection.beginning, used, maker)
@@ -409,7 +376,7 @@ class HeldSource:
         return Ending.CLEAN if seen.ending else Ending.OPEN
 
     def _take(
-        self, connection: Connection, part: Part, at: int, maker: "ChunkMaker", available: int
+        self, connection: Connection, part: Part, at: int, maker: ChunkMaker, available: int
     ) -> int:
         cut = part.cut(self._buffer, at, maker.record_bytes_max)
         if not cut.taken:
@@ -420,7 +387,7 @@ class HeldSource:
         self._mark(connection.socket, cut.taken)
         return self._add(connection, part, cut, maker)
 
-    def _add(self, connection: Connection, part: Part, cut: Cut, maker: "ChunkMaker") -> int:
+    def _add(self, connection: Connection, part: Part, cut: Cut, maker: ChunkMaker) -> int:
         self._wake_at(connection, 1)
         connection.skipping = cut.skipping
         part = part._replace(length=cut.taken, records=cut.records)
@@ -469,7 +436,7 @@ class HeldSource:
     # ── an unfinished record ────────────────────────────────────────────────────────────
 
     def _unfinished(
-        self, connection: Connection, part: Part, at: int, maker: "ChunkMaker", available: int
+        self, connection: Connection, part: Part, at: int, maker: ChunkMaker, available: int
     ) -> int:
         """Wait for the record's rest; its beginning moves when the kernel will hold no more."""
         if at + part.length == len(self._buffer):  # too little room behind other connections
@@ -482,7 +449,7 @@ class HeldSource:
             return self._begin(connection, at, maker)
         return 0
 
-    def _begin(self, connection: Connection, at: int, maker: "ChunkMaker") -> int:
+    def _begin(self, connection: Connection, at: int, maker: ChunkMaker) -> int:
         connection.beginning = beginning = self._beginnings.begin(connection.cookie)
         taken = self._peek_rest(connection, beginning, at, maker)
         if not beginning.length and not beginning.pending:
@@ -491,7 +458,7 @@ class HeldSource:
         return taken
 
     def _peek_rest(
-        self, connection: Connection, beginning: Beginning, used: int, maker: "ChunkMaker"
+        self, connection: Connection, beginning: Beginning, used: int, maker: ChunkMaker
     ) -> int:
         """Move what has come behind the record's beginning; if it is whole, add it to the chunk."""
         view = self._view[used:]
@@ -659,70 +626,6 @@ class Looks:
         """Seconds to the next moment; infinite if there is none."""
         soonest = min((at for _, at in self._at.values()), default=math.inf)
         return max(0.0, soonest - self._monotonic())
-
-
-class ChunkMaker:
-    """Collects the parts of many connections into one chunk."""
-
-    def __init__(self, first_received: float, record_bytes_max: int) -> None:
-        self.record_bytes_max = record_bytes_max
-        self._first_received = first_received
-        self._parts: list[Part] = []
-        self._bodies: list[Buffer] = []
-        self._rejected: dict[int, str] = {}
-        self._records = 0
-        self._skipped_bytes = 0
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was added."""
-        return not self._parts
-
-    @property
-    def full(self) -> bool:
-        """Whether no more connections fit: a note has a limited size (note.SLOT_BYTES)."""
-        return len(self._parts) >= EVENTS_MAX
-
-    def add(self, part: Part, cut: Cut, body: Buffer) -> None:
-        """Add one connection's stretch; its records go behind those that are here."""
-        self._parts.append(part)
-        if len(body):
-            self._bodies.append(body)
-        for index, code in cut.rejected.items():
-            self._rejected[self._records + index] = code
-        self._records += cut.records
-        self._skipped_bytes += cut.skipped_bytes
-
-    def chunk(self, last_received: float, skipping: list[int], gaps: list[Gap]) -> Chunk:
-        """The chunk; its claim says which connections are inside an over-long record."""
-        claim = {
-            "parts": [list(part) for part in self._parts],
-            "skipping": skipping,
-            "first": self._first_received,
-            "last": last_received,
-            "record_bytes_max": self.record_bytes_max,
-        }
-        return Chunk(
-            body=self._bodies[0] if len(self._bodies) == 1 else b"".join(self._bodies),
-            records=self._records,
-            claim=claim,
-            first_received=self._first_received,
-            last_received=last_received,
-            rejected=self._rejected,
-            gaps=tuple(gaps),
-            skipped_bytes=self._skipped_bytes,
-        )
-
-
-def lost(part: Part) -> Gap:
-    """What is missing of a frame whose connection died with the parent."""
-    return Gap("connection lost", part.records, part.length)
-
-
-def _with_beginning(claim: Any) -> list[Part]:
-    """The parts of a claim whose bytes are in files."""
-    parts = (Part(*part) for part in (claim["parts"] if claim else ()))
-    return [part for part in parts if part.beginning]
 
 
 def _shutdown(connection: socket.socket, how: int) -> None:
