@@ -1414,6 +1414,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
             "filtered": 2,
             "dead": 1,
             "lost": 5,
+            "refusing": "",
             "lag_s": 0.0,
             "waiting_for": "the store: it is down → start it",
         },

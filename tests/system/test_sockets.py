@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,39 @@ def test_who_waits_at_the_socket_when_the_stop_comes_is_heard(
         daemon.start()
         daemon.until_stored(1)
         assert list(Sqlite().raws(daemon)) == [b"waiting"]
+
+
+# ── a server at a socket ────────────────────────────────────────────────────────────────
+
+
+def test_a_server_at_a_unix_socket_is_connected_to_again_while_the_collector_is_killed(
+    short_dir: Path, seed: int
+) -> None:
+    path, records = short_dir / "s", Records(seed, long_every=50)
+    config = f'[source.s]\ntype = "unix"\nconnect = "{path}"\n'
+    steps = dict.fromkeys(("shared", "connected", "peeked", "pushed", "emptied", "kept"), 0.1)
+    with Daemon(config, crash=self_kills(steps, KILLS, seed)) as daemon:
+        for _ in range(3):
+            with served(path) as connection:
+                for piece in records.pieces(4 * MIB):
+                    connection.sendall(piece)
+        until(lambda: len(list(Sqlite().raws(daemon))) >= records.sent, STORED_S, "all records")
+        records.check(Sqlite().raws(daemon), records.sent)
+        waits = daemon.status()["sources"]["s"]["waiting_for"]
+        assert waits == f"a connection to {path}: No such file or directory"
+        assert len(daemon.crashes()) == KILLS
+        daemon.stop()
+
+
+@contextmanager
+def served(path: Path) -> Iterator[socket.socket]:
+    """The connection of the first one who comes; nobody else finds the server."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.settimeout(READY_S)
+        listener.listen()
+        connection, _address = listener.accept()
+    path.unlink()
+    with connection:
+        connection.settimeout(READY_S)
+        yield connection
