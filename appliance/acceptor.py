@@ -120,15 +120,17 @@ class Acceptor:
         if connection:
             connection.close()
 
-    def stop_listening(self) -> None:
+    def stop_listening(self, take: bool = True) -> None:
         """Close the listening sockets, once those who wait there were taken, as far as they fit.
 
-        A short sender may have sent all and left by now: the kernel has acknowledged it.
+        A short sender may have sent all and left by now: the kernel has acknowledged it. Where
+        nobody is going to read (not `take`), those who wait are refused, and see it.
         `forget` goes first, so that nobody new finds a socket's file.
         """
         self._forget()
         for listener in self.listeners:
-            self.accept(listener, self._connections_max)
+            if take:
+                self.accept(listener, self._connections_max)
             listener.close()
         self.listeners = []
 

@@ -474,11 +474,11 @@ def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
         return [file_source.look(source.path)]
     if isinstance(source, StdinSource):
         return [Remark("it reads standard input")]
+    if runs:
+        return [Remark(f"the running instance has {source.listen or source.connect}")]
     if source.connect is not None:
         return [dialled.look(source.connect, partial(_targets, source))]
     assert source.listen is not None, "one of the two"
-    if runs:
-        return [Remark(f"the running instance listens on {source.listen}")]
     if isinstance(source, UnixSource):
         return [unix.look(source.listen, source.owner)]
     for listener in tcp.listen(source.listen):

@@ -224,6 +224,12 @@ class Collector:
         else:
             self._queue_is_back()
 
+    def _be_known(self) -> None:
+        """Subscribers, who make room, begin when each collector was let in: so be it now."""
+        if not self._gauge.get("attached"):
+            self._queue.attach()
+            self._gauge.set("attached", 1)
+
     def _queue_is_away(self, error: Unavailable) -> None:
         """It is waited for; but a newcomer goes where another instance was first."""
         if isinstance(error, Occupied) and not self._gauge.get("attached"):
@@ -249,6 +255,8 @@ class Collector:
                         return False
                     push = self._push_of(note, chunk, force=True)
                     continue
+                if answer in NO_ROOM:
+                    self._be_known()
             except Unavailable as error:
                 self._queue_is_away(error)
                 self._wait_to_retry(backoff.full_jitter(attempt, self._chance()))

@@ -26,7 +26,9 @@ def environment(environ: Mapping[str, str], frozen: bool) -> dict[str, str]:
     return ours | {"PYINSTALLER_RESET_ENVIRONMENT": "1"}
 
 
-def start(words: Sequence[str], output: BinaryIO) -> "subprocess.Popen[bytes]":
+def start(
+    words: Sequence[str], output: BinaryIO, environ: Mapping[str, str] = os.environ
+) -> "subprocess.Popen[bytes]":
     """Start it in a session of its own, with these words; what it says goes to `output`.
 
     No terminal is left to it: Ctrl-C there is not for it, and there is nothing to read.
@@ -37,6 +39,6 @@ def start(words: Sequence[str], output: BinaryIO) -> "subprocess.Popen[bytes]":
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        env=environment(os.environ, frozen),
+        env=environment(environ, frozen),
         start_new_session=True,
     )

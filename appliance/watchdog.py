@@ -280,7 +280,7 @@ class Watchdog:
             self._log.info("stopping%s", " at once" if quick else "")
             self._drain_by = self._monotonic() + self._drain_s
             for acceptor in self._acceptors:
-                acceptor.stop_listening()
+                acceptor.stop_listening(take=self._healthy_by is None)
             self._enter(0)
 
     def _end_when_refused(self, died: list[Child]) -> None:

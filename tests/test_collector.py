@@ -464,6 +464,27 @@ def test_disk_space_is_waited_for_and_said_once_with_what_to_do(
     assert life.gauge.waits[-1] == ""
 
 
+@pytest.mark.parametrize("low", ["full", "disk_is_low"])
+def test_it_is_let_in_also_where_there_was_no_room_from_the_start(world: World, low: str) -> None:
+    """Those who make room begin behind that: else both would wait for each other for ever."""
+    world.feed(b"a\n")
+    world.run(die_at="noted")
+    world.redis.away = True
+    world.clock.at(1, lambda: setattr(world.redis, "away", False))
+    life = world.born()
+    if low == "full":
+        life.queue.bytes_max = 0
+    else:
+        life.queue.disk_is_low = True
+    seen: list[int] = []
+    for second in range(2, 6):
+        world.clock.at(second, lambda: seen.append(life.gauge.numbers["attached"]))
+    world.clock.at(6, life.wish.ask_to_be_quick)
+    with pytest.raises(collector.Stopped):
+        life.run()
+    assert seen == [1] * 4
+
+
 # ── the only one ────────────────────────────────────────────────────────────────────────
 
 

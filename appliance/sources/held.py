@@ -462,6 +462,9 @@ class HeldSource:
     ) -> int:
         """Move what has come behind the record's beginning; if it is whole, add it to the chunk."""
         view = self._view[used:]
+        if beginning.pending and beginning.pending.length > len(view):
+            self._passed_over.append(connection)  # what was interrupted needs room to end, first
+            return 0
         try:
             behind = self._extend(connection, beginning, view)
             if behind is Ending.OPEN and not beginning.is_whole(maker.record_bytes_max):
@@ -506,12 +509,13 @@ class HeldSource:
         behind = self._behind(seen) if length == available else Ending.OPEN
         if got < wanted and length == got:
             behind = self._kernel.behind_short_peek
-        if length >= shortest or (length and seen.ending):
+        moved = length if length >= shortest or seen.ending else 0
+        if moved:
             self._move(connection, beginning, view[:length], seen)
         elif length and view[:1] == NEWLINE:
             return Ending.CLEAN
         if behind is Ending.OPEN and not beginning.is_whole(record_bytes_max):
-            self._await_rest(connection, 0 if got < wanted else available - length)
+            self._await_rest(connection, 0 if got < wanted else available - moved)
         return behind
 
     def _await_rest(self, connection: Connection, left: int) -> None:

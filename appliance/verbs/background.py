@@ -16,6 +16,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,11 +31,11 @@ SPARE_S = 30.0  # beyond ready_s, for an instance that has to give up then (requ
 SAID_BYTES_MAX = 64 * 1024
 
 
-def start(config: Config, instance: Instance, file: str) -> int:
+def start(config: Config, instance: Instance, file: str, environ: Mapping[str, str]) -> int:
     """Start it and wait until it is ready; the exit code for who has asked for it."""
     with _open_log(instance.log) as log:
         began_at = log.seek(0, os.SEEK_END)
-        started = program.start(["-c", str(Path(file).absolute()), "collect"], log)
+        started = program.start(["-c", str(Path(file).absolute()), "collect"], log, environ)
     pidfd = os.pidfd_open(started.pid)
     try:
         return _follow(started, pidfd, config, instance, began_at)

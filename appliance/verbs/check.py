@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Check what can be checked; exit 0, or 69 if something can't be reached, or 78."""
     config, instance, file = locate.load(args)
     control.check_path(instance.control)
+    process.fill_standard_descriptors()
     _check_secrets(config)
     print(f"{file} is valid.")
     print(f"instance {config.name} in {instance.directory}")

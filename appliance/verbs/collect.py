@@ -1,6 +1,7 @@
 """`stream-daemon collect`: start an instance and run it to its end, or leave it running."""
 
 import argparse
+import os
 
 from appliance import control, logs, process
 from appliance.app import App
@@ -21,12 +22,13 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     control.check_path(instance.control)
     if args.detach:
         _refuse_stdin(config)
+    environ = dict(os.environ)  # whole, for the second start: App takes the secrets out
     app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
     instance.make()
     try:
         if args.detach:
             holder.refuse_second(instance)
-            return background.start(config, instance, file)
+            return background.start(config, instance, file, environ)
         return _run_here(app, config, instance)
     except holder.AlreadyRuns:
         if args.if_needed:

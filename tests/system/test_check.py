@@ -61,7 +61,7 @@ def test_beside_a_running_instance(files: Path) -> None:
         send_and_close(port, [b"a\nb\n"])
         until(lambda: daemon.status()["queue"]["frames"], 10.0, "frames to wait")
         checked = Checked(daemon, 0)
-        assert "the running instance listens on" in checked.of("source s")
+        assert "the running instance has 127.0.0.1" in checked.of("source s")
         assert re.search(r"Valkey .*, 1 frames wait", checked.of("queue embedded"))
         assert daemon.status()["state"] == "healthy"
         assert daemon.stop() == 0

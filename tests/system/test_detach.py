@@ -14,7 +14,7 @@ from appliance import process
 from tests.ports import free_port
 from tests.system import cron
 from tests.system.daemon import STOP_S, Daemon, send_and_close, unstarted, until
-from tests.system.stores import Sqlite, until_rows
+from tests.system.stores import MariaDB, Sqlite, until_rows
 
 NOBODY_LISTENS = '[store]\nurl = "mysql://u@127.0.0.1:1/d"\n'
 NO_REDIS = '[queue]\nurl = "redis://127.0.0.1:1"\n'
@@ -207,3 +207,13 @@ def test_on_a_terminal_it_says_where_the_log_is(daemon: Daemon) -> None:
     assert found, done.stdout
     assert int(found[1]) == parent(daemon)
     assert Path(found[2]) == instance(daemon) / "log"
+
+
+def test_a_password_in_the_environment_reaches_it(mariadb_store: MariaDB, port: int) -> None:
+    """Who starts it takes the password out of its own environment before it starts anything."""
+    with unstarted(tcp(port) + mariadb_store.section()) as daemon:
+        done = daemon.run("collect", "--detach")
+        assert done.returncode == 0, done.stderr
+        send_and_close(port, [b"a\n"])
+        until_rows(mariadb_store, daemon, 1)
+        assert daemon.run("stop").returncode == 0
