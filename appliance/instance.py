@@ -82,7 +82,7 @@ class Instance:
             InstanceError: the state directory can't be used by this user.
         """
         try:
-            for directory in (self.queue, self.directory / "sources"):
+            for directory in (self.directory, self.queue, self.directory / "sources"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not os.access(directory, os.W_OK | os.X_OK):
                     raise PermissionError(13, "Permission denied", str(directory))

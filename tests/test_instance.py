@@ -59,7 +59,8 @@ def test_everything_of_an_instance_lies_in_its_directory_and_is_its_users_alone(
     instance.make()
     instance.make()  # what is there already is no error
     assert sorted(path.name for path in instance.directory.iterdir()) == ["queue", "sources"]
-    assert {path.stat().st_mode & 0o777 for path in instance.directory.iterdir()} == {0o700}
+    made = (instance.directory, *instance.directory.iterdir())
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
     assert instance.note("tweets") == instance.directory / "sources" / "tweets.note"
     paths = [instance.lock, instance.turnstile, instance.control, instance.queue]
     paths += [instance.drain_lock, instance.log]
