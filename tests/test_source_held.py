@@ -5,6 +5,7 @@ the parent, stopping, and records that the kernel can't hold until their end has
 """
 
 import errno
+import itertools
 import os
 import select
 import socket
@@ -18,8 +19,8 @@ import pytest
 from appliance import link
 from appliance.contracts import Chunk
 from appliance.frame import Gap
-from appliance.sources import held
-from tests.socket_place import LIMITS, TCP, UNIX, Place
+from appliance.sources import held, tcp
+from tests.socket_place import LIMITS, TCP, UNIX, HurriedTcp, Kind, Place
 
 NOT_AT_ONCE_S = 0.3
 
@@ -358,6 +359,38 @@ def test_an_unfinished_beginning_is_a_record_when_the_sender_closes(place: Place
     assert place.collect_slowly(b"\n", collected) == b"r" * 3 * MIB + b"\n"
     assert place.source.connections == 0
     assert place.files() == []
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("kind", [Kind(HurriedTcp(), tcp.connected), UNIX], ids=["tcp", "unix"])
+@pytest.mark.parametrize("lines", [8, 10, 15], ids=["some room", "little room", "no room"])
+def test_a_move_that_was_interrupted_waits_until_there_is_room_to_end_it(
+    tmp_path: Path, kind: Kind, lines: int
+) -> None:
+    """Another connection fills the frame first; nobody spins or dies of it."""
+
+    def die(step: str) -> None:
+        if step == "written":
+            raise Killed
+
+    place = Place(tmp_path, kind)
+    flood, slow = place.connect(), place.connect()
+    place.born(monotonic=itertools.count().__next__)
+    slow.sendall(b"r" * 60)
+    place.steps = die
+    with pytest.raises(Killed):
+        place.collect()
+    place.steps = lambda _step: None
+    flood.sendall(b"f" * 19 + b"\n")
+    flood.sendall((b"f" * 19 + b"\n") * (lines - 1))
+    slow.sendall(b" end\n")
+    place.born(monotonic=itertools.count().__next__).resume(None, None)
+    stored = place.collect().splitlines()
+    assert sorted(stored) == [b"f" * 19] * lines + [b"r" * 60 + b" end"]
+    place.close()
 
 
 def test_a_quick_stop_cuts_a_beginning_behind_what_was_there(place: Place) -> None:
