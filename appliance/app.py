@@ -79,7 +79,9 @@ class App:
         self._instance = instance
         self._checkpoint = checkpoint
         used = {_type_of(source) for source in config.sources.values()} & kernels.keys()
-        self._kernels = {kind: kernels[kind] for kind in used if _can_hold(kind, kernels[kind])}
+        self._kernels = {
+            kind: kernels[kind] for kind in used if holds(kernels[kind], CONNECTED[kind])
+        }
         # Where the boot can't be known, this parent's life counts as one.
         self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
         self._queue_password = _secret(config.queue.password, "queue.password")
@@ -525,10 +527,6 @@ def _targets(source: SocketSource) -> list[dialled.Target]:
     if isinstance(source, TcpSource):
         return tcp.find(source.connect)
     return unix.find(source.connect)
-
-
-def _can_hold(kind: str, kernel: Kernel) -> bool:
-    return holds(kernel, CONNECTED[kind])
 
 
 def _type_of(source: AnySource) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from appliance.addresses import SOCKET_PATH_BYTES_MAX
 from appliance.errors import ConfigError, StreamDaemonError
 
 REQUEST_BYTES_MAX = 64 * 1024
 CLIENTS_MAX = 32
-PATH_BYTES_MAX = 107  # sun_path of unix(7), its NUL left out
 ANSWER_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 1.0  # a client that doesn't read may not hold the parent up
 
@@ -37,9 +37,9 @@ def check_path(path: Path) -> None:
         ConfigError: longer than 107 bytes.
     """
     length = len(os.fsencode(path))
-    if length > PATH_BYTES_MAX:
+    if length > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(
-            f"{path}: {length} bytes are too many for a Unix socket ({PATH_BYTES_MAX})",
+            f"{path}: {length} bytes are too many for a Unix socket ({SOCKET_PATH_BYTES_MAX})",
             "choose a shorter state_dir or name",
         )
 

@@ -25,9 +25,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from appliance.addresses import SOCKET_PATH_BYTES_MAX
 from appliance.errors import ConfigError, InstanceError, Unavailable
 
-SOCKET_PATH_BYTES_MAX = 107  # sun_path less its NUL
 LOG_BYTES_MAX = 1024**2  # a longer log is put aside at the next start
 MEMORY_SPARE_BYTES = 64 * 1024**2
 TAKE_OVER_S = 10.0  # how long an old server may take to end

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance import control
+from appliance.addresses import SOCKET_PATH_BYTES_MAX
 from appliance.control import Client, ControlServer, NotRunning, ask, connect, converse, peer_pid
 from appliance.errors import ConfigError
 
@@ -168,7 +169,7 @@ def test_a_socket_of_somebody_else(server: ControlServer, path: Path) -> None:
 def test_a_path_that_is_too_long(length: int) -> None:
     path = Path("/" + "x" * (length - 3) + "ä")
     assert len(os.fsencode(path)) == length
-    if length <= control.PATH_BYTES_MAX:
+    if length <= SOCKET_PATH_BYTES_MAX:
         control.check_path(path)
         return
     for act in (control.check_path, ControlServer, connect):

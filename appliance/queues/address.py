@@ -19,11 +19,10 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
-from appliance.addresses import check_queue_url
+from appliance.addresses import SOCKET_PATH_BYTES_MAX, check_queue_url
 from appliance.errors import ConfigError
 
 PORT = 6379
-SOCKET_PATH_BYTES_MAX = 107
 
 
 @dataclass(frozen=True, slots=True)
