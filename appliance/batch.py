@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import overload
 
-from appliance.frame import Gap
+from appliance.frame import Gap, RunEnd
 
 Value = str | int | float | bytes | None
 Row = tuple[Value, ...]
@@ -107,6 +107,7 @@ class Batch:
         raws: the record as it came, same length as rows (for a dead letter).
         dead: records that never became a row.
         gaps: what the collector could not keep.
+        records_before, bytes_before, hole, previous: see frame.Header.
     """
 
     run: bytes
@@ -123,6 +124,10 @@ class Batch:
     filtered: int = 0
     blank: int = 0
     gaps: tuple[Gap, ...] = ()
+    records_before: int = 0
+    bytes_before: int = 0
+    hole: str | None = None
+    previous: RunEnd | None = None
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from appliance.batch import Batch, Stored
-from appliance.frame import Buffer, Gap
+from appliance.frame import Buffer, Gap, Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +264,73 @@ class Queue(Protocol):
     def depth(self) -> Depth:
         """How much is queued now."""
 
+    def headers(self, frames_max: int) -> list[bytes]:
+        """The header lines of frames that are queued: the oldest that wait, then all in hand.
+
+        At most frames_max of those that wait, oldest first. A frame on its way meanwhile from
+        one into the other may be there twice, never not at all, unless it is given back.
+        """
+
     def close(self) -> None:
         """Drop the connection; a lease that is still held becomes an orphan."""
+
+
+# ── spool ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A frame that waits in a spool.
+
+    `line` is the header as it was appended, newline included. `repaired`: it was damaged or
+    stood in a damaged segment, so it comes late: frames behind it may have been pushed.
+    """
+
+    header: Header
+    line: bytes
+    body: Buffer
+    repaired: bool = False
+
+
+class Spool(Protocol):
+    """Where frames of one source wait on this machine's disk while the queue takes none.
+
+    One process appends and replays. While anything is in it, new frames go behind it. What
+    `append` has taken outlives every crash, of the machine too.
+    """
+
+    @property
+    def size(self) -> int:
+        """What waits, in bytes on the disk; 0 only if nothing does."""
+
+    @property
+    def newest(self) -> Header | None:
+        """The header of the newest frame that waits and can be read."""
+
+    def open(self) -> None:
+        """Before anything else: see what a predecessor left; an unfinished tail is cut off."""
+
+    def append(self, line: bytes, body: Buffer) -> None:
+        """Keep a frame for good. Appending the newest one again changes nothing.
+
+        Raises Unavailable (with what to do) when there is no room, or the disk fails: then
+        nothing was appended.
+        """
+
+    def oldest(self) -> Spooled | None:
+        """The frame to hand over next; None: nothing waits. Damaged segments are set aside."""
+
+    def forget(self, frame: Spooled) -> None:
+        """The oldest frame was handed over."""
+
+    def drop(self) -> None:
+        """Forget everything that waits, the newest first: the source will show it again."""
+
+    def notices(self) -> list[str]:
+        """What was found since the last call and people should know, as sentences."""
+
+    def close(self) -> None:
+        """Release descriptors. Safe to call twice."""
 
 
 # ── a record that kills ─────────────────────────────────────────────────────────────────

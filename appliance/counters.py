@@ -26,6 +26,8 @@ WORDS = (
     "ended",  # collector: 1 when its source has ended by itself
     "at_risk_records",  # held by nobody but our memory
     "at_risk_bytes",
+    "spool_bytes",  # collector: what waits on this machine's disk
+    "dropped",  # collector: records that found no room anywhere and were not kept
     "stored",
     "filtered",
     "dead",

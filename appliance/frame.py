@@ -46,14 +46,17 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Records of this frame that nobody holds any more.
+    """What never reached us, or is held by nobody any more, around this frame.
 
-    `cause` is one word; `records` and `bytes` are None where nobody knows how many.
+    `cause` is one word or two; `records` and `bytes` are None where nobody knows how many.
+    `began` and `ended` are seconds since the epoch, None: while this frame was received.
     """
 
     cause: str
     records: int | None = None
     bytes: int | None = None
+    began: float | None = None
+    ended: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Header:
         gaps: what could not be kept.
         skipped_bytes: bytes of over-long records that were dropped.
         previous: the run before this one, None if there was none.
+        hole: why the frames directly before this one may never arrive, if something is known.
     """
 
     run: str
@@ -91,6 +95,7 @@ class Header:
     gaps: tuple[Gap, ...] = ()
     skipped_bytes: int = 0
     previous: RunEnd | None = None
+    hole: str | None = None
     layout: str = LINES
     codec: str = "none"
     format: int = FORMAT
@@ -129,7 +134,7 @@ def decode(item: bytes) -> Frame:
     line, newline, body = item.partition(b"\n")
     if not newline:
         raise Corrupt("a queue item has no header line")
-    header = _parse_header(line)
+    header = decode_header(line)
     if len(body) != header.body_bytes or checksum(body) != header.crc:
         raise Corrupt(f"frame {header.number} of run {header.run}: body and checksum differ")
     return Frame(header, body)
@@ -142,7 +147,12 @@ def name_of(item: bytes) -> str:
     return f"{run[1].decode()}:{number[1].decode()}" if run and number else ""
 
 
-def _parse_header(line: bytes) -> Header:
+def decode_header(line: bytes) -> Header:
+    """Read a frame's header line.
+
+    Raises:
+        Corrupt: not one of our frames, or a format newer than this program.
+    """
     try:
         fields = json.loads(line)
         if not isinstance(fields, dict) or "format" not in fields:

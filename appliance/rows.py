@@ -116,6 +116,10 @@ class RowMaker:
             filtered=records.filtered,
             blank=records.blank,
             gaps=header.gaps,
+            records_before=header.records_before,
+            bytes_before=header.bytes_before,
+            hole=header.hole,
+            previous=header.previous,
         )
 
     def batch_one_by_one(self, frame: Frame, hold: Hold, condemned: Mapping[int, str]) -> Batch:

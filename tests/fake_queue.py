@@ -184,6 +184,12 @@ class MemoryQueue:
             busy = sum(map(len, self.server.busy.values()))
             return Depth(len(self.server.working), busy, self.server.bytes)
 
+    def headers(self, frames_max: int) -> list[bytes]:
+        with self._talking():
+            waiting = list(self.server.working)[:frames_max]
+            in_hand = [item for items in self.server.busy.values() for item in items]
+            return [item.partition(b"\n")[0] for item in waiting + in_hand]
+
     def close(self) -> None:
         self.server.clients.discard(self.owner)
         self.owner, self._held_bytes = "", 0

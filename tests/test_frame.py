@@ -104,9 +104,10 @@ def test_a_released_format_stays_readable() -> None:
         "cursor_after": "b",
         "rejected": {1: "too long"},
         "skipped_bytes": 9,
+        "hole": None,
         "layout": "lines",
         "codec": "none",
-        "gaps": ({"cause": "lost", "records": 4, "bytes": None},),
+        "gaps": ({"cause": "lost", "records": 4, "bytes": None, "began": None, "ended": None},),
         "previous": {"run": "00", "number": 1, "records": 2, "bytes": 3},
         "format": 1,
     }

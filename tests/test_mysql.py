@@ -21,7 +21,6 @@ from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Value
 from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
 from appliance.stores.address import MySQLAddress, parse_url
-from appliance.stores.ledger import TABLES
 from appliance.stores.mysql import (
     ERRORS,
     MySQLStore,
@@ -34,6 +33,7 @@ from appliance.stores.mysql import (
     row_texts,
     text_of,
 )
+from appliance.stores.tables import TABLES
 from tests.conftest import find_service
 from tests.database_server import PASSWORD, Database, DatabaseServer
 from tests.mariadb_server import private_mariadb

@@ -45,6 +45,8 @@ DEATHS_CHARS_MAX = 16 * 1024  # what is written down over one frame: some thousa
 ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
+HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
+BUSY_FRAMES_MAX = 1_000_000  # of one busy list, which holds no more than a lease
 BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
 GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
@@ -171,6 +173,15 @@ for i = 3, #KEYS do busy = busy + redis.call('LLEN', KEYS[i]) end
 return {redis.call('LLEN', KEYS[1]), busy, tonumber(redis.call('GET', KEYS[2]) or 0)}
 """
 
+# Whole items stay where they are: only their first lines come out.
+HEADERS = """#!lua flags=no-writes,allow-oom
+local lines = {}
+for _, item in ipairs(redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])) do
+  lines[#lines + 1] = item:match('^[^\\n]*')
+end
+return lines
+"""
+
 SCRIPTS = (
     PUSH,
     TAKE,
@@ -181,6 +192,7 @@ SCRIPTS = (
     BIND,
     ZERO_BYTES,
     DEPTH,
+    HEADERS,
 )
 
 
@@ -400,6 +412,25 @@ class RedisQueue:
         with self._talking():
             every = self._every(self._scan_busy(), self._owners_alive())
             return Depth(*self._run(DEPTH, (self._keys.working, self._keys.bytes, *every)))
+
+    def headers(self, frames_max: int) -> list[bytes]:
+        """The header lines of frames that are queued: the oldest that wait, then all in hand."""
+        with self._talking():
+            lines = self._headers_of(self._keys.working, frames_max)
+            for key in self._every(self._scan_busy(), self._owners_alive()):
+                lines += self._headers_of(key, BUSY_FRAMES_MAX)
+        return lines
+
+    def _headers_of(self, key: str, frames_max: int) -> list[bytes]:
+        """In steps, so that a long list keeps nobody else waiting."""
+        lines: list[bytes] = []
+        while len(lines) < frames_max:
+            end = min(len(lines) + HEADERS_STEP, frames_max) - 1
+            step = self._run(HEADERS, (key,), len(lines), end)
+            lines += step
+            if len(step) < HEADERS_STEP:
+                break
+        return lines
 
     # check
 

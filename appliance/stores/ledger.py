@@ -1,13 +1,7 @@
 """The ledger: how a store writes each frame once, whoever brings it how often.
 
-The order of a storing transaction, the tables beside the user's own and the fold are the same
-for every database and live here; mysql.py and sqlite.py say how their database does the rest.
-
-    PREFIX_runs     one row per run: everything up to number `up_to` is accounted for
-    PREFIX_frames   one row per frame above `up_to` (or in a gap): stored out of order
-    PREFIX_dead     records that no row could be made of, with the reason
-    PREFIX_gaps     what is known to be missing; with numbers where whole frames are missing
-    PREFIX_meta     the store's id, the version of these tables
+The order of a storing transaction and the fold are the same for every database and live here,
+on the tables of tables.py; mysql.py and sqlite.py say how their database does the rest.
 
 **A frame is stored iff it has a `frames` row, or its number ≤ `up_to` and no gap row covers it.**
 
@@ -35,88 +29,34 @@ commit. Each part is there for a reason:
 before them, adds their sums to the run's row and deletes them. A frame that came after all,
 inside a gap, is cut out of the gap's row; SUM(records) - SUM(recovered) over all gap rows is
 what is still missing.
-
-Whoever changes TABLES raises SCHEMA, and the fold, docs/formats.md and both databases with it.
 """
 
-import time
-import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
 
 from appliance.batch import Batch, DeadLetter, Stored
-from appliance.config import Column, OnDuplicate
-from appliance.contracts import NO_RECORD, Hold, Remark
+from appliance.contracts import NO_RECORD, Hold
 from appliance.errors import Rejected, Unavailable
+from appliance.frame import Gap
 from appliance.isolate import Insert, isolate
 from appliance.rows import utc_text
+from appliance.stores.tables import (
+    COUNTS,
+    DUPLICATE,
+    Row,
+    Span,
+    TableStore,
+    Unrecognised,
+    Writer,
+)
 
-SCHEMA = 1  # version of the tables below
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
 FOLD_FRAMES_MAX = 10_000  # frames folded by one call: what bounds its time
 DEAD_RAW_BYTES_MAX = 64 * 1024  # of an over-long record, only its beginning is kept
 REASON_CHARS_MAX = 1000
 WORD_CHARS_MAX = 32
 
-DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
-
-COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
-SPAN = ("first_received", "last_received")
-_COUNTED = dict.fromkeys(COUNTS, "count") | dict.fromkeys(SPAN, "time")
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the ledger: {column: kind}, its key, and one more index if it needs one."""
-
-    columns: Mapping[str, str]
-    key: tuple[str, ...] = ()  # empty: the column of kind "serial"
-    index: tuple[str, ...] = ()
-
-
-TABLES = {
-    "runs": Table({"run": "run", "source": "word", "up_to": "count"} | _COUNTED, ("run",)),
-    "frames": Table({"run": "run", "frame": "number"} | _COUNTED, ("run", "frame")),
-    "dead": Table(
-        {
-            "run": "run",
-            "frame": "number",
-            "position": "position",
-            "source": "word",
-            "raw": "raw",
-            "code": "word",
-            "reason": "text",
-            "dead_at": "time",
-            "retried_at": "time",
-        },
-        ("run", "frame", "position"),
-    ),
-    "gaps": Table(
-        {
-            "gap": "serial",
-            "run": "run",
-            "first": "number or null",
-            "last": "number or null",
-            "source": "word",
-            "began_at": "time",
-            "ended_at": "time",
-            "cause": "word",
-            "records": "number or null",
-            "bytes": "number or null",
-            "recovered": "count",
-        },
-        index=("run", "first"),
-    ),
-    "meta": Table({"name": "word", "value": "value"}, ("name",)),
-}
-
-Row = tuple[Any, ...]
-Rows = Sequence[Row]
-Span = tuple[int, int]
 NOTHING_LEFT = [(None, None)]  # numbers of a gap that was filled; the row stays, as history
 
 
@@ -128,73 +68,8 @@ class LeftOut:
     ignored: int = 0
 
 
-class Unrecognised(Rejected):
-    """An error that the database's table of errors doesn't know.
-
-    It is about the data if other rows pass, else about the database.
-    """
-
-
-class Writer(ABC):
-    """Rows on their way into one table: `parts` says how to cut them into statements."""
-
-    parts: Sequence[Span]
-
-    @abstractmethod
-    def insert(self, lo: int, hi: int) -> None:
-        """Insert rows lo to hi - 1; Rejected if the database refuses one of them."""
-
-
-class LedgerStore(ABC):
-    """A store that keeps the ledger's promises on some SQL database.
-
-    SQL of the ledger is written once, with "quoted" identifiers and ? marks. The prefix is made
-    of letters, digits and underscores, so neither sign is in it otherwise.
-    """
-
-    BEGIN: ClassVar[str]
-    SHARED: ClassVar[str]  # ends a SELECT that locks its rows against writers
-    EXCLUSIVE: ClassVar[str]  # ends a SELECT that locks its rows against everybody
-    INSERT_NEW: ClassVar[str]  # begins an INSERT that passes over rows that are there
-    SERIAL: ClassVar[str]  # type of a key that numbers itself
-    KINDS: ClassVar[Mapping[str, str]]  # the types of the ledger's columns
-
-    def __init__(
-        self,
-        prefix: str,
-        table: str,
-        columns: Mapping[str, Column],
-        beat: Callable[[], None] = lambda: None,
-        wall_clock: Callable[[], float] = time.time,
-        on_duplicate: OnDuplicate = "dead",
-    ) -> None:
-        self._prefix = prefix
-        self._on_duplicate = on_duplicate
-        self._table = table
-        self._columns = columns
-        self._beat = beat
-        self._wall_clock = wall_clock
-
-    # ── the contract ────────────────────────────────────────────────────────────────────
-
-    def prepare(self) -> None:
-        """Make the tables that are missing; check those that exist."""
-        with self._session():
-            for name in self._check_ledger():
-                self._make_ledger_table(self._name(name), TABLES[name])
-            present = self._columns_of(self._table)
-            if not present:
-                self._make_data_table()
-            elif missing := self._missing(present):
-                raise self._missing_columns(missing)
-            self._check_tables()
-            self._note_schema()
-            self._check_schema()
-
-    def identity(self) -> str:
-        """This store's own id, random, made with its tables."""
-        with self._session():
-            return self._kept("store", uuid.uuid4().hex)
+class LedgerStore(TableStore):
+    """A store that keeps the ledger's promises on some SQL database."""
 
     def store(self, batches: Sequence[Batch]) -> Stored:
         """Commit all batches in one transaction with their ledger rows."""
@@ -223,229 +98,6 @@ class LedgerStore(ABC):
             for (run,) in self._query(f'SELECT DISTINCT "run" FROM {self._frames}'):
                 if budget > 0:
                     budget -= self._fold_run(run, budget)
-
-    def look(self) -> list[Remark]:
-        """What is there, and what `prepare` would make. Changes nothing.
-
-        Raises Unavailable and ConfigError where `prepare` would.
-        """
-        if not self._is_there():
-            return [self._try_data_table(), Remark("the database will be made")]
-        with self._session():
-            present = self._columns_of(self._table)
-            if missing := self._missing(present):
-                raise self._missing_columns(missing)
-            self._check_tables()
-            remarks = [] if present else [self._try_data_table()]
-            if "meta" in self._check_ledger() or not self._has_schema():
-                return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
-            self._check_schema()
-            return [*remarks, *self._accounts()]
-
-    def _accounts(self) -> list[Remark]:
-        """What the ledger says for people."""
-        [(letters,)] = self._query(f'SELECT COUNT(*) FROM "{self._name("dead")}"')
-        [(gaps,)] = self._query(
-            f'SELECT COUNT(*) FROM {self._gaps} WHERE "records" IS NULL OR "records" > "recovered"'
-        )
-        remarks = [Remark("its tables are there")]
-        if letters:
-            look = f"SELECT code, reason, raw FROM {self._name('dead')}"
-            remarks.append(Remark(f"{letters} dead letters", f"look at them: {look}"))
-        if gaps:
-            look = f"SELECT * FROM {self._name('gaps')}"
-            remarks.append(Remark(f"{gaps} gaps: records that are missing", f"see: {look}"))
-        return remarks
-
-    @abstractmethod
-    def close(self) -> None:
-        """Drop the connection. Safe to call twice."""
-
-    # ── what each database does its own way ─────────────────────────────────────────────
-
-    @abstractmethod
-    def _open(self) -> None:
-        """Make sure that a session is there and answers."""
-
-    @abstractmethod
-    def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        """Run one statement of the ledger."""
-
-    @abstractmethod
-    def _is_there(self) -> bool:
-        """Whether there is a database to look at, without making one."""
-
-    @abstractmethod
-    def _try_data_table(self) -> Remark:
-        """See that the user's table could be made, leaving nothing; ConfigError if not."""
-
-    @abstractmethod
-    def _writer(
-        self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
-    ) -> Writer:
-        """Prepare the rows of all blocks, in this order, for a table.
-
-        `update`: each replaces the row that has a key of its own.
-        """
-
-    @abstractmethod
-    def _columns_of(self, table: str) -> set[str]:
-        """Names of a table's columns in lower case; empty if there is no such table."""
-
-    @abstractmethod
-    def _make_ledger_table(self, name: str, table: Table) -> None:
-        """Make a table of the ledger, unless somebody else has just done so."""
-
-    @abstractmethod
-    def _make_data_table(self) -> None:
-        """Make the user's table, unless somebody else has just done so."""
-
-    @abstractmethod
-    def _check_tables(self) -> None:
-        """Refuse tables that can't keep a transaction."""
-
-    @staticmethod
-    @abstractmethod
-    def _quoted(identifier: str) -> str:
-        """An identifier of the user's in this database's quotes."""
-
-    # ── sessions and statements ─────────────────────────────────────────────────────────
-
-    @contextmanager
-    def _session(self) -> Iterator[None]:
-        """A session that is dropped, with its open transaction, if anything goes wrong."""
-        done = False
-        try:
-            self._open()
-            yield
-            done = True
-        finally:
-            if not done:
-                self.close()
-
-    def _query(self, sql: str, *parameters: Any) -> list[Row]:
-        """Run a statement of the ledger: a refusal there is never about a record."""
-        try:
-            return self._execute(sql, parameters)
-        except Rejected as error:
-            raise self._refused_ledger(error) from error
-
-    def _insert(self, table: str, rows: Rows) -> None:
-        """Insert rows into a table of the ledger, all of its columns but a serial one."""
-        names = [name for name, kind in TABLES[table].columns.items() if kind != "serial"]
-        writer = self._writer(self._name(table), names, [rows])
-        for lo, hi in writer.parts:
-            try:
-                writer.insert(lo, hi)
-            except Rejected as error:
-                if table == "frames" and error.code == DUPLICATE:
-                    raise
-                raise self._refused_ledger(error) from error
-
-    def _refused_ledger(self, error: Rejected) -> Unavailable:
-        return Unavailable(
-            f"the database refuses a statement of the ledger: {error.message}",
-            f"compare the tables {self._prefix}_… with docs/formats.md",
-            loud=True,
-        )
-
-    def _name(self, table: str) -> str:
-        return f"{self._prefix}_{table}"
-
-    @property
-    def _runs(self) -> str:
-        return f'"{self._prefix}_runs"'
-
-    @property
-    def _frames(self) -> str:
-        return f'"{self._prefix}_frames"'
-
-    @property
-    def _gaps(self) -> str:
-        return f'"{self._prefix}_gaps"'
-
-    @property
-    def _meta(self) -> str:
-        return f'"{self._prefix}_meta"'
-
-    # ── tables ──────────────────────────────────────────────────────────────────────────
-
-    def _definition(self, table: Table) -> str:
-        """Columns and key of a ledger table, as CREATE TABLE has them between its brackets."""
-        kinds = {**self.KINDS, "serial": self.SERIAL}
-        parts = [f'"{name}" {kinds[kind]}' for name, kind in table.columns.items()]
-        if table.key:
-            parts.append(f"PRIMARY KEY ({quoted_names(table.key)})")
-        return ", ".join(parts)
-
-    def _data_definition(self) -> str:
-        """The same for the user's table, in this database's quotes."""
-        parts = [f"{self._quoted('seq')} {self.SERIAL}"]
-        parts += [f"{self._quoted(name)} {column.type}" for name, column in self._columns.items()]
-        return ", ".join(parts)
-
-    def _missing(self, present: Collection[str]) -> list[str]:
-        """Configured columns that a table lacks; none of a table that isn't there."""
-        return [name for name in self._columns if present and name.lower() not in present]
-
-    def _check_ledger(self) -> list[str]:
-        """Refuse somebody else's tables under our names; which of ours are missing."""
-        missing = []
-        for name, table in TABLES.items():
-            if present := self._columns_of(self._name(name)):
-                self._check_ledger_table(self._name(name), table, present)
-            else:
-                missing.append(name)
-        return missing
-
-    def _check_ledger_table(self, name: str, table: Table, present: Collection[str]) -> None:
-        if missing := [column for column in table.columns if column not in present]:
-            raise Unavailable(
-                f"table {name} is no table of ours: it has no column {', '.join(missing)}",
-                "rename it, or choose another `name` for the instance (see docs/formats.md)",
-                loud=True,
-            )
-
-    def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
-        table = self._quoted(self._table)
-        alters = [
-            f"ALTER TABLE {table} ADD COLUMN {self._quoted(name)} {self._columns[name].type};"
-            for name in missing
-        ]
-        return Unavailable(
-            f"table {self._table} has no column {', '.join(missing)}",
-            f"run: {' '.join(alters)}",
-            loud=True,
-        )
-
-    def _note_schema(self) -> None:
-        """Write the store's id and the version of its tables, once for ever."""
-        self._kept("store", uuid.uuid4().hex)
-        self._kept("schema", str(SCHEMA))
-
-    def _check_schema(self) -> None:
-        found = self._value_of("schema")
-        if found != str(SCHEMA):
-            raise Unavailable(
-                f"the tables {self._prefix}_… have version {found},"
-                f" this program writes version {SCHEMA}",
-                "use the version of stream-daemon that made them, or a newer one",
-                loud=True,
-            )
-
-    def _kept(self, name: str, new: str) -> str:
-        """What is kept under this name; `new` if nothing was yet, whoever comes first."""
-        insert = f'{self.INSERT_NEW} {self._meta} ("name", "value") VALUES (?, ?)'
-        self._query(insert, name, new.encode())
-        return self._value_of(name)
-
-    def _has_schema(self) -> bool:
-        """Whether the ledger's tables were finished: who made them may have died in it."""
-        return bool(self._query(f'SELECT 1 FROM {self._meta} WHERE "name" = ?', "schema"))
-
-    def _value_of(self, name: str) -> str:
-        [(found,)] = self._query(f'SELECT "value" FROM {self._meta} WHERE "name" = ?', name)
-        return bytes(found).decode()
 
     # ── storing ─────────────────────────────────────────────────────────────────────────
 
@@ -518,7 +170,7 @@ class LedgerStore(ABC):
     def _claim(self, new: Sequence[Batch]) -> bool:
         """Insert the ledger rows; False if somebody else has one of the frames already."""
         try:
-            self._insert("frames", [(b.run, b.number, *counts_of(b), *span_of(b)) for b in new])
+            self._insert("frames", [frame_row(batch) for batch in new])
         except Rejected:
             return False
         return True
@@ -628,6 +280,7 @@ class LedgerStore(ABC):
             letter.raw[:DEAD_RAW_BYTES_MAX],
             letter.code[:WORD_CHARS_MAX],
             letter.reason[:REASON_CHARS_MAX],
+            utc_text(batch.first_received),
             utc_text(self._wall_clock()),
             None,
         )
@@ -711,11 +364,6 @@ class LedgerStore(ABC):
 # ── pure parts ──────────────────────────────────────────────────────────────────────────
 
 
-def quoted_names(names: Sequence[str]) -> str:
-    """Names of the ledger's own columns, as its SQL has them."""
-    return ", ".join(f'"{name}"' for name in names)
-
-
 def reach(up_to: int, frames: Sequence[int], holes: Sequence[Span]) -> tuple[int, list[int]]:
     """How far a run is accounted for: the new up_to, and which of the frames are below it.
 
@@ -749,6 +397,12 @@ def counts_of(batch: Batch) -> tuple[int, ...]:
     return (batch.records, stored, batch.filtered, dead, batch.blank, lost, batch.bytes)
 
 
+def frame_row(batch: Batch) -> Row:
+    """A batch's own row in the ledger."""
+    before = (batch.records_before, batch.bytes_before, (batch.hole or "")[:WORD_CHARS_MAX])
+    return (batch.run, batch.number, *counts_of(batch), *span_of(batch), *before)
+
+
 def span_of(batch: Batch) -> tuple[str, str]:
     """When a batch's records were received, in the order of SPAN."""
     return utc_text(batch.first_received), utc_text(batch.last_received)
@@ -756,10 +410,20 @@ def span_of(batch: Batch) -> tuple[str, str]:
 
 def gap_rows(batch: Batch) -> list[Row]:
     """A batch's gaps as rows. They have no numbers: the frame itself is stored."""
+    run, source, span = batch.run, batch.source, span_of(batch)
     return [
-        (batch.run, None, None, batch.source, *span_of(batch), gap.cause, gap.records, gap.bytes, 0)
+        (run, None, None, source, *_times(gap, span), gap.cause, gap.records, gap.bytes, 0)
         for gap in batch.gaps
     ]
+
+
+def _times(gap: Gap, span: tuple[str, str]) -> tuple[str, str]:
+    """When a gap began and ended: while its frame was received, where it doesn't say."""
+    began, ended = span
+    return (
+        began if gap.began is None else utc_text(gap.began),
+        ended if gap.ended is None else utc_text(gap.ended),
+    )
 
 
 def by_batch(

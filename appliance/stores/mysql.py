@@ -43,10 +43,10 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
-from appliance.stores.ledger import (
+from appliance.stores.ledger import LedgerStore
+from appliance.stores.tables import (
     DUPLICATE,
     TABLES,
-    LedgerStore,
     Row,
     Rows,
     Span,

@@ -24,9 +24,9 @@ from urllib.parse import unquote
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
-from appliance.stores.ledger import (
+from appliance.stores.ledger import LedgerStore
+from appliance.stores.tables import (
     DUPLICATE,
-    LedgerStore,
     Row,
     Rows,
     Span,

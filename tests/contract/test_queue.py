@@ -463,6 +463,18 @@ def _forget_bad(bench: Bench) -> None:
 # ── one store ───────────────────────────────────────────────────────────────────────────
 
 
+def test_headers_of_all_that_is_queued(bench: Bench) -> None:
+    queue = bench.queue()
+    pushes = [a_push(number, b"record\n" * number) for number in range(1, 101)]
+    for push in pushes:
+        queue.push(push)
+    taken(bench.queue(), bytes_max=1)
+    lines = [push.header.rstrip(b"\n") for push in pushes]
+    assert queue.headers(1000) == [*lines[1:], lines[0]]
+    assert queue.headers(3) == [*lines[1:4], lines[0]]
+    assert queue.headers(0) == lines[:1]
+
+
 def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     queue, later = bench.queue(), bench.queue()
     queue.bind("a" * 32)

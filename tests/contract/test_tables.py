@@ -12,8 +12,8 @@ import pytest
 from appliance.batch import Stored
 from appliance.config import Column
 from appliance.errors import Unavailable
-from appliance.stores.ledger import TABLES
 from appliance.stores.mysql import MySQLStore
+from appliance.stores.tables import TABLES
 from tests.error_cases import batch_of
 from tests.sql_server import SQLDatabase
 

@@ -25,7 +25,8 @@ from appliance.contracts import Checkpoint
 from appliance.frame import Frame
 from appliance.rows import RowMaker
 from appliance.stores import mysql, sqlite
-from appliance.stores.ledger import LedgerStore, Writer
+from appliance.stores.ledger import LedgerStore
+from appliance.stores.tables import Writer
 from appliance.verbs import collect
 
 
