@@ -32,14 +32,14 @@ A released format stays readable for ever: whoever changes it gives it another m
 import hashlib
 import os
 import re
-import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import Corrupt
+from appliance.files import Files, sync_directory, write_all
 from appliance.frame import Buffer
 
 MAGIC = b"SDs1"
@@ -169,97 +169,6 @@ def split(item: bytes) -> tuple[bytes, memoryview]:
     return item[:at], memoryview(item)[at:]
 
 
-# ── the calls ───────────────────────────────────────────────────────────────────────────
-
-
-class Files:
-    """All that a spool asks of the system. Every method raises OSError, as the system does."""
-
-    def open(self, path: Path, flags: int) -> int:
-        """A descriptor; a new file is its owner's alone."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-    def close(self, fd: int) -> None:
-        """Release a descriptor."""
-        os.close(fd)
-
-    def pread(self, fd: int, length: int, at: int) -> bytes:
-        """Up to so many bytes."""
-        return os.pread(fd, length, at)
-
-    def pwritev(self, fd: int, parts: Sequence[Buffer], at: int) -> int:
-        """Write as much as goes in one call; how many bytes that was."""
-        return os.pwritev(fd, parts, at)
-
-    def ftruncate(self, fd: int, length: int) -> None:
-        """Cut a file."""
-        os.ftruncate(fd, length)
-
-    def fsync(self, fd: int) -> None:
-        """Return when it outlives a crash of the machine."""
-        os.fsync(fd)
-
-    def size(self, fd: int) -> int:
-        """A file's length."""
-        return os.fstat(fd).st_size
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name."""
-        os.rename(old, new)
-
-    def unlink(self, path: Path) -> None:
-        """Remove a file."""
-        os.unlink(path)
-
-    def make(self, directory: Path) -> None:
-        """Make a directory, for its owner alone, unless it is there."""
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-
-    def sizes(self, directory: Path) -> dict[str, int]:
-        """What is in a directory: each name with the file's length, -1 if it is no file."""
-        with os.scandir(directory) as entries:
-            return {entry.name: _size(entry) for entry in entries}
-
-
-def _size(entry: "os.DirEntry[str]") -> int:
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except OSError:
-        return -1
-    return status.st_size if stat.S_ISREG(status.st_mode) else -1
-
-
-def write_all(files: Files, fd: int, parts: Sequence[Buffer], at: int) -> None:
-    """Write all of it, in one call unless the system takes less."""
-    views = [memoryview(part) for part in parts]
-    while views:
-        written = files.pwritev(fd, views, at)
-        at += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if views:
-            views[0] = views[0][written:]
-
-
-def sync_directory(files: Files, directory: Path) -> None:
-    """Return when the names in it outlive a crash of the machine."""
-    fd = files.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        files.fsync(fd)
-    finally:
-        files.close(fd)
-
-
-def set_aside(files: Files, directory: Path, name: Name) -> Name:
-    """Rename a damaged segment to .bad, for good; never over another one."""
-    bad, taken = Name(name.stem, "bad"), files.sizes(directory)
-    while str(bad) in taken:
-        bad = Name(f"{bad.stem}.repaired", "bad")
-    files.rename(directory / str(name), directory / str(bad))
-    sync_directory(files, directory)
-    return bad
-
-
 # ── reading ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -336,3 +245,77 @@ class Reader:
     def _is_zero(self, at: int, end: int) -> bool:
         steps = range(at, end, ZEROS_STEP)
         return not any(any(self._read(min(ZEROS_STEP, end - step), step)) for step in steps)
+
+    def last(self, end: int) -> tuple[int | None, int]:
+        """Where the last whole entry begins and ends; (None, 0): there is none.
+
+        Only heads are looked at; what is unfinished behind it is left out. Raises Corrupt.
+        """
+        last, whole = None, 0
+        try:
+            for at, head in self.heads(end):
+                last, whole = at, at + head.entry_bytes
+        except Unfinished:
+            pass
+        return last, whole
+
+
+# ── writing ─────────────────────────────────────────────────────────────────────────────
+
+
+class Tail:
+    """The segment that is appended to: `end` is where its last entry ends that is on the disk."""
+
+    def __init__(self, files: Files, directory: Path, name: Name) -> None:
+        self._files = files
+        self._directory = directory
+        self.name = name
+        self.end = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._fd = files.open(directory / str(name), flags)
+
+    def append(self, entry: list[Buffer]) -> None:
+        """Returns when the entry is on the disk, and the segment's name too.
+
+        After an OSError nothing may be appended any more: `take_back`, and begin another one.
+        """
+        write_all(self._files, self._fd, entry, self.end)
+        self._files.fsync(self._fd)
+        if self.end == 0:
+            sync_directory(self._files, self._directory)
+        self.end += sum(map(len, entry))
+
+    def take_back(self) -> None:
+        """Cut off what was written of an entry that could not be kept. Raises OSError."""
+        self._files.ftruncate(self._fd, self.end)
+
+    def close(self) -> None:
+        """Release the descriptor. Safe to call twice."""
+        if self._fd >= 0:
+            self._files.close(self._fd)
+            self._fd = -1
+
+
+# ── changing ────────────────────────────────────────────────────────────────────────────
+
+
+def set_aside(files: Files, directory: Path, name: Name) -> Name:
+    """Rename a damaged segment to .bad, for good; never over another one."""
+    bad, taken = Name(name.stem, "bad"), files.sizes(directory)
+    while str(bad) in taken:
+        bad = Name(f"{bad.stem}.repaired", "bad")
+    files.rename(directory / str(name), directory / str(bad))
+    sync_directory(files, directory)
+    return bad
+
+
+def cut(files: Files, path: Path, end: int) -> None:
+    """Cut a segment at `end`, for good."""
+    with files.changing(path) as fd:
+        files.ftruncate(fd, end)
+
+
+def write_again(files: Files, path: Path, entry: Entry) -> None:
+    """Write an entry once more over itself: then syncing it means something."""
+    with files.changing(path) as fd:
+        write_all(files, fd, entry.parts, entry.at)

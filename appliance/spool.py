@@ -25,17 +25,19 @@ SEGMENT_BYTES_MAX or one frame, and more only if that is damaged.
 
 import errno
 import math
-import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance import segments
 from appliance.contracts import Spooled
 from appliance.errors import Corrupt, Unavailable
+from appliance.files import Files, sync_directory
 from appliance.frame import Buffer, Header, decode_header, name_of
-from appliance.segments import HEAD_BYTES, Entry, Files, Name, Reader, Unfinished
+from appliance.segments import HEAD_BYTES, Name, Reader, Tail, Unfinished
 
 SEGMENT_BYTES_MAX = 16 * 1024**2  # a frame that is larger has a segment of its own
 LOOK_S = 1.0  # a look at the directories is true for so long
@@ -98,7 +100,7 @@ class DiskSpool:
         self._files = files or Files()
         self._monotonic = monotonic
         self._reader: Reader | None = None
-        self._tail_fd = -1
+        self._tail: Tail | None = None
         self._begin_empty()
 
     def _begin_empty(self) -> None:
@@ -106,7 +108,7 @@ class DiskSpool:
         self._at = 0  # in the first
         self._shown: Spooled | None = None
         self._shown_end = 0
-        self._tail: Segment | None = None  # the one that we append to
+        self._tail_segment: Segment | None = None
         self._newest: Newest | None = None
         self._newest_is_known = True
         self._next = 0  # number of the next segment; 0: the directory could not be listed
@@ -171,7 +173,9 @@ class DiskSpool:
         self._refuse_if_full(length)
         self._beat()
         try:
-            segment = self._write([segments.head_of(line, body), line, body], length)
+            if self._tail is None or self._tail.end + length > SEGMENT_BYTES_MAX:
+                self._start_tail()
+            segment = self._write([segments.head_of(line, body), line, body])
         except OSError as error:
             self._give_up_tail()
             raise _refusal(self._directory, error) from error
@@ -179,20 +183,7 @@ class DiskSpool:
             self._beat()
         self._newest = Newest(segment, line)
 
-    def _write(self, entry: list[Buffer], length: int) -> Segment:
-        """Returns when the entry is on the disk."""
-        tail = self._tail
-        if tail is None or tail.end + length > SEGMENT_BYTES_MAX:
-            tail = self._start_tail()
-        segments.write_all(self._files, self._tail_fd, entry, tail.end)
-        self._files.fsync(self._tail_fd)
-        if tail.end == 0:
-            segments.sync_directory(self._files, self._directory)
-            self._segments.append(tail)
-        tail.end += length
-        return tail
-
-    def _start_tail(self) -> Segment:
+    def _start_tail(self) -> None:
         self._close_tail()
         if not self._is_placed:
             self._make_place()
@@ -200,10 +191,18 @@ class DiskSpool:
             self._see(self._files.sizes(self._directory))
         name = segments.name_at(self._next)
         self._next += 1
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        self._tail_fd = self._files.open(self._directory / str(name), flags)
-        self._tail = Segment(name, 0, late=False)
-        return self._tail
+        self._tail = Tail(self._files, self._directory, name)
+
+    def _write(self, entry: list[Buffer]) -> Segment:
+        """Returns when the entry is on the disk: then, and not before, its segment waits."""
+        tail, segment = self._tail, self._tail_segment
+        assert tail
+        tail.append(entry)
+        if segment is None:
+            segment = self._tail_segment = Segment(tail.name, 0, late=False)
+            self._segments.append(segment)
+        segment.end = tail.end
+        return segment
 
     def _give_up_tail(self) -> None:
         """Take back what was written of an entry. Nothing is ever appended there again."""
@@ -211,9 +210,9 @@ class DiskSpool:
         if tail is None:
             return
         try:
-            self._files.ftruncate(self._tail_fd, tail.end)
+            tail.take_back()
         except OSError:
-            pass  # replay ends at what was reported as kept; a later `open` will say that it's bad
+            pass  # replay ends at what was reported as kept; a later `open` may find it damaged
         self._close_tail()
         if tail.end == 0:
             self._unlink(tail.name)
@@ -244,7 +243,7 @@ class DiskSpool:
         """The directory is there, and its name outlives a crash."""
         self._files.make(self._directory)
         for directory in (self._directory, *self._directory.parents[:2]):
-            segments.sync_directory(self._files, directory)
+            sync_directory(self._files, directory)
         self._is_placed = True
 
     def _place(self) -> None:
@@ -295,7 +294,7 @@ class DiskSpool:
         self._unlink(segment.name)
         if not self._segments:
             try:
-                segments.sync_directory(self._files, self._directory)
+                sync_directory(self._files, self._directory)
             except OSError as error:
                 self._say(f"{self._directory} can't be synced: {error.strerror} → {LOOK_AT_DISK}")
 
@@ -303,7 +302,7 @@ class DiskSpool:
         """No part of us knows of it any more."""
         if segment is self._segments[0]:
             self._close_reader()
-        if segment is self._tail:
+        if segment is self._tail_segment:
             self._close_tail()
         if self._newest and segment is self._newest.segment:
             self._newest, self._newest_is_known = None, False
@@ -399,10 +398,10 @@ class DiskSpool:
             self._reader = None
 
     def _close_tail(self) -> None:
-        self._tail = None
-        if self._tail_fd >= 0:
-            self._files.close(self._tail_fd)
-            self._tail_fd = -1
+        self._tail_segment = None
+        if self._tail:
+            self._tail.close()
+            self._tail = None
 
     # ── the newest ──────────────────────────────────────────────────────────────────────
 
@@ -422,64 +421,41 @@ class DiskSpool:
 
     def _try_last(self, segment: Segment, at_open: bool, may_be_unfinished: bool) -> Newest | None:
         """The last frame of a segment; None: the segment is gone."""
+        path = self._path(segment.name)
         try:
-            reader = Reader(self._files, self._path(segment.name))
-            try:
-                entry = self._last_entry(reader, segment, may_be_unfinished)
-            finally:
-                reader.close()
-            if entry is None:
-                self._let_go(segment)
-                self._unlink(segment.name)
-                return None
-            decode_header(entry.line)
+            with closing(Reader(self._files, path)) as reader:
+                last, end = reader.last(segment.end)
+                if end < segment.end:
+                    self._cut(segment, end, may_be_unfinished)
+                if last is None:
+                    self._let_go(segment)
+                    self._unlink(segment.name)
+                    return None
+                entry = reader.entry(last, end)
+                decode_header(entry.line)
         except (Corrupt, OSError) as error:
             self._part_with(segment, error)
             return None
-        synced = not at_open or self._sync_again(segment, entry)
+        synced = not at_open or self._try(segments.write_again, segment, entry)
         return Newest(segment, entry.line, synced)
 
-    def _last_entry(
-        self, reader: Reader, segment: Segment, may_be_unfinished: bool
-    ) -> Entry | None:
-        """The last whole entry; what is unfinished behind it is cut off where it may be."""
-        last, end = None, 0
-        try:
-            for at, head in reader.heads(segment.end):
-                last, end = at, at + head.entry_bytes
-        except Unfinished:
-            if not may_be_unfinished:
-                raise
-            self._cut(segment, end)
-        return None if last is None else reader.entry(last, end)
+    def _cut(self, segment: Segment, end: int, may_be_unfinished: bool) -> None:
+        """Nobody was told that what is behind `end` is kept. Raises Corrupt where they may be."""
+        if not may_be_unfinished:
+            raise Unfinished(f"it ends within the frame at byte {end}")
+        length, segment.end = segment.end - end, end
+        self._say(
+            f"{self._path(segment.name)}: {length} bytes of a frame that was being written when the"
+            " process or the machine died are cut off"
+        )
+        self._try(segments.cut, segment, end)
 
-    def _cut(self, segment: Segment, end: int) -> None:
-        """Nobody was told that what is behind `end` is kept."""
-        path, length = self._path(segment.name), segment.end - end
-        self._say(f"{path}: {length} bytes of a frame that was being written are cut off")
-        segment.end = end
-        try:
-            fd = self._files.open(path, os.O_RDWR)
-            try:
-                self._files.ftruncate(fd, end)
-                self._files.fsync(fd)
-            finally:
-                self._files.close(fd)
-        except OSError as error:
-            self._say(f"{path} can't be cut: {error.strerror} → {LOOK_AT_DISK}")
-
-    def _sync_again(self, segment: Segment, entry: Entry) -> bool:
-        """Write the same bytes once more, so that syncing them means something."""
+    def _try(self, change: Callable[[Files, Path, Any], None], segment: Segment, how: Any) -> bool:
         path = self._path(segment.name)
         try:
-            fd = self._files.open(path, os.O_RDWR)
-            try:
-                segments.write_all(self._files, fd, entry.parts, entry.at)
-                self._files.fsync(fd)
-            finally:
-                self._files.close(fd)
+            change(self._files, path, how)
         except OSError as error:
-            self._say(f"{path} can't be synced: {error.strerror} → {LOOK_AT_DISK}")
+            self._say(f"{path} can't be written: {error.strerror} → {LOOK_AT_DISK}")
             return False
         return True
 
