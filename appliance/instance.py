@@ -69,6 +69,10 @@ class Instance:
         """The spool of a source, made when it is first needed."""
         return self.spool / source
 
+    def spooled_sources(self) -> list[str]:
+        """Sources that have a spool here, empty or not."""
+        return sorted(path.name for path in self.spool.glob("*") if path.is_dir())
+
     def noted_sources(self) -> list[str]:
         """Sources that have a note file here."""
         return [path.stem for path in (self.directory / "sources").glob("*.note")]

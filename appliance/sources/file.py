@@ -265,6 +265,7 @@ class FileSource:
 
     connections = 0
     fleeting = False
+    patient = True
 
     def __init__(
         self,
