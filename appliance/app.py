@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
 
-from appliance import __version__, credentials, process
+from appliance import __version__, credentials, process, stock
 from appliance.acceptor import Acceptor, nothing_to_forget
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
@@ -190,6 +190,7 @@ class App:
         for name in sorted({*instance.noted_sources()} - {*self._config.sources}):
             text = f"it has a note of source {name}, which isn't configured"
             remarks.append(Remark(text, f"nothing, or remove {instance.note(name)}"))
+        remarks += stock.look(instance.spool, self._config.sources)
         if not self._server and instance.queue_has_data():
             remarks.append(
                 Remark(

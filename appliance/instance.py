@@ -6,6 +6,7 @@ state_dir/NAME/lock           held while the instance, or a child of a dead one,
                id             tells it from an instance of the same name elsewhere
                sources/       a note file for each source; beginnings of unfinished records
                queue/         the embedded server: data, socket, log, lock
+               spool/         frames that the queue didn't take, a directory for each source
                log            what an instance in the background says (collect --detach)
                NAME.db        SQLite, when the store is embedded
 """
@@ -59,6 +60,15 @@ class Instance:
         """The embedded server's directory."""
         return self.directory / "queue"
 
+    @property
+    def spool(self) -> Path:
+        """The directory of all sources' spools."""
+        return self.directory / "spool"
+
+    def spool_of(self, source: str) -> Path:
+        """The spool of a source, made when it is first needed."""
+        return self.spool / source
+
     def noted_sources(self) -> list[str]:
         """Sources that have a note file here."""
         return [path.stem for path in (self.directory / "sources").glob("*.note")]
@@ -82,7 +92,7 @@ class Instance:
             InstanceError: the state directory can't be used by this user.
         """
         try:
-            for directory in (self.directory, self.queue, self.directory / "sources"):
+            for directory in (self.directory, self.queue, self.directory / "sources", self.spool):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not os.access(directory, os.W_OK | os.X_OK):
                     raise PermissionError(13, "Permission denied", str(directory))
