@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from appliance import config
@@ -45,6 +47,22 @@ def not_ours(instance: Instance) -> InstanceError:
     return InstanceError(
         f"{instance.directory} belongs to user {owner}",
         f"run it as that user: sudo -u {owner} stream-daemon …",
+    )
+
+
+def refuse_others(instance: Instance, file: str, words: Sequence[str]) -> None:
+    """Files of another user in the directory would keep its owner from using it.
+
+    Raises:
+        InstanceError: the caller isn't the owner; with the line to type instead.
+    """
+    if instance.owner_uid() in (None, os.geteuid()):
+        return
+    owner = instance.owner() or ""
+    line = ["sudo", "-u", owner, "stream-daemon", "-c", str(Path(file).absolute()), *words]
+    raise InstanceError(
+        f"{instance.directory} belongs to user {owner}",
+        f"run it as that user: {shlex.join(line)}",
     )
 
 
