@@ -24,7 +24,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check bench binary clean
+.PHONY: help demo check bench torture binary clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -46,6 +46,10 @@ check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that
 bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
 	@build/machine.sh services
 	@$(BIN)/python -m tests.bench $(BENCH) $(if $(JSON),--json $(JSON))
+
+torture: $(VENV)/.dev $(SERVER) ## strike a whole instance at random and count each record (TIME=10m SEED=N MORE="--only kills")
+	@build/machine.sh services
+	@$(BIN)/python -m tests.torture --time $(or $(TIME),1m) $(if $(SEED),--seed $(SEED)) $(MORE)
 
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python
