@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from appliance.contracts import Checkpoint, Chunk, no_checkpoint
+from appliance.contracts import NOTHING_AT_RISK, AtRisk, Checkpoint, Chunk, no_checkpoint
 from appliance.errors import Unavailable
 from appliance.framing import NEWLINE, Cut, Ending
 from appliance.sources.beginnings import Beginning, Beginnings
@@ -148,6 +148,19 @@ class HeldSource:
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._connections)
+
+    @property
+    def at_risk(self) -> AtRisk:
+        """Of a fleeting source what is shown, and beginnings, which no successor goes on with."""
+        if not self.fleeting:
+            return NOTHING_AT_RISK
+        shown = self._shown
+        joined = [*self._handed_over, *from_files(shown.claim if shown else None)]
+        done = {part.beginning for part in joined}
+        kept = [c.beginning for c in self._connections.values() if c.beginning]
+        sizes = [beginning.size for beginning in kept if beginning.number not in done]
+        records, size = (shown.records, len(shown.body)) if shown else (0, 0)
+        return AtRisk(records + len(sizes), size + sum(sizes))
 
     @property
     def waiting_for(self) -> str:
