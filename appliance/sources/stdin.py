@@ -216,7 +216,7 @@ class StdinSource:
             first_received=self._first,
             last_received=self._last,
             rejected=cut.rejected,
-            gaps=self._gaps,
+            gaps=self._gaps or framing.gaps_of(cut.rejected),
             skipped_bytes=self._skipped,
         )
         return Shown(chunk, cut.taken, cut.skipping)

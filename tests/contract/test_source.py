@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from appliance import framing, link
+from appliance import framing, link, note
 from appliance.acceptor import Acceptor
 from appliance.contracts import Chunk, Source
 from appliance.frame import Gap
 from appliance.framing import TOO_LONG, Ending
 from appliance.sources import held, tcp, unix
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler, Target
 from appliance.sources.file import FileSource
@@ -195,6 +196,7 @@ class DialledHarness(Harness):
 
     def __init__(self, folder: Path) -> None:
         self.beginnings = Beginnings(folder / "beginnings", "boot", time.monotonic_ns)
+        self.absence = folder / "absence"
         self.acceptor = Acceptor("dialled", list, unix.prepare, 1)
         self.quiet = os.eventfd(0)
         self.sender: socket.socket | None = None
@@ -230,6 +232,7 @@ class DialledHarness(Harness):
             WakeFd(self.quiet if wake is None else wake),
             limits,
             self.beginnings,
+            absence=Absence(self.absence, note.replace_file),
         )
         if not self.sender:
             self.sender = self.take(source)
