@@ -27,7 +27,7 @@ from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
-from appliance.note import later_run, open_note
+from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
@@ -45,6 +45,7 @@ from appliance.settings import (
 )
 from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
@@ -378,7 +379,12 @@ class App:
         make: Callable[..., held.HeldSource] = (
             partial(held.HeldSource, kernel, birth.wire)
             if config.connect is None
-            else partial(dialled.DialledSource, kernel, self._dialler(config, birth))
+            else partial(
+                dialled.DialledSource,
+                kernel,
+                self._dialler(config, birth),
+                absence=Absence(self._instance.absence(name), replace_file),
+            )
         )
         return make(
             birth.wish,
