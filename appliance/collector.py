@@ -249,7 +249,7 @@ class Collector:
     def _step(self) -> bool:
         """One turn if the source shows something, else what there is to do; whether it did."""
         chunk = None if self._source.ended else self._source.peek()
-        self._publish(chunk)
+        self._publish()
         if chunk is not None:
             self._turn(chunk)
             return True
@@ -266,6 +266,7 @@ class Collector:
         self._notes.begin(note)
         self._checkpoint("noted")
         self._hand_over(note, chunk)
+        self._publish()
         if self._may_replay:
             self._replay_some()
         if len(chunk.body) < FLOOD_BYTES:
@@ -327,12 +328,12 @@ class Collector:
         return Spooled(header, encode_header(header), chunk.body if chunk else b"")
 
     def _header(self, note: Note, chunk: Chunk | None) -> Header:
-        body = chunk.body if chunk else b""
+        body, records = (chunk.body, chunk.records) if chunk else (b"", 0)
         return Header(
             run=self._notes.run,
             number=note.number,
             source=self._name,
-            records=chunk.records if chunk else 0,
+            records=records,
             records_before=note.records_before,
             bytes_before=note.bytes_before,
             body_bytes=len(body),
@@ -346,6 +347,8 @@ class Collector:
             skipped_bytes=chunk.skipped_bytes if chunk else 0,
             previous=self._notes.previous,
             hole=note.hole,
+            lacks=note.records - records or None,
+            lacks_bytes=note.bytes - len(body) or None,
         )
 
     # ── where a frame goes ──────────────────────────────────────────────────────────────
@@ -560,7 +563,7 @@ class Collector:
 
     def _leave(self) -> None:
         """Nothing comes any more: say what is left."""
-        self._publish(None)
+        self._publish()
         if self._spool.size:
             text = "%d bytes stay in the spool: they are handed over at the next start"
             self._log.warning(text, self._spool.size)
@@ -574,10 +577,10 @@ class Collector:
 
     # ── what others see ─────────────────────────────────────────────────────────────────
 
-    def _publish(self, chunk: Chunk | None) -> None:
-        at_risk = chunk if chunk and self._source.fleeting else None
-        self._gauge.set("at_risk_records", at_risk.records if at_risk else 0)
-        self._gauge.set("at_risk_bytes", len(at_risk.body) if at_risk else 0)
+    def _publish(self) -> None:
+        records, size = self._source.at_risk
+        self._gauge.set("at_risk_records", records)
+        self._gauge.set("at_risk_bytes", size)
         self._gauge.set("connections", self._source.connections)
         self._gauge.set("spool_bytes", self._spool.size)
         if self._source.waiting_for:

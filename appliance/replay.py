@@ -38,8 +38,9 @@ DONE = (Pushed.TAKEN, Pushed.HAVE_IT)
 
 def end_of(header: Header) -> RunEnd:
     """Where a frame's run stands behind it."""
-    records = header.records_before + header.records
-    return RunEnd(header.run, header.number, records, header.bytes_before + header.body_bytes)
+    records = header.records_before + header.records + (header.lacks or 0)
+    size = header.bytes_before + header.body_bytes + (header.lacks_bytes or 0)
+    return RunEnd(header.run, header.number, records, size)
 
 
 def before(header: Header) -> RunEnd | None:

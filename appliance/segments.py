@@ -29,6 +29,7 @@ Names are a number, and what is known of the file:
 A released format stays readable for ever: whoever changes it gives it another magic.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -46,6 +47,8 @@ MAGIC = b"SDs1"
 DIGEST_BYTES = 8
 ITEM_BYTES_MAX = 512 * 1024**2  # what a queue takes as one item
 ZEROS_STEP = 1024**2
+
+BROKEN = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO}  # the data, not the access
 
 _FIELDS = struct.Struct(f"<4sII{DIGEST_BYTES}s")
 _CRC = struct.Struct("<I")
@@ -198,7 +201,7 @@ class Reader:
             Corrupt: anything else is there.
         """
         head = self.head(at, end)
-        item = self._read(head.length, at + HEAD_BYTES)
+        item = self.read(head.length, at + HEAD_BYTES)
         if not head.fits(item):
             raise Corrupt(f"the frame at byte {at} isn't what was written")
         line, body = split(item)
@@ -206,7 +209,7 @@ class Reader:
 
     def head(self, at: int, end: int) -> Head:
         """The head at this place. Raises like `entry`, but doesn't look at the item."""
-        raw = self._read(min(HEAD_BYTES, end - at), at)
+        raw = self.read(min(HEAD_BYTES, end - at), at)
         head = parse_head(raw)
         if head is not None and at + head.entry_bytes <= end:
             return head
@@ -226,13 +229,13 @@ class Reader:
         """The header line of the entry at this place, newline included; not checked."""
         length = 4096
         while True:
-            raw = self._read(min(length, head.length), at + HEAD_BYTES)
+            raw = self.read(min(length, head.length), at + HEAD_BYTES)
             newline = raw.find(b"\n") + 1
             if newline or length >= head.length:
                 return raw[:newline]
             length *= 16
 
-    def _read(self, length: int, at: int) -> bytes:
+    def read(self, length: int, at: int) -> bytes:
         """So many bytes, or as many as there are."""
         data = self._files.pread(self._fd, length, at)
         while 0 < len(data) < length:
@@ -244,7 +247,7 @@ class Reader:
 
     def _is_zero(self, at: int, end: int) -> bool:
         steps = range(at, end, ZEROS_STEP)
-        return not any(any(self._read(min(ZEROS_STEP, end - step), step)) for step in steps)
+        return not any(any(self.read(min(ZEROS_STEP, end - step), step)) for step in steps)
 
     def last(self, end: int) -> tuple[int | None, int]:
         """Where the last whole entry begins and ends; (None, 0): there is none.
@@ -299,14 +302,14 @@ class Tail:
 # ── changing ────────────────────────────────────────────────────────────────────────────
 
 
-def set_aside(files: Files, directory: Path, name: Name) -> Name:
-    """Rename a damaged segment to .bad, for good; never over another one."""
-    bad, taken = Name(name.stem, "bad"), files.sizes(directory)
-    while str(bad) in taken:
-        bad = Name(f"{bad.stem}.repaired", "bad")
-    files.rename(directory / str(name), directory / str(bad))
+def set_aside(files: Files, directory: Path, name: Name, kind: str = "bad") -> Name:
+    """Rename a segment to .bad (or another kind), for good; never over another one."""
+    aside, taken = Name(name.stem, kind), files.sizes(directory)
+    while str(aside) in taken:
+        aside = Name(f"{aside.stem}.repaired", kind)
+    files.rename(directory / str(name), directory / str(aside))
     sync_directory(files, directory)
-    return bad
+    return aside
 
 
 def cut(files: Files, path: Path, end: int) -> None:

@@ -45,7 +45,6 @@ RETRY_S = 60.0  # a segment that can't be read now is tried again after so long
 NOTICES_MAX = 100  # kept until somebody asks; more of them say nothing new
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-BROKEN = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO}  # the data, not the access
 REPAIR = "bring its frames back: stream-daemon spool repair"
 LOOK_AT_DISK = "look at the disk (dmesg, journalctl -k), and at whose files these are"
 
@@ -322,7 +321,7 @@ class DiskSpool:
         self._parted += 1
         if isinstance(error, Corrupt):
             self._set_aside(segment, error.message)
-        elif error.errno in BROKEN:
+        elif error.errno in segments.BROKEN:
             self._set_aside(segment, str(error.strerror))
         elif not isinstance(error, FileNotFoundError):
             self._leave_out(segment.name, RETRY_S, str(error.strerror))
@@ -489,7 +488,7 @@ def _refusal(directory: Path, error: OSError) -> Unavailable:
     text = f"{directory}: {error.strerror}"
     if error.errno in NO_SPACE:
         hint = "make room on the disk of state_dir (or raise its owner's quota)"
-    elif error.errno in BROKEN:
+    elif error.errno in segments.BROKEN:
         hint = "the disk fails: look at dmesg or journalctl -k, and move state_dir to a good one"
     else:
         hint = "the user who runs this must be able to write there"

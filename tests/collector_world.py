@@ -13,7 +13,7 @@ import pytest
 
 from appliance import backoff
 from appliance.collector import Collector
-from appliance.contracts import Chunk, Push, Pushed
+from appliance.contracts import NOTHING_AT_RISK, AtRisk, Chunk, Push, Pushed
 from appliance.errors import Unavailable
 from appliance.frame import Frame, decode
 from appliance.note import NoteFile, later_run, open_note
@@ -41,6 +41,7 @@ class FakeSource:
     """Shows Records a body at a time; tells `trace` of each call (contract: Source)."""
 
     fleeting = False
+    at_risk = NOTHING_AT_RISK  # what a fleeting one shows, if this one is
     patient = True
     waiting_for = ""
     connections = 3
@@ -83,10 +84,14 @@ class FakeSource:
         self._trace("peek")
         if self.at_peek:
             self.at_peek.pop(0)()
-        return self._chunk(self._at()) if self._left() else None
+        chunk = self._chunk(self._at()) if self._left() else None
+        if chunk and self.fleeting:
+            self.at_risk = AtRisk(chunk.records, len(chunk.body))
+        return chunk
 
     def discard(self, chunk: Chunk) -> None:
         self._trace("discard")
+        self.at_risk = NOTHING_AT_RISK
         self.records.discarded = self._position = chunk.claim["at"] + 1
 
     def settle(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance import app, link, process
+from appliance import app, link, process, stock
 from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, App
 from appliance.child import Birth, ChildSpec
 from appliance.config import parse
@@ -346,7 +346,7 @@ def test_a_frame_in_hand_at_a_quick_stop_may_be_lost_or_is_safe(
     ((name, source),) = made._config.sources.items()
     wires = connected(b"one\n") if kind == "tcp" else {}
     assert made._collect(name, source, place.birth(**wires)) is (Exit.OK if has_spool else code)
-    assert place.instance.spooled_sources() == ([name] if has_spool else [])
+    assert stock.sources(place.instance.spool) == ([name] if has_spool else [])
 
 
 def connected(data: bytes) -> dict[str, Any]:

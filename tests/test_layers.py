@@ -20,13 +20,13 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters rows isolate "
-        "signals backoff poison refusals status rates tweets",
+        "signals backoff poison refusals status rates tweets balance",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
-    "spool": ("spool segments files", "spool decisions words"),
+    "spool": ("spool segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
         "program logs instance",
