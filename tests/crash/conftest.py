@@ -1,4 +1,4 @@
-"""What all tests of crashes share: here only processes die, and the kernel keeps what they wrote."""
+"""What all tests of crashes share: processes die here, and the kernel keeps what they wrote."""
 
 import os
 
