@@ -521,7 +521,7 @@ class Collector:
     # ── waiting ─────────────────────────────────────────────────────────────────────────
 
     def _wait(self) -> None:
-        if self._wished() != self._told:
+        if self._wished() != self._told or self._is_over:
             return  # the signal came after the loop had looked, and peek may have cleared it
         self._gauge.beat()
         timeout_s = max(0.0, min(WAIT_S_MAX, self._ask_at - self._monotonic()))
@@ -552,13 +552,15 @@ class Collector:
     # ── the end ─────────────────────────────────────────────────────────────────────────
 
     def _is_at_end(self) -> bool:
-        """Whether the source has ended (tells it first if it shall), and we with it.
-
-        One that ended by itself leaves nothing behind in the spool.
-        """
+        """Whether we have ended; tells the source first if it shall."""
         if self._wished() != self._told:
             self._told = self._wished()
             self._source.stop(self._wish.quick)
+        return self._is_over
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the source has ended; if by itself, nothing may be left in the spool."""
         return self._source.ended and (self._wish.stop or not self._spool.size)
 
     def _leave(self) -> None:
