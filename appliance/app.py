@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache, cached_property, partial
 
-from appliance import __version__, credentials, process
+from appliance import __version__, credentials, process, stock
 from appliance.acceptor import Acceptor, nothing_to_forget
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
@@ -27,7 +27,7 @@ from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
-from appliance.note import later_run, open_note
+from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
@@ -45,6 +45,7 @@ from appliance.settings import (
 )
 from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
@@ -196,6 +197,7 @@ class App:
         for name in sorted({*instance.noted_sources()} - {*self._config.sources}):
             text = f"it has a note of source {name}, which isn't configured"
             remarks.append(Remark(text, f"nothing, or remove {instance.note(name)}"))
+        remarks += stock.look(instance.spool, self._config.sources)
         if not self._server and instance.queue_has_data():
             remarks.append(
                 Remark(
@@ -377,7 +379,12 @@ class App:
         make: Callable[..., held.HeldSource] = (
             partial(held.HeldSource, kernel, birth.wire)
             if config.connect is None
-            else partial(dialled.DialledSource, kernel, self._dialler(config, birth))
+            else partial(
+                dialled.DialledSource,
+                kernel,
+                self._dialler(config, birth),
+                absence=Absence(self._instance.absence(name), replace_file),
+            )
         )
         return make(
             birth.wish,

@@ -162,6 +162,28 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "stream-daemon -c stream-daemon.toml check",
         ((("--offline",), {"action": "store_true", "help": "connect to nothing"}),),
     ),
+    "spool": (
+        "check, repair or print what waits on this machine's disk; exit 1 if something is damaged",
+        "stream-daemon spool dump | less",
+        (
+            (
+                ("action",),
+                {
+                    "choices": ("check", "repair", "dump"),
+                    "help": "verify everything; bring damaged frames back; print records",
+                },
+            ),
+            (("--source",), {"metavar": "SOURCE", "help": "of this source alone"}),
+            (
+                ("--headers",),
+                {"action": "store_true", "help": "dump: header lines in place of records"},
+            ),
+            (
+                ("--bad",),
+                {"action": "store_true", "help": "dump: what can be read in damaged segments"},
+            ),
+        ),
+    ),
     "init": (
         "print a commented configuration to start from",
         "stream-daemon init > stream-daemon.toml",

@@ -44,8 +44,8 @@ class LeftQueued(StreamDaemonError):
 
 def run(args: argparse.Namespace) -> int:
     """Store what is queued; 0 when all of that is done, 75 when some is left."""
-    config, instance, file = locate.load(args)
-    locate.refuse_others(instance, file, ["drain", "--timeout", f"{args.timeout:g}"])
+    config, instance, _file = locate.load(args)
+    locate.refuse_others(instance, args, ["drain", "--timeout", f"{args.timeout:g}"])
     process.fill_standard_descriptors()
     is_seen = args.verbose or sys.stdout.isatty()
     logs.set_up(config.log.level if is_seen else QUIET_LEVEL)

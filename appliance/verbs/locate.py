@@ -50,19 +50,20 @@ def not_ours(instance: Instance) -> InstanceError:
     )
 
 
-def refuse_others(instance: Instance, file: str, words: Sequence[str]) -> None:
+def refuse_others(instance: Instance, args: argparse.Namespace, words: Sequence[str]) -> None:
     """Files of another user in the directory would keep its owner from using it.
 
     Raises:
-        InstanceError: the caller isn't the owner; with the line to type instead.
+        InstanceError: the caller isn't the owner; it has the line to type, with these words.
     """
     if instance.owner_uid() in (None, os.geteuid()):
         return
-    owner = instance.owner() or ""
-    line = ["sudo", "-u", owner, "stream-daemon", "-c", str(Path(file).absolute()), *words]
+    owner, file = instance.owner() or "", configuration_file(args)
+    line = ["sudo", "-u", owner, "stream-daemon"]
+    line += ["-c", str(Path(file).absolute())] if file else []
     raise InstanceError(
         f"{instance.directory} belongs to user {owner}",
-        f"run it as that user: {shlex.join(line)}",
+        f"run it as that user: {shlex.join([*line, *words])}",
     )
 
 

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     asked.check(args)
     config, instance, file = locate.load(args)
     if config.store.url == "embedded":
-        locate.refuse_others(instance, file, ["dead", args.action, "…"])
+        locate.refuse_others(instance, args, ["dead", args.action, "…"])
     with App(config, instance).letters() as (letters, maker):
         if not letters.has_letters():
             asked.say_nothing_there(args, config.store.url)
