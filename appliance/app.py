@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
 
 from appliance import __version__, credentials, process, stock
@@ -64,6 +64,13 @@ ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings
 
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
+
+AnyStore = mysql.MySQLStore | sqlite.SQLiteStore
+Beat = Callable[[], None]
+
+
+def no_beat() -> None:
+    """The sign of life of a process that nobody watches."""
 
 
 class App:
@@ -167,6 +174,16 @@ class App:
         with closing(self._store()) as store:
             yield store, cache(self._maker)
 
+    @contextmanager
+    def traces(self) -> Iterator[tuple[RedisQueue | None, AnyStore]]:
+        """What an instance leaves outside its directory: keys in a Redis, tables in the store."""
+        with ExitStack() as stack:
+            queue = None
+            if not self._server:
+                queue = self._queue("rehearse", no_beat, REPLY_TIMEOUT_S)
+                stack.enter_context(closing(queue))
+            yield queue, stack.enter_context(closing(self._store()))
+
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
     def looks(self, wish: process.Wish, slot: Slot, runs: bool) -> Iterator[tuple[str, Look]]:
@@ -184,7 +201,7 @@ class App:
     def _look_at_queue(self, birth: Birth, runs: bool) -> list[Remark]:
         if self._server and not runs:
             return [Remark("collect starts the embedded server")]
-        with closing(self._queue("check", birth, REPLY_TIMEOUT_S)) as queue:
+        with closing(self._queue("check", birth.slot.beat, REPLY_TIMEOUT_S)) as queue:
             return queue.look(self._config.sources)
 
     def _look_at_store(self, birth: Birth) -> list[Remark]:
@@ -267,7 +284,9 @@ class App:
         collector = Collector(
             name,
             source,
-            self._queue(f"collector-{name}", birth, self._config.queue.push_s, self._identity),
+            self._queue(
+                f"collector-{name}", birth.slot.beat, self._config.queue.push_s, self._identity
+            ),
             notes,
             birth.slot,
             birth.wish,
@@ -294,7 +313,7 @@ class App:
     def _subscriber(self, name: str, role: str, birth: Birth) -> Iterator[Subscriber]:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
-        queue = self._queue(role, birth, REPLY_TIMEOUT_S)
+        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S)
         store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
@@ -316,7 +335,7 @@ class App:
 
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()
-        queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
+        queue = self._queue("recovery", birth.slot.beat, REPLY_TIMEOUT_S)
         recovery = Recovery(
             queue, birth.slot, birth.wish, deaths=self._deaths.newest, chance=random.random
         )
@@ -410,7 +429,7 @@ class App:
         )
 
     def _queue(
-        self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
+        self, role: str, beat: Beat, reply_timeout_s: float, instance: str = ""
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
@@ -422,13 +441,13 @@ class App:
             instance=instance,
             disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
-            beat=birth.slot.beat,
+            beat=beat,
         )
 
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, beat: Callable[[], None] = lambda: None) -> Letters:
+    def _store(self, beat: Beat = no_beat) -> AnyStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
