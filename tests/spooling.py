@@ -1,5 +1,6 @@
 """What the tests of the spool share: small frames, and a collector in miniature."""
 
+from functools import cache
 from pathlib import Path
 
 from appliance.contracts import Spooled
@@ -14,6 +15,7 @@ PLENTY = 2**40
 TRIES_MAX = 10
 
 
+@cache
 def frame(number: int, body: bytes = b"") -> tuple[bytes, bytes]:
     """Header line and body of a frame, always the same for a number."""
     body = body or b"record %d\n" % number * 2
@@ -32,6 +34,7 @@ def frame(number: int, body: bytes = b"") -> tuple[bytes, bytes]:
     return encode_header(header), body
 
 
+@cache
 def item(number: int) -> bytes:
     return b"".join(frame(number))
 
