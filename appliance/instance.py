@@ -4,7 +4,8 @@ state_dir/NAME/lock           held while the instance, or a child of a dead one,
                drain.lock     held by a `drain`
                control.sock   how stop, running and status reach it
                id             tells it from an instance of the same name elsewhere
-               sources/       a note file for each source; beginnings of unfinished records
+               sources/       for each source a note file, beginnings of unfinished records, or
+                             since when its server is away
                queue/         the embedded server: data, socket, log, lock
                spool/         frames that the queue didn't take, a directory for each source
                log            what an instance in the background says (collect --detach)
@@ -84,6 +85,10 @@ class Instance:
     def beginnings(self, source: str) -> Path:
         """The directory for the beginnings of a source's unfinished records."""
         return self.directory / "sources" / f"{source}.beginnings"
+
+    def absence(self, source: str) -> Path:
+        """Since when the server of a source is away."""
+        return self.directory / "sources" / f"{source}.absence"
 
     def make(self) -> None:
         """Make the directories that are missing, for this user alone.

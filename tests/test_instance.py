@@ -117,8 +117,9 @@ def test_the_owner(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_the_owner_of_what_is_hidden_is_who_hides_it(short_dir: Path) -> None:
-    for directory in (short_dir, short_dir.parent, short_dir.parent.parent):
-        directory.chmod(0o755)
+    for directory in (short_dir, *short_dir.parents):
+        if directory.owner() == short_dir.owner() and directory.stat().st_mode & 0o077 == 0:
+            directory.chmod(0o755)
     instance = Instance(short_dir / "closed" / "nfl")
     instance.make()
     os.chown(short_dir / "closed", 54321, -1)
