@@ -80,6 +80,10 @@ class Source(Protocol):
         """Whether nobody but our memory holds a chunk: it is at risk until its hand-over."""
 
     @property
+    def patient(self) -> bool:
+        """Whether who sends waits while nobody reads: then nothing has to be dropped."""
+
+    @property
     def at_risk(self) -> AtRisk:
         """What a kill would cost now: nothing, unless the source is fleeting.
 
@@ -234,6 +238,10 @@ class Queue(Protocol):
     raises Occupied, and nothing was done.
     """
 
+    @property
+    def owner(self) -> str:
+        """The name of the connection that is open now; empty if there is none."""
+
     def attach(self) -> None:
         """Be connected, and see that the connection still answers."""
 
@@ -325,6 +333,10 @@ class Spool(Protocol):
     @property
     def newest(self) -> Header | None:
         """The header of the newest frame that waits and can be read."""
+
+    @property
+    def set_aside(self) -> int:
+        """Damaged segments that were set aside since `open` began: frames in them are missing."""
 
     def open(self) -> None:
         """Before anything else: see what a predecessor left; an unfinished tail is cut off."""

@@ -114,6 +114,7 @@ class DiskSpool:
         self._is_placed = False  # our directory's own name is synced
         self._left_out: dict[str, float] = {}  # file: when it is tried again
         self._notices: list[str] = []
+        self._parted = 0
         self._look_at = self._usage_at = -math.inf
         self._others_bytes = 0
 
@@ -130,6 +131,11 @@ class DiskSpool:
         """The header of the newest frame that waits and can be read; not of a repaired one."""
         newest = self._find_newest()
         return decode_header(newest.line) if newest else None
+
+    @property
+    def set_aside(self) -> int:
+        """Segments that were parted with since `open` began: frames in them are missing."""
+        return self._parted
 
     def notices(self) -> list[str]:
         """What was found since the last call and people should know, as sentences."""
@@ -312,6 +318,7 @@ class DiskSpool:
     def _part_with(self, segment: Segment, error: Corrupt | OSError) -> None:
         """A segment that can't be read: the others are replayed without it."""
         self._let_go(segment)
+        self._parted += 1
         if isinstance(error, Corrupt):
             self._set_aside(segment, error.message)
         elif error.errno in segments.BROKEN:
