@@ -332,7 +332,7 @@ class Spool(Protocol):
 
     @property
     def newest(self) -> Header | None:
-        """The header of the newest frame that waits and can be read."""
+        """The header of the newest frame that waits and can be read; not of a repaired one."""
 
     @property
     def set_aside(self) -> int:
@@ -349,7 +349,10 @@ class Spool(Protocol):
         """
 
     def oldest(self) -> Spooled | None:
-        """The frame to hand over next; None: nothing waits. Damaged segments are set aside."""
+        """The frame to hand over next; None: nothing waits. Damaged segments are set aside.
+
+        Raises Unavailable while it can't be read and isn't damaged: nothing goes before it.
+        """
 
     def forget(self, frame: Spooled) -> None:
         """The oldest frame was handed over."""

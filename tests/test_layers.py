@@ -26,7 +26,7 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
-    "spool": ("spool segments files salvage repair stock", "spool decisions words"),
+    "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
         "program logs instance",

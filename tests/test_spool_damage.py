@@ -7,7 +7,7 @@ import pytest
 from appliance import repair, salvage
 from appliance import spool as spool_module
 from appliance.segments import HEAD_BYTES, head_of, parse_head
-from appliance.spool import LOOK_S
+from appliance.shelf import LOOK_S
 from tests.spooling import SOURCE, Life, frame, item
 
 FRAMES_A_SEGMENT = 3

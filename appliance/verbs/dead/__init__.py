@@ -21,7 +21,7 @@ ACTIONS = {"list": look.list_letters, "show": look.show, "export": export.export
 def run(args: argparse.Namespace) -> int:
     """Do what is asked for; exit 0, also where there is no dead letter."""
     asked.check(args)
-    config, instance, file = locate.load(args)
+    config, instance, _file = locate.load(args)
     if config.store.url == "embedded":
         locate.refuse_others(instance, args, ["dead", args.action, "…"])
     with App(config, instance).letters() as (letters, maker):
