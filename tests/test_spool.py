@@ -268,6 +268,34 @@ def test_a_frame_that_a_predecessor_may_not_have_synced_is_written_again() -> No
     assert Life(life.disk).open().replay() == [1, 2]
 
 
+def test_what_a_failed_sync_forgot_is_not_relied_on() -> None:
+    """The system takes it for written, and so would a successor that only reads it."""
+    life = Life().open()
+    life.append(1)
+    sync = len(life.files.calls) + 1
+    life.files.faults = {sync: fail(errno.EIO), sync + 1: kill}  # before it is taken back
+    with pytest.raises(Killed):
+        life.append(2)
+    heir = Life(life.disk).open()
+    heir.append(2)
+    heir.append(3)
+    heir.disk.crash(all_lost, names_too=True)
+    assert Life(life.disk).open().replay() == [1, 2, 3]
+
+
+def test_a_segment_whose_sync_failed_takes_nothing_more() -> None:
+    life = Life().open()
+    life.append(1)
+    sync = len(life.files.calls) + 1
+    life.files.faults = {sync: fail(errno.EIO), sync + 1: fail(errno.EIO)}
+    with pytest.raises(Unavailable):
+        life.append(2)
+    life.append(2, 3)
+    assert len(life.names()) == 2
+    life.disk.crash(all_lost, names_too=True)
+    assert Life(life.disk).open().replay() == [1, 2, 3]
+
+
 def test_a_frame_that_can_not_be_synced_again_is_appended_again() -> None:
     life = Life().open()
     life.append(1, 2)
@@ -467,6 +495,16 @@ def test_every_write_takes_only_a_part_and_fails(error: int) -> None:
                 story = Story(SCRIPT, {number: short(length), number + 1: then})
                 story.tell()
                 _ends_well(story)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_call_fails_and_then_the_machine_dies(error: int) -> None:
+    for number in range(len(calls_of(SCRIPT))):
+        story = Story(SCRIPT, {number: fail(error)})
+        story.tell()
+        story.disk.crash(all_lost, names_too=True)
+        story.next_life()
+        _ends_well(story)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])

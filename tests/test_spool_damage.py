@@ -1,6 +1,8 @@
 """Damage in a spool: found, set aside, the rest replayed; brought back bit for bit, or said."""
 
+import errno
 import random
+from contextlib import suppress
 
 import pytest
 
@@ -8,7 +10,8 @@ from appliance import repair, salvage
 from appliance import spool as spool_module
 from appliance.segments import HEAD_BYTES, head_of, parse_head
 from appliance.shelf import LOOK_S
-from tests.spooling import SOURCE, Life, frame, item
+from tests.fake_disk import FakeFiles, Killed, all_kept, all_lost, fail, kill
+from tests.spooling import RUN, SOURCE, Life, frame, item
 
 FRAMES_A_SEGMENT = 3
 ENTRY = HEAD_BYTES + len(item(99))
@@ -248,3 +251,72 @@ def test_damage_in_the_segment_that_is_appended_to() -> None:
     life.append(3)
     assert life.replay() == [3]
     assert life.names() == [name(1, "bad")]
+
+
+def test_a_repair_that_dies_anywhere_loses_nothing() -> None:
+    """One segment comes back whole, of the other one a frame is lost; the machine dies, too."""
+    two_bits = turned(SEGMENT, 8 * ENTRY, 8 * ENTRY + 9)
+    for machine_too in (False, True):
+        for number in range(1000):
+            life = damaged(turned(SEGMENT, 100))
+            life.files.put(SOURCE / name(1), two_bits)
+            life.replay()
+            _sync_all(life)
+            files = FakeFiles(life.disk, {number: kill})
+            try:
+                list(repair.repair(SOURCE, files))
+            except Killed:
+                if machine_too:
+                    life.disk.crash(all_lost, names_too=True)
+            heir = Life(life.disk).open()
+            list(repair.repair(SOURCE, heir.files))
+            assert {*heir.replay(), *_late(heir)} == {4, 5, 6}
+            assert [one for one in heir.names() if "lost" in one] == [name(1, "lost")]
+            assert not [one for one in heir.names() if "bad" in one]
+            if not files.is_dead:
+                break
+        assert number > 20
+
+
+def _late(life: Life) -> list[int]:
+    life.clock.now += LOOK_S
+    return life.replay()
+
+
+def _sync_all(life: Life) -> None:
+    life.disk.crash(all_kept, names_too=False)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_repair_that_fails_anywhere_can_be_done_again(error: int) -> None:
+    for number in range(1000):
+        life = damaged(turned(SEGMENT, 100))
+        life.replay()
+        files = FakeFiles(life.disk, {number: fail(error)})
+        with suppress(OSError):
+            list(repair.repair(SOURCE, files))
+        assert files.descriptors == 0
+        list(repair.repair(SOURCE, life.files))
+        assert {*_late(life)} == {4, 5, 6}
+        assert life.names() == []
+        if number >= len(files.calls):
+            break
+    assert number > 10
+
+
+def test_a_block_that_the_disk_can_not_read_costs_its_frames_alone() -> None:
+    big = [frame(number, b"x" * 3 * repair.BLOCK_BYTES + b"\n") for number in (4, 5, 6)]
+    life = damaged(b"".join(head_of(*one) + b"".join(one) for one in big))
+    bad_at = 4 * repair.BLOCK_BYTES  # in the second frame's body
+
+    class Failing(FakeFiles):
+        def pread(self, fd: int, length: int, at: int) -> bytes:
+            if at <= bad_at < at + length:
+                fail(errno.EIO)(self, "pread")
+            return super().pread(fd, length, at)
+
+    life.files.rename(SOURCE / name(2), SOURCE / name(2, "bad"))
+    (done,) = repair.repair(SOURCE, Failing(life.disk))
+    assert (done.frames, done.unreadable_bytes) == (2, repair.BLOCK_BYTES)
+    assert [lost.frame for lost in done.lost] == [f"{RUN}:5"]
+    assert str(done.kept) == name(2, "lost")
