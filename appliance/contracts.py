@@ -80,6 +80,10 @@ class Source(Protocol):
         """Whether nobody but our memory holds a chunk: it is at risk until its hand-over."""
 
     @property
+    def patient(self) -> bool:
+        """Whether who sends waits while nobody reads: then nothing has to be dropped."""
+
+    @property
     def at_risk(self) -> AtRisk:
         """What a kill would cost now: nothing, unless the source is fleeting.
 
@@ -234,6 +238,10 @@ class Queue(Protocol):
     raises Occupied, and nothing was done.
     """
 
+    @property
+    def owner(self) -> str:
+        """The name of the connection that is open now; empty if there is none."""
+
     def attach(self) -> None:
         """Be connected, and see that the connection still answers."""
 
@@ -324,7 +332,11 @@ class Spool(Protocol):
 
     @property
     def newest(self) -> Header | None:
-        """The header of the newest frame that waits and can be read."""
+        """The header of the newest frame that waits and can be read; not of a repaired one."""
+
+    @property
+    def set_aside(self) -> int:
+        """Damaged segments that were set aside since `open` began: frames in them are missing."""
 
     def open(self) -> None:
         """Before anything else: see what a predecessor left; an unfinished tail is cut off."""
@@ -337,7 +349,10 @@ class Spool(Protocol):
         """
 
     def oldest(self) -> Spooled | None:
-        """The frame to hand over next; None: nothing waits. Damaged segments are set aside."""
+        """The frame to hand over next; None: nothing waits. Damaged segments are set aside.
+
+        Raises Unavailable while it can't be read and isn't damaged: nothing goes before it.
+        """
 
     def forget(self, frame: Spooled) -> None:
         """The oldest frame was handed over."""

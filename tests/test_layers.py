@@ -26,19 +26,20 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
-    "spool": ("spool segments files salvage repair stock", "spool decisions words"),
+    "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
         "program logs instance",
         "decisions words",
     ),
     "acceptor": ("acceptor", "hands decisions words"),
-    "roles": ("collector subscriber recovery monitor", "hands decisions words"),
+    "replay": ("replay", "decisions words"),
+    "roles": ("collector subscriber recovery monitor", "replay hands decisions words"),
     "child": ("child", "acceptor hands decisions words"),
     "watchdog": ("watchdog", "child acceptor hands decisions words"),
     "app": (
         "app",
-        "watchdog child acceptor roles sources queues stores spool hands decisions words",
+        "watchdog child acceptor roles replay sources queues stores spool hands decisions words",
     ),
     "verbs": ("verbs/", "verbs app sources queues stores spool hands decisions words"),
     "cli": ("cli", "verbs words"),

@@ -243,10 +243,10 @@ def test_a_run_without_frames_hands_its_cursor_on(path: Path) -> None:
 
 def test_a_new_run_at_another_cursor(path: Path) -> None:
     file = with_frames(path, 2, in_hand=True)
-    file.start_run(RUNS[7], "elsewhere")
+    file.start_run(RUNS[7], "elsewhere", RunEnd(RUNS[5], 4, 3, 2))
     for found in (file, opened(path)):
         assert (found.run, found.word, found.last()) == (RUNS[7], 0, None)
-        assert (found.previous, found.cursor) == (None, "elsewhere")
+        assert (found.previous, found.cursor) == (RunEnd(RUNS[5], 4, 3, 2), "elsewhere")
     file.begin(noted(1))
     assert opened(path).last() == noted(1)  # it maps the new file, not the old one
 
