@@ -391,6 +391,7 @@ class MySQLStore(LedgerStore):
         "count": "BIGINT UNSIGNED NOT NULL DEFAULT 0",
         "position": "INT UNSIGNED NOT NULL",
         "word": "VARCHAR(32) NOT NULL",
+        "word or null": "VARCHAR(32)",
         "text": "TEXT NOT NULL",
         "raw": "LONGBLOB NOT NULL",
         "time": "DATETIME(6)",

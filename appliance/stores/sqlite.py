@@ -93,6 +93,7 @@ class SQLiteStore(LedgerStore):
         "count": "INTEGER NOT NULL DEFAULT 0",
         "position": "INTEGER NOT NULL",
         "word": "TEXT NOT NULL",
+        "word or null": "TEXT",
         "text": "TEXT NOT NULL",
         "raw": "BLOB NOT NULL",
         "time": "TEXT",

@@ -9,7 +9,8 @@
 `TableStore` makes and checks them, and keeps a session; what is done with them is in the files
 beside (ledger.py stores and folds), how a database does its part in mysql.py and sqlite.py.
 
-Whoever changes TABLES raises SCHEMA, and the fold, docs/formats.md and both databases with it.
+Whoever changes TABLES raises SCHEMA, names the new columns in ADDED (they need a default, or may
+be NULL: rows are there), and changes the fold, docs/formats.md and both databases with it.
 """
 
 import time
@@ -25,6 +26,7 @@ from appliance.contracts import Remark
 from appliance.errors import Rejected, Unavailable
 
 SCHEMA = 2  # version of the tables below
+OLDER_SCHEMAS = ("1",)  # what `prepare` brings to this version
 DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
 
 COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
@@ -45,6 +47,9 @@ TABLES = {
     "runs": Table(
         {"run": "run", "source": "word", "up_to": "count"}
         | _COUNTED
+        # What all frames up to up_to hold, the missing ones too, as headers say; NULL: the same as
+        # records and bytes, as far as anybody knows.
+        | {"up_to_records": "number or null", "up_to_bytes": "number or null"}
         # How the run ended, as the header of a later run says; NULL: nobody has said it yet.
         | {"last": "number or null", "last_records": "count", "last_bytes": "count"},
         ("run",),
@@ -52,8 +57,10 @@ TABLES = {
     "frames": Table(
         {"run": "run", "frame": "number"}
         | _COUNTED
-        # The run's sums before the frame, and what the collector knows of a hole before it.
-        | {"records_before": "count", "bytes_before": "count", "hole": "word"},
+        # The run's sums before the frame (NULL: an older version has stored it), and what the
+        # collector knows of a hole before it.
+        | {"records_before": "number or null", "bytes_before": "number or null"}
+        | {"hole": "word or null"},
         ("run", "frame"),
     ),
     "dead": Table(
@@ -83,11 +90,21 @@ TABLES = {
             "cause": "word",
             "records": "number or null",
             "bytes": "number or null",
-            "recovered": "count",
+            "recovered": "count",  # records, and bytes, of frames that came after all
+            "recovered_bytes": "count",
+            "records_before": "number or null",  # the run's sums before `first`
+            "bytes_before": "number or null",
         },
         index=("run", "first"),
     ),
     "meta": Table({"name": "word", "value": "value"}, ("name",)),
+}
+
+ADDED = {  # columns that tables of OLDER_SCHEMAS lack
+    "runs": ("up_to_records", "up_to_bytes", "last", "last_records", "last_bytes"),
+    "frames": ("records_before", "bytes_before", "hole"),
+    "dead": ("received_at",),
+    "gaps": ("recovered_bytes", "records_before", "bytes_before"),
 }
 
 Row = tuple[Any, ...]
@@ -145,10 +162,14 @@ class TableStore(ABC):
     # ── the contract ────────────────────────────────────────────────────────────────────
 
     def prepare(self) -> None:
-        """Make the tables that are missing; check those that exist."""
+        """Make the tables that are missing; check those that exist, and bring them up to date."""
         with self._session():
-            for name in self._check_ledger():
+            tables, columns = self._lacking()
+            if "meta" not in tables:
+                self._refuse_newer()
+            for name in tables:
                 self._make_ledger_table(self._name(name), TABLES[name])
+            self._add_columns(columns)
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
@@ -176,10 +197,20 @@ class TableStore(ABC):
                 raise self._missing_columns(missing)
             self._check_tables()
             remarks = [] if present else [self._try_data_table()]
-            if "meta" in self._check_ledger() or not self._has_schema():
+            tables, columns = self._lacking()
+            if "meta" in tables or not self._has_schema():
                 return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
-            self._check_schema()
+            self._refuse_newer()
+            if columns or self._value_of("schema") in OLDER_SCHEMAS:
+                remarks.append(self._will_be_upgraded())
             return [*remarks, *self._accounts()]
+
+    def _will_be_upgraded(self) -> Remark:
+        return Remark(
+            f"the ledger's tables {self._prefix}_… will be brought from version"
+            f" {self._value_of('schema')} to version {SCHEMA}",
+            "nothing; older versions of stream-daemon refuse them then",
+        )
 
     def _accounts(self) -> list[Remark]:
         """What the ledger says for people."""
@@ -327,23 +358,49 @@ class TableStore(ABC):
         """Configured columns that a table lacks; none of a table that isn't there."""
         return [name for name in self._columns if present and name.lower() not in present]
 
-    def _check_ledger(self) -> list[str]:
-        """Refuse somebody else's tables under our names; which of ours are missing."""
-        missing = []
+    def _lacking(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """Tables of ours that aren't there, and columns (with their tables) of an older version.
+
+        Refuses somebody else's tables under our names.
+        """
+        tables: list[str] = []
+        columns: list[tuple[str, str]] = []
         for name, table in TABLES.items():
             if present := self._columns_of(self._name(name)):
-                self._check_ledger_table(self._name(name), table, present)
+                missing = [column for column in table.columns if column not in present]
+                self._refuse_foreign(name, missing)
+                columns += [(name, column) for column in missing]
             else:
-                missing.append(name)
-        return missing
+                tables.append(name)
+        return tables, columns
 
-    def _check_ledger_table(self, name: str, table: Table, present: Collection[str]) -> None:
-        if missing := [column for column in table.columns if column not in present]:
+    def _refuse_foreign(self, name: str, missing: Sequence[str]) -> None:
+        if foreign := [column for column in missing if column not in ADDED.get(name, ())]:
             raise Unavailable(
-                f"table {name} is no table of ours: it has no column {', '.join(missing)}",
+                f"table {self._name(name)} is no table of ours:"
+                f" it has no column {', '.join(foreign)}",
                 "rename it, or choose another `name` for the instance (see docs/formats.md)",
                 loud=True,
             )
+
+    def _add_columns(self, columns: Sequence[tuple[str, str]]) -> None:
+        """Add what an older version didn't have, unless somebody else has just done so."""
+        alters = [
+            f'ALTER TABLE "{self._name(name)}" ADD COLUMN "{column}"'
+            f" {self.KINDS[TABLES[name].columns[column]]}"
+            for name, column in columns
+        ]
+        for at, (name, column) in enumerate(columns):
+            try:
+                self._execute(alters[at], ())
+            except Rejected as error:
+                if column not in self._columns_of(self._name(name)):
+                    raise self._refused_ledger(error) from error
+            except Unavailable as error:
+                if error.loud:
+                    pasted = " ".join(f"{alter};" for alter in alters[at:]).replace('"', "")
+                    error.hint += f"; or run as another user: {pasted}"
+                raise
 
     def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
         table = self._quoted(self._table)
@@ -358,9 +415,19 @@ class TableStore(ABC):
         )
 
     def _note_schema(self) -> None:
-        """Write the store's id and the version of its tables, once for ever."""
+        """Write the store's id, once for ever, and the version of its tables, which are whole."""
         self._kept("store", uuid.uuid4().hex)
-        self._kept("schema", str(SCHEMA))
+        older = self._kept("schema", str(SCHEMA))
+        if older in OLDER_SCHEMAS:
+            self._query(
+                f'UPDATE {self._meta} SET "value" = ? WHERE "name" = ? AND "value" = ?',
+                *(str(SCHEMA).encode(), "schema", older.encode()),
+            )
+
+    def _refuse_newer(self) -> None:
+        """Leave tables alone that we don't know. What an older version has made we do."""
+        if self._has_schema() and self._value_of("schema") not in OLDER_SCHEMAS:
+            self._check_schema()
 
     def _check_schema(self) -> None:
         found = self._value_of("schema")
