@@ -215,7 +215,7 @@ class MemoryStore:
         )
         tables.frames[batch.run, batch.number] = stored
         size, before = (batch.records, batch.bytes), (batch.records_before, batch.bytes_before)
-        row = FrameRow(batch.number, size, before, batch.hole)
+        row = FrameRow(batch.number, size, before, batch.hole, stored.lost)
         tables.ledger[batch.run, batch.number] = row
         return stored
 

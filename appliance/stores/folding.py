@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from appliance.contracts import Hole
-from appliance.stores.tables import COUNTS, Span, TableStore, quoted_names
+from appliance.stores.tables import COUNTS, Row, Span, TableStore, quoted_names
 
 FOLD_FRAMES_MAX = 10_000  # frames folded by one call: what bounds its time
 CAUSE = "queue lost"  # of a hole, where its collector has said nothing: it had been handed over
@@ -44,17 +44,21 @@ NO_SIZE: Size = (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class FrameRow:
-    """A frames row, as far as folding looks at it. `before`: the run's sums before the frame."""
+    """A frames row, as far as folding looks at it. `before`: the run's sums before the frame.
+
+    `lost`: records that its collector had counted, but that nobody held any more when the frame
+    was made again. (How many bytes they were its row doesn't say.)
+    """
 
     number: int
     size: Size
     before: Size | None
     hole: str | None = None
+    lost: int = 0
 
-    @property
-    def after(self) -> Size | None:
-        """The run's sums with this frame."""
-        return plus(self.before, self.size)
+    def after(self, before: Size | None) -> Size | None:
+        """The run's sums with this frame, behind those."""
+        return plus(before, (self.size[0] + self.lost, self.size[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ class Account:
         found |= {gap.span[1]: gap.after for gap in self.gaps.values() if gap.span and gap.after}
         for frame in self.frames:
             before = frame.before or found.get(frame.number - 1)
-            found[frame.number] = plus(before, frame.size) or found.get(frame.number)
+            found[frame.number] = frame.after(before) or found.get(frame.number)
         return {number: sums for number, sums in found.items() if sums}
 
 
@@ -200,15 +204,10 @@ class FoldingStore(TableStore):
         return given_up
 
     def _account(self, run: bytes, frames_max: int) -> Account:
-        """Lock a run's row against everybody until the transaction ends; what is known of it."""
-        [(source, up_to, *sums, last, last_records, last_bytes)] = self._query(
-            'SELECT "source", "up_to", COALESCE("up_to_records", "records"),'
-            ' COALESCE("up_to_bytes", "bytes"), "last", "last_records", "last_bytes"'
-            f' FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}',
-            run,
-        )
+        """Lock a run; what is known of it, with so many frames rows at most."""
+        source, up_to, *sums, last, last_records, last_bytes = self._lock_run(run)
         frames = self._query(
-            'SELECT "frame", "records", "bytes", "records_before", "bytes_before", "hole"'
+            'SELECT "frame", "records", "bytes", "records_before", "bytes_before", "hole", "lost"'
             f' FROM {self._frames} WHERE "run" = ? ORDER BY "frame" LIMIT {frames_max}',
             run,
         )
@@ -219,12 +218,22 @@ class FoldingStore(TableStore):
             _size(*sums),
             None if last is None else (int(last), (int(last_records), int(last_bytes))),
             [
-                FrameRow(int(frame), (int(records), int(size)), _size(*before), hole)
-                for frame, records, size, *before, hole in frames
+                FrameRow(int(frame), (int(records), int(size)), _size(*before), hole, int(lost))
+                for frame, records, size, *before, hole, lost in frames
             ],
             self._gaps_of(run),
             len(frames) < frames_max,
         )
+
+    def _lock_run(self, run: bytes) -> Row:
+        """Lock a run's row against everybody until the transaction ends."""
+        [row] = self._query(
+            'SELECT "source", "up_to", COALESCE("up_to_records", "records"),'
+            ' COALESCE("up_to_bytes", "bytes"), "last", "last_records", "last_bytes"'
+            f' FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}',
+            run,
+        )
+        return row
 
     def _gaps_of(self, run: bytes) -> dict[int, GapRow]:
         """The run's gaps that have numbers, by their keys, in the order of their numbers."""
@@ -386,7 +395,7 @@ def cut(gap: GapRow, filled: Sequence[FrameRow]) -> list[GapRow]:
     """
     assert gap.span
     first, last = gap.span
-    after = {first - 1: gap.before, **{frame.number: frame.after for frame in filled}}
+    after = {first - 1: gap.before, **{frame.number: frame.after(frame.before) for frame in filled}}
     before = {last + 1: gap.after, **{frame.number: frame.before for frame in filled}}
     records, size = zip(gap.recovered, *(frame.size for frame in filled), strict=True)
     recovered = sum(records), sum(size)

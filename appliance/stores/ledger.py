@@ -40,13 +40,13 @@ from appliance.batch import Batch, DeadLetter, Stored
 from appliance.contracts import NO_RECORD, Hold
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap, RunEnd
+from appliance.framing import REJECTED_BYTES_MAX
 from appliance.isolate import Insert, isolate
-from appliance.rows import utc_text
+from appliance.rows import PART_KEPT, utc_text
 from appliance.stores.folding import FoldingStore
 from appliance.stores.tables import COUNTS, DUPLICATE, Row, Unrecognised, Writer
 
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
-DEAD_RAW_BYTES_MAX = 64 * 1024  # of an over-long record, only its beginning is kept
 REASON_CHARS_MAX = 1000
 WORD_CHARS_MAX = 32
 
@@ -177,6 +177,7 @@ class LedgerStore(FoldingStore):
     def _write(self, new: Sequence[Batch], hold: Hold | None) -> Stored:
         """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
         refused = self._insert_data(new, hold)
+        self._check_judgement(refused, sum(len(batch.rows) for batch in new))
         left_out = by_batch(new, refused, self._on_duplicate == "ignore")
         for index, part in left_out.items():
             self._correct(new[index], part)
@@ -204,15 +205,20 @@ class LedgerStore(FoldingStore):
             for part in writer.parts:
                 found = isolate(*part, insert)
                 refused |= {first + index: reason for index, reason in found.items()}
+        return refused
+
+    def _check_judgement(self, refused: Mapping[int, Rejected], rows: int) -> None:
+        """Refuse to bury rows where the database may have judged none of them.
+
+        A row that passed, or was refused for a known reason, shows that rows are judged.
+        """
         strange = [one for one in refused.values() if isinstance(one, Unrecognised)]
-        # A row that passed, or was refused for a known reason, shows that rows are judged.
-        if strange and len(strange) == sum(len(batch.rows) for batch in new):
+        if strange and len(strange) == rows:
             raise Unavailable(
                 f"the database takes no row: {strange[0].message}",
                 f"see whether table {self._table} still takes an INSERT",
                 loud=True,
             ) from strange[0]
-        return refused
 
     def _writers(self, new: Sequence[Batch], hold: Hold | None) -> Iterator[tuple[int, Writer]]:
         """Writers of all rows, with the index of the first of each: one for all of them.
@@ -271,18 +277,30 @@ class LedgerStore(FoldingStore):
         )
 
     def _dead_row(self, batch: Batch, letter: DeadLetter) -> Row:
+        letter = self._fitting(letter)
         return (
             batch.run,
             batch.number,
             letter.position,
             batch.source,
-            letter.raw[:DEAD_RAW_BYTES_MAX],
+            letter.raw,
             letter.code[:WORD_CHARS_MAX],
             letter.reason[:REASON_CHARS_MAX],
             utc_text(batch.first_received),
             utc_text(self._wall_clock()),
             None,
         )
+
+    def _fitting(self, letter: DeadLetter) -> DeadLetter:
+        """The letter, with its record whole: it may be retried one day.
+
+        Unless the database can't take it, which happens to records that were queued under a
+        larger record_bytes_max: then its beginning is kept, as of those that are over-long.
+        """
+        if len(letter.raw) <= self._letter_bytes_max():
+            return letter
+        raw = letter.raw[:REJECTED_BYTES_MAX]
+        return replace(letter, raw=raw, reason=PART_KEPT + letter.reason)
 
 
 # ── pure parts ──────────────────────────────────────────────────────────────────────────

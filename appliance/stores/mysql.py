@@ -43,7 +43,7 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
-from appliance.stores.ledger import LedgerStore
+from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
     TABLES,
@@ -376,7 +376,7 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(LedgerStore):
+class MySQLStore(Letters):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"
@@ -528,6 +528,9 @@ class MySQLStore(LedgerStore):
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         return _Statements(self, head.encode(), blocks, limit, tail.encode())
 
+    def _letter_bytes_max(self) -> int:
+        return (self._packet_bytes_max - ROW_SPARE_BYTES) // 2  # its bytes go as hex digits
+
     # ── tables ──────────────────────────────────────────────────────────────────────────
 
     def _columns_of(self, table: str) -> set[str]:
@@ -538,8 +541,17 @@ class MySQLStore(LedgerStore):
         )
         return {str(name).lower() for (name,) in rows}
 
+    def _has_index(self, table: str) -> bool:
+        rows = self._query(
+            "SELECT 1 FROM information_schema.STATISTICS"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND INDEX_NAME = ?",
+            table,
+            f"{table}_index",
+        )
+        return bool(rows)
+
     def _make_ledger_table(self, name: str, table: Table) -> None:
-        index = f", KEY ({quoted_names(table.index)})" if table.index else ""
+        index = f', KEY "{name}_index" ({quoted_names(table.index)})' if table.index else ""
         self._query(
             f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)}{index}){OPTIONS}'
         )

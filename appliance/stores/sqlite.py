@@ -24,7 +24,7 @@ from urllib.parse import unquote
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
-from appliance.stores.ledger import LedgerStore
+from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
     Row,
@@ -37,6 +37,7 @@ from appliance.stores.tables import (
 )
 
 BUSY_MS = 20_000
+VALUE_BYTES_MAX = 999_999_000  # SQLite's own default limit for a row is 1,000,000,000
 PART_ROWS_MAX = 10_000  # rows between two signs of life
 
 CODES = {  # by extended, then by primary result code: the record is to blame
@@ -79,7 +80,7 @@ def parse_url(url: str) -> str:
     return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
-class SQLiteStore(LedgerStore):
+class SQLiteStore(Letters):
     """Stores batches in an SQLite file."""
 
     BEGIN = "BEGIN IMMEDIATE"
@@ -152,6 +153,9 @@ class SQLiteStore(LedgerStore):
             sql += f" ON CONFLICT DO UPDATE SET {changes}"
         return _PreparedRows(self, sql, [row for rows in blocks for row in rows])
 
+    def _letter_bytes_max(self) -> int:
+        return VALUE_BYTES_MAX
+
     def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run a statement once for each row (for the writer below)."""
         self._foreign(lambda connection: connection.executemany(sql, rows))
@@ -184,6 +188,10 @@ class SQLiteStore(LedgerStore):
     def _columns_of(self, table: str) -> set[str]:
         rows = self._query(f"PRAGMA table_info({self._quoted(table)})")
         return {str(row[1]).lower() for row in rows}
+
+    def _has_index(self, table: str) -> bool:
+        rows = self._query(f"PRAGMA index_list({self._quoted(table)})")
+        return any(row[1] == f"{table}_index" for row in rows)
 
     def _make_ledger_table(self, name: str, table: Table) -> None:
         self._query(f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)})')

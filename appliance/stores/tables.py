@@ -9,8 +9,9 @@
 `TableStore` makes and checks them, and keeps a session; what is done with them is in the files
 beside (ledger.py stores and folds), how a database does its part in mysql.py and sqlite.py.
 
-Whoever changes TABLES raises SCHEMA, names the new columns in ADDED (they need a default, or may
-be NULL: rows are there), and changes the fold, docs/formats.md and both databases with it.
+Whoever changes TABLES raises SCHEMA, names what is new in ADDED and INDEXED (a column needs a
+default, or may be NULL: rows are there), and changes the fold, docs/formats.md and both databases
+with it.
 """
 
 import time
@@ -28,6 +29,8 @@ from appliance.errors import Rejected, Unavailable
 SCHEMA = 2  # version of the tables below
 OLDER_SCHEMAS = ("1",)  # what `prepare` brings to this version
 DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
+
+LOOK_AT_LETTERS = "see: stream-daemon dead list; when table or columns are mended: dead retry"
 
 COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
 SPAN = ("first_received", "last_received")
@@ -77,6 +80,7 @@ TABLES = {
             "retried_at": "time",
         },
         ("run", "frame", "position"),
+        index=("retried_at", "dead_at", "run", "frame", "position"),
     ),
     "gaps": Table(
         {
@@ -106,10 +110,12 @@ ADDED = {  # columns that tables of OLDER_SCHEMAS lack
     "dead": ("received_at",),
     "gaps": ("recovered_bytes", "records_before", "bytes_before"),
 }
+INDEXED = ("dead",)  # tables that have an index, which those of OLDER_SCHEMAS lack
 
 Row = tuple[Any, ...]
 Rows = Sequence[Row]
 Span = tuple[int, int]
+Change = tuple[str, Callable[[], bool]]  # a statement, and whether what it makes is there
 
 
 class Unrecognised(Rejected):
@@ -165,11 +171,11 @@ class TableStore(ABC):
         """Make the tables that are missing; check those that exist, and bring them up to date."""
         with self._session():
             tables, columns = self._lacking()
-            if "meta" not in tables:
-                self._refuse_newer()
+            older = "meta" not in tables and self._is_older()
             for name in tables:
                 self._make_ledger_table(self._name(name), TABLES[name])
-            self._add_columns(columns)
+            if columns or older:
+                self._upgrade(columns)
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
@@ -200,8 +206,7 @@ class TableStore(ABC):
             tables, columns = self._lacking()
             if "meta" in tables or not self._has_schema():
                 return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
-            self._refuse_newer()
-            if columns or self._value_of("schema") in OLDER_SCHEMAS:
+            if self._is_older() or columns:
                 remarks.append(self._will_be_upgraded())
             return [*remarks, *self._accounts()]
 
@@ -214,14 +219,13 @@ class TableStore(ABC):
 
     def _accounts(self) -> list[Remark]:
         """What the ledger says for people."""
-        [(letters,)] = self._query(f'SELECT COUNT(*) FROM "{self._name("dead")}"')
+        [(letters,)] = self._query(f'SELECT COUNT(*) FROM {self._dead} WHERE "retried_at" IS NULL')
         [(gaps,)] = self._query(
             f'SELECT COUNT(*) FROM {self._gaps} WHERE "records" IS NULL OR "records" > "recovered"'
         )
         remarks = [Remark("its tables are there")]
         if letters:
-            look = f"SELECT code, reason, raw FROM {self._name('dead')}"
-            remarks.append(Remark(f"{letters} dead letters", f"look at them: {look}"))
+            remarks.append(Remark(f"{letters} dead letters", LOOK_AT_LETTERS))
         if gaps:
             look = f"SELECT * FROM {self._name('gaps')}"
             remarks.append(Remark(f"{gaps} gaps: records that are missing", f"see: {look}"))
@@ -259,8 +263,16 @@ class TableStore(ABC):
         """
 
     @abstractmethod
+    def _letter_bytes_max(self) -> int:
+        """The longest record for which a dead letter's row fits into a statement."""
+
+    @abstractmethod
     def _columns_of(self, table: str) -> set[str]:
         """Names of a table's columns in lower case; empty if there is no such table."""
+
+    @abstractmethod
+    def _has_index(self, table: str) -> bool:
+        """Whether a table of the ledger has the index TABLE_index."""
 
     @abstractmethod
     def _make_ledger_table(self, name: str, table: Table) -> None:
@@ -331,6 +343,10 @@ class TableStore(ABC):
         return f'"{self._prefix}_frames"'
 
     @property
+    def _dead(self) -> str:
+        return f'"{self._prefix}_dead"'
+
+    @property
     def _gaps(self) -> str:
         return f'"{self._prefix}_gaps"'
 
@@ -383,24 +399,32 @@ class TableStore(ABC):
                 loud=True,
             )
 
-    def _add_columns(self, columns: Sequence[tuple[str, str]]) -> None:
+    def _upgrade(self, columns: Sequence[tuple[str, str]]) -> None:
         """Add what an older version didn't have, unless somebody else has just done so."""
-        alters = [
-            f'ALTER TABLE "{self._name(name)}" ADD COLUMN "{column}"'
-            f" {self.KINDS[TABLES[name].columns[column]]}"
-            for name, column in columns
-        ]
-        for at, (name, column) in enumerate(columns):
+        changes = [*map(self._new_column, columns), *map(self._new_index, INDEXED)]
+        changes = [(change, is_done) for change, is_done in changes if not is_done()]
+        for at, (change, is_done) in enumerate(changes):
             try:
-                self._execute(alters[at], ())
+                self._execute(change, ())
             except Rejected as error:
-                if column not in self._columns_of(self._name(name)):
+                if not is_done():
                     raise self._refused_ledger(error) from error
             except Unavailable as error:
                 if error.loud:
-                    pasted = " ".join(f"{alter};" for alter in alters[at:]).replace('"', "")
+                    pasted = " ".join(f"{rest};" for rest, _ in changes[at:]).replace('"', "")
                     error.hint += f"; or run as another user: {pasted}"
                 raise
+
+    def _new_column(self, place: tuple[str, str]) -> Change:
+        name, column = self._name(place[0]), place[1]
+        kind = self.KINDS[TABLES[place[0]].columns[column]]
+        change = f'ALTER TABLE "{name}" ADD COLUMN "{column}" {kind}'
+        return change, lambda: column in self._columns_of(name)
+
+    def _new_index(self, table: str) -> Change:
+        name, columns = self._name(table), quoted_names(TABLES[table].index)
+        change = f'CREATE INDEX "{name}_index" ON "{name}" ({columns})'
+        return change, lambda: self._has_index(name)
 
     def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
         table = self._quoted(self._table)
@@ -424,18 +448,24 @@ class TableStore(ABC):
                 *(str(SCHEMA).encode(), "schema", older.encode()),
             )
 
-    def _refuse_newer(self) -> None:
-        """Leave tables alone that we don't know. What an older version has made we do."""
-        if self._has_schema() and self._value_of("schema") not in OLDER_SCHEMAS:
+    def _is_older(self) -> bool:
+        """Whether an older version has made the tables; those of a newer one are refused."""
+        older = self._has_schema() and self._value_of("schema") in OLDER_SCHEMAS
+        if not older and self._has_schema():
             self._check_schema()
+        return older
 
     def _check_schema(self) -> None:
         found = self._value_of("schema")
+        if found in OLDER_SCHEMAS:
+            hint = "start the instance, or run drain: it brings them to its version"
+        else:
+            hint = "use the version of stream-daemon that made them, or a newer one"
         if found != str(SCHEMA):
             raise Unavailable(
                 f"the tables {self._prefix}_… have version {found},"
                 f" this program writes version {SCHEMA}",
-                "use the version of stream-daemon that made them, or a newer one",
+                hint,
                 loud=True,
             )
 

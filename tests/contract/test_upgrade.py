@@ -110,6 +110,7 @@ def check_upgraded(bench: SQLBench) -> None:
     with store._session():
         for name, table in TABLES.items():
             assert store._columns_of(f"nfl_{name}") == {*table.columns}
+        assert store._has_index("nfl_dead")
     assert store.identity() == "abc"
     assert bench.dead() == [(2, DeadLetter(0, b"raw", "json", "why"))]
     assert bench.gaps() == [("cut", 7, None)]
