@@ -381,10 +381,6 @@ class Hole:
     records_before: int | None = None
     bytes_before: int | None = None
 
-    def covers(self, other: "Hole") -> bool:
-        """Whether each number of the other one is among ours."""
-        return self.run == other.run and self.first <= other.first and other.last <= self.last
-
 
 class Store(Protocol):
     """Where rows end up: each frame once, whoever brings it how often.
