@@ -19,8 +19,8 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "packages": ("__init__", ""),
     "words": ("frame batch errors", "words"),
     "decisions": (
-        "config addresses settings toml_lines toml_tables contracts framing filters rows isolate "
-        "signals backoff poison refusals status rates tweets balance",
+        "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
+        "isolate signals backoff poison refusals status rates tweets balance",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
