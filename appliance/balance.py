@@ -39,6 +39,7 @@ from appliance.frame import Header, RunEnd, decode_header
 PARTS = ("stored", "filtered", "dead", "blank")  # of a frame's records, each is one of these
 COUNTS = ("records", *PARTS)
 SPANS_SAID_MAX = 5
+UNKNOWN = 2**64 - 1  # in Rows: no number
 
 Span = tuple[int, int]
 
@@ -128,9 +129,9 @@ class Book:
     Attributes:
         up_to: up to this number all is accounted for; the counts are of these frames.
         end: how the run ended, as far as the ledger has been told.
-        frames: above up_to, or in a gap: number, records before, lacking records, and the
-            counts in the order of COUNTS; sorted.
-        gaps: with numbers: first, last, records, recovered; sorted.
+        frames: above up_to, or in a gap: number, records before (or UNKNOWN), lacking records,
+            and the counts in the order of COUNTS; sorted.
+        gaps: with numbers: first, last, records (or UNKNOWN), recovered; sorted.
         refilled: records of gaps that were filled again, less those that came: 0.
         unnumbered: what never reached us (or what a frame lacks): records, where they are known.
         stretches: how many such stretches there are; sized: how many have a known size.
@@ -150,6 +151,17 @@ class Book:
     unnumbered: int = 0
     stretches: int = 0
     sized: int = 0
+
+    def add_counts(self, counts: Iterable[int]) -> None:
+        """Counts of frames that are folded, in the order of COUNTS."""
+        for name, count in zip(COUNTS, counts, strict=True):
+            setattr(self, name, getattr(self, name) + count)
+
+    def add_stretch(self, records: int | None) -> None:
+        """One more stretch that never reached us."""
+        self.unnumbered += records or 0
+        self.stretches += 1
+        self.sized += records is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +382,8 @@ class _Audit:
     """Walks along one run, from what is folded to its end, and says what doesn't fit.
 
     `at` and `records`: the frame that was reached, and the run's sum by then. `lacking`: what
-    the frames since the last certain sum say that they lack; it may be in the sums. `open`:
-    numbers since then that nobody has.
+    the frames since the last certain sum say that they lack, which may be in the sums (a gap of
+    unknown size may hold anything). `open`: numbers since then that nobody has.
     """
 
     def __init__(self, run: _Run) -> None:
@@ -387,6 +399,7 @@ class _Audit:
         below = [gap for gap in self._gaps if gap[1] <= book.up_to]
         self._records = book.records + book.refilled + sum(map(_missing, below))
         self._lacking = max(0, book.unnumbered - sum(row[2] for row in book.frames))
+        self._lacking += sum(map(_hidden, below))
         self._lacked = 0  # records that were counted, and that a frame made again lacks
         self._said_to_lack = book.unnumbered  # by all frames, counted or not
         self._open: list[Span] = []
@@ -453,8 +466,10 @@ class _Audit:
 
     def _pass_gap(self, first: int, last: int, records: int, recovered: int) -> None:
         self._leave_open(first - 1)
+        gap = (first, last, records, recovered)
         self._at = last
-        self._records += records - recovered
+        self._records += _missing(gap)
+        self._lacking += _hidden(gap)
 
     def _meet(self, number: int, place: int, before: int, records: int, lacks: int) -> None:
         if self._is_in_gap(number):
@@ -463,9 +478,11 @@ class _Audit:
             self._found[number] = records
         elif number > self._at:
             self._leave_open(number - 1)
-            self._settle(before, f"the sums before frame {number}")
-            self._at, self._lacking = number, lacks
+            if before != UNKNOWN:
+                self._settle(before, f"the sums before frame {number}")
+            self._at = number
             self._records += records
+            self._lacking += lacks
         else:
             return  # stored, and still waiting to be forgotten
         if place != FRAME:
@@ -570,7 +587,12 @@ def _counts(book: Book) -> list[int]:
 
 
 def _missing(gap: Sequence[int]) -> int:
-    return gap[2] - gap[3]
+    return 0 if gap[2] == UNKNOWN else gap[2] - gap[3]
+
+
+def _hidden(gap: Sequence[int]) -> int:
+    """How much may be missing there that nobody has counted."""
+    return UNKNOWN if gap[2] == UNKNOWN else 0
 
 
 def _number(records: int) -> str:

@@ -105,15 +105,12 @@ class History:
         book = Book(self.source, self.up_to)
         for frame in self.frames:
             if frame.place in (FOLDED, LATE_FOLDED):
-                for name, count in zip(COUNTS, (frame.records, *frame.counts), strict=True):
-                    setattr(book, name, getattr(book, name) + count)
+                book.add_counts((frame.records, *frame.counts))
             elif frame.place in STORED and frame.number not in self.gone:
                 lacks = frame.lacks + frame.never
                 book.frames.add(frame.number, frame.before, lacks, frame.records, *frame.counts)
             if frame.place in STORED and (frame.lacks or frame.never):
-                book.unnumbered += frame.lacks + frame.never
-                book.stretches += 1
-                book.sized += 1
+                book.add_stretch(frame.lacks + frame.never)
         for first, last, lost, recovered in self.gaps():
             if first:
                 book.gaps.add(first, last, lost, recovered)
