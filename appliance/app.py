@@ -17,6 +17,7 @@ from functools import cached_property, partial
 
 from appliance import __version__, credentials, process
 from appliance.acceptor import Acceptor, nothing_to_forget
+from appliance.balance import Accounts, Balance, Handed, Waiting, compare
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
@@ -25,9 +26,9 @@ from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
-from appliance.errors import ConfigError, Exit, Unavailable
+from appliance.errors import ConfigError, Exit, InstanceError, Unavailable
 from appliance.instance import Instance
-from appliance.note import later_run, open_note
+from appliance.note import later_run, open_note, read_note
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
@@ -48,7 +49,6 @@ from appliance.sources import file as file_source
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
-from appliance.stores.ledger import LedgerStore
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
 
@@ -59,10 +59,16 @@ CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside con
 KERNELS: Mapping[str, Kernel] = {"tcp": tcp.TcpKernel(), "unix": unix.UnixKernel()}
 CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
+SERVER_LOOK_S = 0.05  # between two looks whether our own server has loaded its data
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
+
+Audit = Callable[[bool], Balance]
+"""Reads all accounts once (True: counts the tables too); Unavailable if one can't be had."""
+
+SomeStore = mysql.MySQLStore | sqlite.SQLiteStore
 
 
 class App:
@@ -159,6 +165,51 @@ class App:
         finally:
             self._server.take_over()  # ends it, also one that hangs
             server.join()
+
+    # ── accounts, for `audit` ───────────────────────────────────────────────────────────
+
+    @contextmanager
+    def audit(
+        self, wish: process.Wish, slot: Slot, alone: bool, timeout_s: float
+    ) -> Iterator[Audit]:
+        """Get ready to read all accounts, as often as one likes; nothing is changed by that.
+
+        `alone`: no instance runs, so the embedded server is ours to start and to end.
+        """
+        birth = Birth(wish, slot)
+        with (
+            self._own_server(alone),
+            closing(self._queue("audit", birth, REPLY_TIMEOUT_S)) as queue,
+            closing(self._store(birth, io_s=timeout_s)) as store,
+        ):
+            while alone and self._server and not self._server.is_ready(REPLY_TIMEOUT_S):
+                if wish.stop:
+                    break  # and the first look says what is wrong
+                wish.wait(SERVER_LOOK_S)
+            yield partial(self._read_accounts, queue, store)
+
+    def _read_accounts(self, queue: RedisQueue, store: SomeStore, recount: bool) -> Balance:
+        """In the order in which frames move: one that moves meanwhile is seen twice, not never."""
+        handed, remarks = self._read_notes()
+        spooled, queued = Waiting(), Waiting()
+        states = queue.source_states()
+        for lines in queue.every_header():
+            queued.add(lines)
+        books, counted = store.books_and_recount(recount=recount)
+        balance = compare(Accounts(handed, spooled, states, queued, books, counted))
+        balance.remarks = remarks + balance.remarks
+        return balance
+
+    def _read_notes(self) -> tuple[list[Handed], list[Remark]]:
+        """What each source has handed over, configured or not; where nobody can say it, why."""
+        boot = process.boot_id(os.environ)
+        handed, remarks = [], []
+        for source in sorted(self._instance.noted_sources()):
+            try:
+                handed.append(read_note(self._instance.note(source), source, boot))
+            except InstanceError as error:
+                remarks.append(Remark(error.message, error.hint))
+        return handed, remarks
 
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
@@ -415,7 +466,7 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, birth: Birth) -> LedgerStore:
+    def _store(self, birth: Birth, io_s: float = mysql.IO_S) -> SomeStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
@@ -427,6 +478,7 @@ class App:
                 max(source.record_bytes_max for source in self._config.sources.values()),
                 beat=birth.slot.beat,
                 on_duplicate=config.on_duplicate,
+                io_s=max(io_s, mysql.IO_S),
             )
         if config.url == "embedded":
             path = str(self._instance.directory / f"{name}.db")
