@@ -24,7 +24,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check bench binary clean
+.PHONY: help demo check bench torture binary clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -40,11 +40,16 @@ check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that
 	@echo "→ lint"   && $(BIN)/ruff check .
 	@echo "→ types"  && $(BIN)/mypy
 	@echo "→ layers" && $(BIN)/pytest -q --no-header tests/test_layers.py
-	@echo "→ tests"  && $(BIN)/pytest
+	@echo "→ tests"  && $(BIN)/pytest -n 2 --dist loadfile --ignore tests/system
+	@echo "→ system" && $(BIN)/pytest tests/system
 
 bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
 	@build/machine.sh services
 	@$(BIN)/python -m tests.bench $(BENCH) $(if $(JSON),--json $(JSON))
+
+torture: $(VENV)/.dev $(SERVER) ## strike a whole instance at random and count each record (TIME=10m SEED=N MORE="--only kills")
+	@build/machine.sh services
+	@$(BIN)/python -m tests.torture --time $(or $(TIME),1m) $(if $(SEED),--seed $(SEED)) $(MORE)
 
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python

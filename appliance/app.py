@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
-from appliance import __version__, credentials, process
+from appliance import __version__, credentials, process, stock
 from appliance.acceptor import Acceptor, nothing_to_forget
-from appliance.balance import Accounts, Balance, Handed, Waiting, compare
+from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
@@ -26,9 +26,9 @@ from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
-from appliance.errors import ConfigError, Exit, InstanceError, Unavailable
+from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
-from appliance.note import later_run, open_note, read_note
+from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
@@ -46,9 +46,11 @@ from appliance.settings import (
 )
 from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
+from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
 
@@ -64,9 +66,6 @@ ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings
 
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
-
-Audit = Callable[[bool], Balance]
-"""Reads all accounts once (True: counts the tables too); Unavailable if one can't be had."""
 
 SomeStore = mysql.MySQLStore | sqlite.SQLiteStore
 
@@ -166,13 +165,17 @@ class App:
             self._server.take_over()  # ends it, also one that hangs
             server.join()
 
-    # ── accounts, for `audit` ───────────────────────────────────────────────────────────
+    @contextmanager
+    def letters(self) -> Iterator[tuple[Letters, Callable[[str], RowMaker]]]:
+        """The dead letters, and the row makers of their sources as they are configured now."""
+        with closing(self._store()) as store:
+            yield store, cache(self._maker)
 
     @contextmanager
-    def audit(
+    def auditor(
         self, wish: process.Wish, slot: Slot, alone: bool, timeout_s: float
-    ) -> Iterator[Audit]:
-        """Get ready to read all accounts, as often as one likes; nothing is changed by that.
+    ) -> Iterator[Auditor]:
+        """Who looks at all accounts.
 
         `alone`: no instance runs, so the embedded server is ours to start and to end.
         """
@@ -180,36 +183,13 @@ class App:
         with (
             self._own_server(alone),
             closing(self._queue("audit", birth, REPLY_TIMEOUT_S)) as queue,
-            closing(self._store(birth, io_s=timeout_s)) as store,
+            closing(self._store(birth.slot.beat, timeout_s)) as store,
         ):
             while alone and self._server and not self._server.is_ready(REPLY_TIMEOUT_S):
                 if wish.stop:
                     break  # and the first look says what is wrong
                 wish.wait(SERVER_LOOK_S)
-            yield partial(self._read_accounts, queue, store)
-
-    def _read_accounts(self, queue: RedisQueue, store: SomeStore, recount: bool) -> Balance:
-        """In the order in which frames move: one that moves meanwhile is seen twice, not never."""
-        handed, remarks = self._read_notes()
-        spooled, queued = Waiting(), Waiting()
-        states = queue.source_states()
-        for lines in queue.every_header():
-            queued.add(lines)
-        books, counted = store.books_and_recount(recount=recount)
-        balance = compare(Accounts(handed, spooled, states, queued, books, counted))
-        balance.remarks = remarks + balance.remarks
-        return balance
-
-    def _read_notes(self) -> tuple[list[Handed], list[Remark]]:
-        """What each source has handed over, configured or not; where nobody can say it, why."""
-        boot = process.boot_id(os.environ)
-        handed, remarks = [], []
-        for source in sorted(self._instance.noted_sources()):
-            try:
-                handed.append(read_note(self._instance.note(source), source, boot))
-            except InstanceError as error:
-                remarks.append(Remark(error.message, error.hint))
-        return handed, remarks
+            yield Auditor(self._instance, process.boot_id(os.environ), queue, store)
 
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
@@ -232,7 +212,7 @@ class App:
             return queue.look(self._config.sources)
 
     def _look_at_store(self, birth: Birth) -> list[Remark]:
-        with closing(self._store(birth)) as store:
+        with closing(self._store(birth.slot.beat)) as store:
             return store.look()
 
     def _look_at_leftovers(self) -> list[Remark]:
@@ -241,6 +221,7 @@ class App:
         for name in sorted({*instance.noted_sources()} - {*self._config.sources}):
             text = f"it has a note of source {name}, which isn't configured"
             remarks.append(Remark(text, f"nothing, or remove {instance.note(name)}"))
+        remarks += stock.look(instance.spool, self._config.sources)
         if not self._server and instance.queue_has_data():
             remarks.append(
                 Remark(
@@ -338,7 +319,7 @@ class App:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
         queue = self._queue(role, birth, REPLY_TIMEOUT_S)
-        store = self._store(birth)
+        store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
             queue,
@@ -422,7 +403,12 @@ class App:
         make: Callable[..., held.HeldSource] = (
             partial(held.HeldSource, kernel, birth.wire)
             if config.connect is None
-            else partial(dialled.DialledSource, kernel, self._dialler(config, birth))
+            else partial(
+                dialled.DialledSource,
+                kernel,
+                self._dialler(config, birth),
+                absence=Absence(self._instance.absence(name), replace_file),
+            )
         )
         return make(
             birth.wish,
@@ -466,7 +452,9 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, birth: Birth, io_s: float = mysql.IO_S) -> SomeStore:
+    def _store(
+        self, beat: Callable[[], None] = lambda: None, io_s: float = mysql.IO_S
+    ) -> SomeStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
@@ -476,7 +464,7 @@ class App:
                 config.table,
                 config.columns,
                 max(source.record_bytes_max for source in self._config.sources.values()),
-                beat=birth.slot.beat,
+                beat=beat,
                 on_duplicate=config.on_duplicate,
                 io_s=max(io_s, mysql.IO_S),
             )
@@ -489,7 +477,7 @@ class App:
             name,
             config.table,
             config.columns,
-            beat=birth.slot.beat,
+            beat=beat,
             on_duplicate=config.on_duplicate,
         )
 

@@ -94,7 +94,7 @@ class Handed:
 
 
 class Waiting:
-    """Frames that wait in one place, by their header lines.
+    """Frames that wait in one kind of place, by their headers.
 
     frames: by run; number, the run's records before it, its records, those that it lacks.
     """
@@ -105,21 +105,23 @@ class Waiting:
         self.ends: dict[RunEnd, str] = {}
         self.unreadable = 0
 
-    def add(self, lines: Iterable[bytes]) -> None:
-        """Take down some more of them."""
+    def add_lines(self, lines: Iterable[bytes]) -> None:
+        """Take down some more header lines; those that can't be read are counted."""
         for line in lines:
             try:
-                self._add(decode_header(line))
+                self.add([decode_header(line)])
             except Corrupt:
                 self.unreadable += 1
 
-    def _add(self, header: Header) -> None:
-        self.sources[header.run] = header.source
-        lacks = sum(gap.records or 0 for gap in header.gaps)
-        rows = self.frames.setdefault(header.run, Rows(4))
-        rows.add(header.number, header.records_before, header.records, lacks)
-        if header.previous:
-            self.ends[header.previous] = header.source
+    def add(self, headers: Iterable[Header]) -> None:
+        """Take down some more headers."""
+        for header in headers:
+            self.sources[header.run] = header.source
+            lacks = sum(gap.records or 0 for gap in header.gaps)
+            rows = self.frames.setdefault(header.run, Rows(4))
+            rows.add(header.number, header.records_before, header.records, lacks)
+            if header.previous:
+                self.ends[header.previous] = header.source
 
 
 @dataclass(slots=True)
@@ -615,8 +617,6 @@ def _remarks(accounts: Accounts) -> Iterator[Remark]:
             f"{accounts.queued.unreadable} items in the queue can't be read as frames",
             "a subscriber sets them aside; see `a queue item is set aside` in docs/operations.md",
         )
-    if accounts.spooled.unreadable:
-        yield Remark(f"{accounts.spooled.unreadable} frames in spools can't be read")
     for note in accounts.handed:
         state = accounts.states.get(note.source)
         stands = state.number if state and state.run == note.run else 0

@@ -276,15 +276,19 @@ def _try_identity(page: bytes) -> dict[str, Any] | None:
 def _create(
     path: Path, run: str, boot: str, kind: str, previous: RunEnd | None, cursor: str | None
 ) -> None:
-    """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
+    """A fresh file with no note in it."""
     before = asdict(previous) if previous else None
     identity = {"boot": boot, "kind": kind, "run": run, "previous": before, "cursor": cursor}
     head = MAGIC + json.dumps(identity).encode() + b"\n"
     assert len(head) <= WORD_AT, len(head)
-    page = head.ljust(FILE_BYTES, b"\0")
-    beside = path.with_suffix(".new")
+    replace_file(path, head.ljust(FILE_BYTES, b"\0"))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
+    beside = path.with_name(f"{path.name}.new")
     with beside.open("wb") as file:
-        file.write(page)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     beside.rename(path)

@@ -342,7 +342,7 @@ class Lock:
         """Take the lock if it is free, and write our pid into the file.
 
         Raises:
-            InstanceError: the file can't be opened.
+            InstanceError: the file can't be opened or written.
         """
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -356,8 +356,14 @@ class Lock:
             os.close(fd)
             return False
         self._fd = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise InstanceError(
+                f"{self.path}: {error.strerror}", "make room on the disk of state_dir"
+            ) from error
         return True
 
     def release(self) -> None:

@@ -89,7 +89,7 @@ class History:
         for frame in self.frames:
             is_there = frame.place in places or (frame.still_queued and QUEUED in places)
             if is_there and frame.number not in self.gone:
-                waiting.add([self.header(frame)])
+                waiting.add_lines([self.header(frame)])
         return waiting
 
     def header(self, frame: Frame, previous: RunEnd | None = None) -> bytes:
@@ -265,7 +265,7 @@ def test_a_run_that_has_ended_counts_too(old: History, new: History, who: str) -
     elif who == "ledger":
         accounts.books[OLD].end = end
     elif who == "header" and new.frames:
-        accounts.queued.add([new.header(new.frames[0], end)])
+        accounts.queued.add_lines([new.header(new.frames[0], end)])
         assume(new.frames[0].place in STORED)
     found = compare(accounts)
     assert found.differences == []
@@ -465,13 +465,9 @@ def test_a_queue_that_has_forgotten_is_no_difference_by_itself() -> None:
 
 def test_items_that_cannot_be_read_are_said() -> None:
     accounts = frames(ROW).accounts()
-    accounts.queued.add([b"nonsense", b'{"format":99}'])
-    accounts.spooled.add([b""])
+    accounts.queued.add_lines([b"nonsense", b'{"format":99}'])
     texts = [remark.text for remark in compare(accounts).remarks]
-    assert texts == [
-        "2 items in the queue can't be read as frames",
-        "1 frames in spools can't be read",
-    ]
+    assert texts == ["2 items in the queue can't be read as frames"]
 
 
 @pytest.mark.parametrize(

@@ -26,17 +26,21 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
+    "spool": ("spool segments files salvage repair stock", "spool decisions words"),
     "hands": (
-        "spool disk redis_server note counters deaths link control systemd credentials process "
+        "disk redis_server note counters deaths link control systemd credentials process "
         "program logs instance",
         "decisions words",
     ),
     "acceptor": ("acceptor", "hands decisions words"),
-    "roles": ("collector subscriber recovery monitor", "hands decisions words"),
+    "roles": ("collector subscriber recovery monitor auditor", "hands decisions words"),
     "child": ("child", "acceptor hands decisions words"),
     "watchdog": ("watchdog", "child acceptor hands decisions words"),
-    "app": ("app", "watchdog child acceptor roles sources queues stores hands decisions words"),
-    "verbs": ("verbs/", "verbs app sources queues stores hands decisions words"),
+    "app": (
+        "app",
+        "watchdog child acceptor roles sources queues stores spool hands decisions words",
+    ),
+    "verbs": ("verbs/", "verbs app sources queues stores spool hands decisions words"),
     "cli": ("cli", "verbs words"),
     "entry": ("__main__", "cli"),
 }

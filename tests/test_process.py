@@ -3,6 +3,7 @@
 Whatever changes a process (masks, handlers, limits) is tried in a forked child.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -429,6 +430,21 @@ def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(InstanceError) as raised:
         process.Lock(tmp_path / "no" / "folder").try_acquire()
     assert raised.value.hint
+
+
+def test_a_lock_that_cannot_be_written_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lock = process.Lock(tmp_path / "lock")
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(InstanceError, match="No space left") as said:
+        lock.try_acquire()
+    monkeypatch.undo()
+    assert "make room" in said.value.hint
+    assert process.Lock(lock.path).try_acquire()
 
 
 # ── the machine ─────────────────────────────────────────────────────────────────────────

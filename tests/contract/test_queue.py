@@ -29,9 +29,9 @@ from appliance.queues.redis import (
     DEATHS_CHARS_MAX,
     RedisQueue,
 )
-from tests.cutting_proxy import WHENS, CuttingProxy
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.ports import free_port
+from tests.proxy import WHENS, CutOnce, Proxy
 from tests.redis_servers import PrivateRedis, find_redis
 
 GIB = 2**30
@@ -1297,9 +1297,10 @@ def test_killed_at_any_step_of_any_command_nothing_is_lost_or_doubled(real: Redi
     for when in WHENS:
         for at in itertools.count(1):
             real.flush()
-            with CuttingProxy(real.address.path, at, when) as proxy:
+            once = CutOnce(at, when)
+            with Proxy(real.address.path, once) as proxy:
                 Pipe(real, RedisAddress(path=proxy.path)).run()
-            if not proxy.has_cut:
+            if not once.has_cut:
                 break
             struck += 1
     assert struck >= len(WHENS) * 18

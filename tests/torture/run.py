@@ -1,0 +1,229 @@
+"""One run: a world under load, faults, calm, and the account of what became of every record."""
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.torture import plan
+from tests.torture.account import Account, compare
+from tests.torture.faults import Executor
+from tests.torture.plan import Fault
+from tests.torture.senders import Stretch
+from tests.torture.world import World, say, since
+
+PROGRESS_S = 10.0
+LOOK_S = 0.2
+SETTLE_S = 120.0  # without any progress, once everything is there again
+FINISH_S = 180.0  # for one sender
+PSS_BYTES_MAX = 128 * 1024**2  # of one process of the instance
+LOG_LINES_BASE, LOG_LINES_PER_FAULT = 200, 40
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted. kills: end as soon as so many were done; 0: after time_s."""
+
+    seed: int
+    time_s: float
+    only: tuple[str, ...] = plan.KINDS
+    kills: int = 0
+    pace: float = 1.0
+    rate: float = 2500.0
+
+    def lanes(self) -> dict[str, Iterator[Fault]]:
+        """Its faults."""
+        lanes = plan.lanes(self.seed, self.only, self.pace)
+        if self.kills:
+            return lanes
+        return {name: plan.until(self.time_s, faults) for name, faults in lanes.items()}
+
+
+@dataclass
+class Report:
+    """What came out."""
+
+    order: Order
+    account: Account = field(default_factory=Account)
+    problems: list[str] = field(default_factory=list)
+    done: Mapping[tuple[str, str], int] = field(default_factory=Counter)
+    missed: Mapping[tuple[str, str], int] = field(default_factory=Counter)
+    parent_kills: int = 0
+    lasted_s: float = 0.0
+    longest_pauses_s: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    log_lines: int = 0
+    refused_starts: int = 0
+    unmounted: str = ""
+    kept: Path | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether all was as promised."""
+        return not self.problems
+
+
+def torture(order: Order, *, keep: bool = False) -> Report:
+    """Run it; what is left of a run that failed stays in a folder of its own."""
+    report = Report(order)
+    folder = Path(tempfile.mkdtemp(prefix=f"torture-{order.seed}-", dir="/tmp"))
+    with World(order.seed, order.rate, folder) as world:
+        start = time.monotonic()
+        try:
+            _run(world, report)
+        finally:
+            report.lasted_s = since(start)
+            report.problems += world.problems
+            if keep or report.problems:
+                _keep(world, folder)
+                report.kept = folder
+    if not report.kept:
+        shutil.rmtree(folder)
+    return report
+
+
+def _run(world: World, report: Report) -> None:
+    order = report.order
+    if world.unmounted and "fill" in order.only:
+        say(f"no disk is filled: this user may not mount ({world.unmounted})")
+    for sender in world.senders.values():
+        sender.start()
+    with _faults(world, order) as executor:
+        _wait(world, executor, order)
+    report.done, report.missed = executor.done, executor.missed
+    _settle(world, report)
+    world.stop()
+    report.account = compare(
+        {name: (sender.lines, sender.stretches) for name, sender in world.senders.items()},
+        world.rows(),
+        world.dead(),
+    )
+    _judge(world, report)
+
+
+@contextmanager
+def _faults(world: World, order: Order) -> Iterator[Executor]:
+    executor = Executor(world, world.folder / "faults", order.kills)
+    executor.start(order.lanes())
+    try:
+        yield executor
+    finally:
+        executor.end()
+
+
+def _wait(world: World, executor: Executor, order: Order) -> None:
+    """Wait until the faults are over, and say how far it is."""
+    start = said = time.monotonic()
+    while executor.running and (order.kills or since(start) < order.time_s):
+        time.sleep(LOOK_S)
+        if since(said) > PROGRESS_S:
+            said = time.monotonic()
+            stored = sum(world.accounted().values())
+            say(
+                f"{since(start):6.0f} s  {executor.kills:5} kills  {sum(executor.done.values()):5}"
+                f" faults  {_sent(world):10,} sent  {stored:10,} stored"
+            )
+
+
+def _sent(world: World) -> int:
+    return sum(sender.sent for sender in world.senders.values())
+
+
+# ── calm ────────────────────────────────────────────────────────────────────────────────
+
+
+def _settle(world: World, report: Report) -> None:
+    """Let the senders finish, and wait until all that they were told to have sent is stored."""
+    start = time.monotonic()
+    for sender in world.senders.values():
+        if not sender.finish(FINISH_S):
+            world.problems.append(f"{sender.name} couldn't finish in {FINISH_S:.0f} s")
+        if sender.problem:
+            world.problems.append(sender.problem)
+    best, best_at, said = -1, time.monotonic(), time.monotonic()
+    while (missing := _missing(world)) != 0:
+        stored = sum(world.accounted().values())
+        if stored > best:
+            best, best_at = stored, time.monotonic()
+        if since(best_at) > SETTLE_S:
+            world.problems.append(f"no progress for {SETTLE_S:.0f} s, {missing} missing")
+            return
+        if since(said) > PROGRESS_S:
+            said = time.monotonic()
+            say(f"settling: {missing:,} to be stored")
+        time.sleep(LOOK_S)
+    say(f"settled after {since(start):.1f} s")
+
+
+def _missing(world: World) -> int:
+    """Records that must be stored and aren't, as far as sums can tell; 1 while some are queued."""
+    accounted = world.accounted()
+    wanted: Counter[str] = Counter()
+    for name, sender in world.senders.items():
+        proven = (s for s in sender.stretches if s.fate != "refused")
+        wanted[name.rstrip("0123456789")] += sum(s.end - s.first + bool(s.tail) for s in proven)
+    missing = sum(max(0, count - accounted.get(source, 0)) for source, count in wanted.items())
+    return missing or int(bool(world.queue.waiting() or world.queue.busy()))
+
+
+# ── the verdict ─────────────────────────────────────────────────────────────────────────
+
+
+def _judge(world: World, report: Report) -> None:
+    account = report.account
+    for kind, shown in account.problems.items():
+        report.problems.append(f"{account.counts[kind]} {kind}: {'; '.join(shown)}")
+    if gaps := world.gaps():
+        report.problems.append(f"{len(gaps)} gaps: {gaps[:3]}")
+    for name, sender in world.senders.items():
+        report.longest_pauses_s[name] = sender.longest_pause_s
+        for stretch in sender.stretches:
+            if stretch.fate == "refused" and not _was_parent_killed(world, stretch):
+                opened, ended = stretch.opened_at - world.born_at, stretch.ended_at - world.born_at
+                report.problems.append(
+                    f"{name} was refused at {stretch.end} with no parent killed meanwhile"
+                    f" ({opened:.3f} to {ended:.3f} s)"
+                )
+    _judge_limits(world, report)
+
+
+def _was_parent_killed(world: World, stretch: Stretch) -> bool:
+    return any(
+        began <= stretch.ended_at and stretch.opened_at <= gone
+        for began, gone in world.parent_kills
+    )
+
+
+def _judge_limits(world: World, report: Report) -> None:
+    report.parent_kills = len(world.parent_kills)
+    report.refused_starts, report.unmounted = world.refused_starts, world.unmounted
+    report.memory = world.memory
+    for title, used in world.memory.items():
+        if used > PSS_BYTES_MAX:
+            report.problems.append(f"{title} took {used / MIB:.0f} MiB")
+    report.log_lines = world.daemon.said().count("\n")
+    limit = LOG_LINES_BASE + LOG_LINES_PER_FAULT * sum(report.done.values())
+    if report.log_lines > limit:
+        report.problems.append(f"{report.log_lines} lines in the log, more than {limit}")
+
+
+def _keep(world: World, folder: Path) -> None:
+    """Copy what one needs to find out into the run's folder."""
+    (folder / "lines").unlink(missing_ok=True)  # made again from the seed
+    for file in (world.daemon.log, world.daemon.file, world.mariadb.log):
+        shutil.copy(file, folder / f"{file.parent.name[:5]}-{file.name}")
+    shutil.copytree(world.state, folder / "state", ignore=_no_sockets)
+    shutil.copytree(world.redis.directory, folder / "redis", ignore=_no_sockets)
+    with (folder / "tables").open("w") as tables:
+        for table in ("runs", "frames", "dead", "gaps", "meta"):
+            for row in world.database.run(f"SELECT * FROM torture_{table}"):
+                tables.write(f"{table} {row!r}\n")
+
+
+def _no_sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_socket()]
