@@ -636,8 +636,8 @@ def _recounted(recount: Recount, stored: int, dead: Mapping[str, int]) -> Iterat
             "table",
             "",
             f"table {table} has {rows:,} rows, the ledger says {stored:,} were stored",
-            "rows that others wrote or deleted are counted too; if nobody did, restore a backup"
-            " of the whole database: table and ledger change together",
+            "has somebody else written or deleted rows? If nobody has, restore a backup of the"
+            " whole database: table and ledger change together",
             records=stored - rows,
         )
     for source in sorted({*dead, *recount.dead}):

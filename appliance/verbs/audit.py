@@ -198,7 +198,7 @@ def _counted(recount: Recount, total: Line) -> Iterator[str]:
     yield f"counted: {recount.rows:,} rows in table {recount.table}"
     yield f"counted: {sum(recount.dead.values()):,} dead letters"
     if recount.rewrites and recount.rows < total.stored:
-        yield '  → records stored over rows that were there (on_duplicate = "update") have no own row'
+        yield '  → a record written over a row (on_duplicate = "update") has none of its own'
 
 
 def _verdict(found: Balance) -> Iterator[str]:
