@@ -7,6 +7,7 @@ down. The truth of a history is summed up here, from its frames.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from hypothesis import assume, given, settings
@@ -272,6 +273,96 @@ def test_a_run_that_has_ended_counts_too(old: History, new: History, who: str) -
     assert found.total.difference == 0
     if who != "nobody" and (who != "header" or new.frames):
         assert found.total.received == old.sum + new.sum
+
+
+NEXT = {"hand": QUEUED, SPOOLED: QUEUED, QUEUED: ROW}
+
+
+class Pipe:
+    """A run at work: frames go from the collector's hand to the ledger, a step at a time."""
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+        self.done = 0  # frames that are noted as handed over
+        self.up_to = 0
+
+    def step(self, chance: int) -> None:
+        """One of the steps that are possible now."""
+        steps = [partial(self._move, at) for at, one in enumerate(self.places) if one in NEXT]
+        if self.done == len(self.places):
+            steps.append(lambda: self.places.append("hand"))
+        elif self.places[-1] != "hand":
+            steps.append(self._note_as_done)
+        else:
+            steps.append(self._spool)
+        if self.places[self.up_to : self.up_to + 1] == [ROW]:
+            steps.append(self._fold)
+        steps[chance % len(steps)]()
+
+    def _move(self, at: int) -> None:
+        self.places[at] = NEXT[self.places[at]]
+
+    def _spool(self) -> None:
+        self.places[-1] = SPOOLED
+
+    def _note_as_done(self) -> None:
+        self.done += 1
+
+    def _fold(self) -> None:
+        self.up_to += 1
+
+    def history(self) -> History:
+        frames = [Frame((at, 0, 0, 0), place) for at, place in enumerate(self.places, 1)]
+        for frame in frames[: self.up_to]:
+            frame.place = FOLDED
+        return History(frames, self.up_to)
+
+    def state(self) -> SourceState | None:
+        """What the queue says."""
+        pushed = [at for at, one in enumerate(self.places, 1) if one in (QUEUED, ROW)]
+        return SourceState(RUN, pushed[-1], None, sum_up_to(pushed[-1]), 0) if pushed else None
+
+    def note(self) -> Handed:
+        in_hand = len(self.places) if self.done < len(self.places) else None
+        return Handed("tweets", RUN, self.done, sum_up_to(self.done), in_hand)
+
+
+def sum_up_to(number: int) -> int:
+    """Records of the frames of a pipe, of which frame n has n."""
+    return number * (number + 1) // 2
+
+
+STEPS = st.lists(st.integers(0, 99), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 99), max_size=40), st.tuples(STEPS, STEPS, STEPS, STEPS))
+def test_frames_that_move_while_the_accounts_are_read(
+    before: list[int], moves: tuple[list[int], ...]
+) -> None:
+    """Each account is read at another moment, in the order of the auditor."""
+    pipe = Pipe()
+
+    def after(chances: list[int]) -> Pipe:
+        for chance in chances:
+            pipe.step(chance)
+        return pipe
+
+    note = after(before).note()
+    spooled = after(moves[0]).history().waiting(SPOOLED)
+    state = after(moves[1]).state()
+    queued = after(moves[2]).history().waiting(QUEUED)
+    books = {RUN: after(moves[3]).history().book()}
+    states = {"tweets": state} if state else {}
+    found = compare(Accounts([note], spooled, states, queued, books))
+    if pipe.up_to > note.number + (note.in_hand is not None):
+        assert [one.kind for one in found.differences] == ["ahead"], "the next look tells"
+        return
+    assert (found.differences, found.remarks) == ([], [])
+    line = found.lines["tweets"]
+    assert line.difference == 0
+    arrived = note.in_hand if note.in_hand and not line.in_hand else 0
+    assert line.received == note.records + arrived
 
 
 # ── what doesn't ────────────────────────────────────────────────────────────────────────

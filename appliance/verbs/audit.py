@@ -189,7 +189,7 @@ def _notes(found: Balance) -> Iterator[str]:
         if line.never or line.unsized:
             sizes = [f"{line.never:,} records"] if line.never else []
             sizes += [f"{line.unsized:,} stretches of unknown size"] if line.unsized else []
-            yield f"never reached us, of source {source}: {', and '.join(sizes)}"
+            yield f"never reached us, of source {source}: {' and '.join(sizes)}"
     if found.recount:
         yield from _counted(found.recount, found.total)
 
