@@ -363,6 +363,29 @@ NO_RECORD = -1
 # ── store ───────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Frames `first` to `last` of a run, which nobody has brought: those behind them are known.
+
+    `records` and `bytes` are what they hold, `records_before` and `bytes_before` the run's sums
+    before them; None where nobody knows. `cause` is one word or two.
+    """
+
+    run: bytes
+    source: str
+    first: int
+    last: int
+    cause: str
+    records: int | None = None
+    bytes: int | None = None
+    records_before: int | None = None
+    bytes_before: int | None = None
+
+    def covers(self, other: "Hole") -> bool:
+        """Whether each number of the other one is among ours."""
+        return self.run == other.run and self.first <= other.first and other.last <= self.last
+
+
 class Store(Protocol):
     """Where rows end up: each frame once, whoever brings it how often.
 
@@ -390,8 +413,18 @@ class Store(Protocol):
         Slow: for a batch with a record in it that may kill us.
         """
 
-    def fold(self) -> None:
-        """Fold ledger rows without a hole before them into their run's row."""
+    def fold(self) -> list[Hole]:
+        """Fold ledger rows without a hole before them into their run's row; the holes.
+
+        Their frames may still wait somewhere, or be on their way.
+        """
+
+    def give_up(self, holes: Sequence[Hole]) -> list[Hole]:
+        """Write those down as missing that are still just these; the ones it has written.
+
+        Others are left as they are. A frame that comes after all is stored as always, and
+        taken off what is missing.
+        """
 
     def close(self) -> None:
         """Drop the connection. Safe to call twice."""

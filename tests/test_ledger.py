@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.stores.ledger import pieces, reach
+from appliance.stores.folding import pieces, reach
 from appliance.stores.tables import Span
 
 NUMBERS = range(1, 31)

@@ -396,6 +396,7 @@ class MySQLStore(Books, Letters):
         "count": "BIGINT UNSIGNED NOT NULL DEFAULT 0",
         "position": "INT UNSIGNED NOT NULL",
         "word": "VARCHAR(32) NOT NULL",
+        "word or null": "VARCHAR(32)",
         "text": "TEXT NOT NULL",
         "raw": "LONGBLOB NOT NULL",
         "time": "DATETIME(6)",
@@ -550,8 +551,17 @@ class MySQLStore(Books, Letters):
         )
         return {str(name).lower() for (name,) in rows}
 
+    def _has_index(self, table: str) -> bool:
+        rows = self._query(
+            "SELECT 1 FROM information_schema.STATISTICS"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND INDEX_NAME = ?",
+            table,
+            f"{table}_index",
+        )
+        return bool(rows)
+
     def _make_ledger_table(self, name: str, table: Table) -> None:
-        index = f", KEY ({quoted_names(table.index)})" if table.index else ""
+        index = f', KEY "{name}_index" ({quoted_names(table.index)})' if table.index else ""
         self._query(
             f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)}{index}){OPTIONS}'
         )

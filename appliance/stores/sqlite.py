@@ -96,6 +96,7 @@ class SQLiteStore(Books, Letters):
         "count": "INTEGER NOT NULL DEFAULT 0",
         "position": "INTEGER NOT NULL",
         "word": "TEXT NOT NULL",
+        "word or null": "TEXT",
         "text": "TEXT NOT NULL",
         "raw": "BLOB NOT NULL",
         "time": "TEXT",
@@ -192,6 +193,10 @@ class SQLiteStore(Books, Letters):
     def _columns_of(self, table: str) -> set[str]:
         rows = self._query(f"PRAGMA table_info({self._quoted(table)})")
         return {str(row[1]).lower() for row in rows}
+
+    def _has_index(self, table: str) -> bool:
+        rows = self._query(f"PRAGMA index_list({self._quoted(table)})")
+        return any(row[1] == f"{table}_index" for row in rows)
 
     def _make_ledger_table(self, name: str, table: Table) -> None:
         self._query(f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)})')
