@@ -17,6 +17,7 @@ from functools import cache, cached_property, partial
 
 from appliance import __version__, credentials, process, stock
 from appliance.acceptor import Acceptor, nothing_to_forget
+from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
@@ -62,10 +63,13 @@ CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside con
 KERNELS: Mapping[str, Kernel] = {"tcp": tcp.TcpKernel(), "unix": unix.UnixKernel()}
 CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
+SERVER_LOOK_S = 0.05  # between two looks whether our own server has loaded its data
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
+
+SomeStore = mysql.MySQLStore | sqlite.SQLiteStore
 
 
 class App:
@@ -191,6 +195,26 @@ class App:
         """The dead letters, and the row makers of their sources as they are configured now."""
         with closing(self._store()) as store:
             yield store, cache(self._maker)
+
+    @contextmanager
+    def auditor(
+        self, wish: process.Wish, slot: Slot, alone: bool, timeout_s: float
+    ) -> Iterator[Auditor]:
+        """Who looks at all accounts.
+
+        `alone`: no instance runs, so the embedded server is ours to start and to end.
+        """
+        birth = Birth(wish, slot)
+        with (
+            self._own_server(alone),
+            closing(self._queue("audit", birth, REPLY_TIMEOUT_S)) as queue,
+            closing(self._store(birth.slot.beat, timeout_s)) as store,
+        ):
+            while alone and self._server and not self._server.is_ready(REPLY_TIMEOUT_S):
+                if wish.stop:
+                    break  # and the first look says what is wrong
+                wish.wait(SERVER_LOOK_S)
+            yield Auditor(self._instance, process.boot_id(os.environ), queue, store)
 
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
@@ -487,7 +511,9 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, beat: Callable[[], None] = lambda: None) -> Letters:
+    def _store(
+        self, beat: Callable[[], None] = lambda: None, io_s: float = mysql.IO_S
+    ) -> SomeStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
@@ -499,6 +525,7 @@ class App:
                 max(source.record_bytes_max for source in self._config.sources.values()),
                 beat=beat,
                 on_duplicate=config.on_duplicate,
+                io_s=max(io_s, mysql.IO_S),
             )
         if config.url == "embedded":
             path = str(self._instance.directory / f"{name}.db")

@@ -35,13 +35,15 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "acceptor": ("acceptor", "hands decisions words"),
     "replay": ("replay", "decisions words"),
     "roles": ("collector subscriber recovery monitor", "replay hands decisions words"),
+    "auditor": ("auditor", "spool hands decisions words"),
     "child": ("child", "acceptor hands decisions words"),
     "watchdog": ("watchdog", "child acceptor hands decisions words"),
     "app": (
         "app",
-        "watchdog child acceptor roles replay sources queues stores spool hands decisions words",
+        "watchdog child acceptor auditor roles replay sources queues stores spool hands decisions "
+        "words",
     ),
-    "verbs": ("verbs/", "verbs app sources queues stores spool hands decisions words"),
+    "verbs": ("verbs/", "verbs app auditor sources queues stores spool hands decisions words"),
     "cli": ("cli", "verbs words"),
     "entry": ("__main__", "cli"),
 }
