@@ -257,9 +257,9 @@ class Queue(Protocol):
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none; then None. Never a moment without a home: a
-        taken frame is in the busy list of its owner. The lease says which of its frames were
-        in hand at a death.
+        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none; then
+        None. Never a moment without a home: a taken frame is in the busy list of its owner. The
+        lease says which of its frames were in hand at a death.
         """
 
     def confirm(self, lease: Lease) -> None:

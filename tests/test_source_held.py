@@ -155,6 +155,50 @@ def test_an_over_long_record_is_skipped_by_the_successor_too(place: Place) -> No
     assert place.collect() == b"next\n"
 
 
+def test_too_many_over_long_records_at_once_wait_for_each_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each note names all connections inside one, and holds only so many of them."""
+    monkeypatch.setattr(held, "SKIPPING_MAX", 2)
+    senders = [place.connect() for _ in range(6)]
+    for number, sender in enumerate(senders):
+        sender.sendall(b"%d" % number * 500)
+    other = place.connect()
+    begun = place.collect()
+    assert len(begun.split()) == 2
+    other.sendall(b"not held up\n")
+    assert place.collect() == b"not held up\n"
+    waits, until = 0, time.monotonic() + NOT_AT_ONCE_S
+    while (left_s := until - time.monotonic()) > 0:
+        place.source.wait(left_s)
+        assert place.source.peek() is None
+        waits += 1
+    assert waits <= 2, "who waits doesn't make us spin"
+    senders[5].close()  # one of those that wait, or not
+    for number, sender in enumerate(senders[:5]):
+        sender.sendall(b"%d" % number * 500 + b"\nnext %d\n" % number)
+    collected = begun.split() + place.collect().split(b"\n")[:-1]
+    assert sorted(line for line in collected if line.startswith(b"next")) == [
+        b"next %d" % number for number in range(5)
+    ]
+    assert sorted(line[:1] for line in collected if not line.startswith(b"next")) == [
+        b"%d" % number for number in range(6)
+    ], "each over-long record is a dead letter, once"
+
+
+def test_at_a_stop_those_who_wait_for_each_other_end_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "SKIPPING_MAX", 1)
+    for sender in [place.connect() for _ in range(4)]:
+        sender.sendall(b"x" * 500)
+    place.collect()
+    place.source.stop(quick=True)
+    for _ in range(50):
+        place.turn(0.01)
+    assert place.source.ended
+
+
 def test_a_connection_that_comes_twice_is_one(place: Place) -> None:
     place.connect().sendall(b"x\n")
     place.parent.send(place.kept[0])
