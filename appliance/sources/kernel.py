@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from appliance.framing import Ending
 
+BACKLOG = 1024  # senders that wait to be accepted; the kernel's own limit is net.core.somaxconn
 POLLED = select.EPOLLIN | select.EPOLLRDHUP
 ARRIVAL_S = 1.0  # from one end of a connection to the other, on one machine
 

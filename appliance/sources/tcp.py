@@ -18,18 +18,34 @@ good. Facts behind the code, each tried on Linux:
 import select
 import socket
 import struct
+from typing import NamedTuple
 
 from appliance.errors import AddressError, Unavailable
 from appliance.framing import Ending
 from appliance.sources.dialled import Target
-from appliance.sources.kernel import POLLED, Seen, Stretch, readable
+from appliance.sources.kernel import BACKLOG, POLLED, Seen, Stretch, readable
 
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
-BACKLOG = 1024
-# A server that we dial and that is gone without a word is noticed after 30 + 6 × 10 s.
-KEEPALIVE_IDLE_S = 30
-KEEPALIVE_INTERVAL_S = 10
-KEEPALIVE_PROBES = 6
+
+
+class Keepalive(NamedTuple):
+    """When the kernel asks a silent other side whether it is there, and gives it up (tcp(7))."""
+
+    idle_s: int
+    interval_s: int
+    probes: int
+
+    @property
+    def gone_s(self) -> int:
+        """So long it was silent when it is given up."""
+        return self.idle_s + self.interval_s * self.probes
+
+
+# A sender whose machine is gone holds its place no longer than this. Later than a sender's own
+# TCP gives up what it could not send (about 15 minutes, tcp_retries2): none is cut that would
+# have come back.
+SENDER = Keepalive(idle_s=600, interval_s=60, probes=10)
+SERVER = Keepalive(idle_s=30, interval_s=10, probes=6)  # one that we dial is dialled again soon
 
 _TCP_INFO_BYTES = 136
 _BYTES_RECEIVED = struct.Struct("=Q")
@@ -88,7 +104,7 @@ def prepare(connection: socket.socket) -> None:
     """What the parent does to each connection before anybody reads it."""
     connection.setblocking(False)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _keep_alive(connection, SENDER)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER_BYTES)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
@@ -98,9 +114,14 @@ def prepare_dialled(connection: socket.socket) -> None:
     probes tell that its server is gone.
     """
     prepare(connection)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    _keep_alive(connection, SERVER)
+
+
+def _keep_alive(connection: socket.socket, when: Keepalive) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, when.idle_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, when.interval_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, when.probes)
 
 
 def find(address: str) -> list[Target]:
