@@ -301,6 +301,28 @@ def begun(place: Place, record: bytes = b"r" * 3 * MIB, **how: Any) -> Pump:
     return pump
 
 
+def test_a_lone_byte_behind_a_beginning_waits_for_the_next_and_does_not_spin(
+    tmp_path: Path,
+) -> None:
+    """TCP couldn't tell whether a single byte was discarded, so it stays in the kernel."""
+    place = Place(tmp_path, Kind(HurriedTcp(), tcp.connected))
+    place.born(monotonic=itertools.count().__next__)  # time flies: at the second look it moves
+    sender = place.connect()
+    sender.sendall(b"beginn")
+    while not place.files():
+        assert place.source.peek() is None
+    sender.sendall(b"i")
+    waits, until = 0, time.monotonic() + NOT_AT_ONCE_S
+    while (left_s := until - time.monotonic()) > 0:
+        place.source.wait(left_s)
+        assert place.source.peek() is None
+        waits += 1
+    assert waits <= 2
+    sender.sendall(b"ng\nnext\n")
+    assert place.collect_slowly(b"next\n") == b"beginning\nnext\n"
+    place.close()
+
+
 def test_a_beginning_is_kept_for_the_successor(place: Place) -> None:
     pump = begun(place)
     place.born(WIDE).resume(None, None)

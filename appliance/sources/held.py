@@ -375,7 +375,7 @@ class HeldSource:
         got = self._kernel.peek(connection.socket, self._view[used : used + length])
         behind = self._behind(seen) if length == available else Ending.OPEN
         if got < length:
-            length, behind = got, self._kernel.behind_short_peek
+            length, behind = got, self._behind_piece(got)
         part = Part(
             connection.cookie,
             seen.position,
@@ -397,6 +397,13 @@ class HeldSource:
         if seen.failed or (self._stopped and not seen.ending):
             return Ending.BROKEN
         return Ending.CLEAN if seen.ending else Ending.OPEN
+
+    def _behind_piece(self, length: int) -> Ending:
+        """What follows a piece that a peek shows alone: more, once this one is out of the way.
+
+        One that is too short to be moved there ends its record.
+        """
+        return Ending.OPEN if length >= self._kernel.part_bytes_min else Ending.BROKEN
 
     def _take(
         self, connection: Connection, part: Part, at: int, maker: ChunkMaker, available: int
@@ -495,6 +502,8 @@ class HeldSource:
         """Wait for the record's rest; its beginning moves when the kernel will hold no more."""
         if at + part.length == len(self._buffer):  # too little room behind other connections
             self._passed_over.append(connection)
+        elif part.length < available:  # its next piece shows when this one has moved
+            return self._begin(connection, at, maker)
         elif connection.wake_at <= available:
             self._wake_at(connection, available + 1)
             if not self._kernel.wakes_when_full:
@@ -564,7 +573,7 @@ class HeldSource:
         length = bytes(view[:got]).find(NEWLINE) + 1 or got
         behind = self._behind(seen) if length == available else Ending.OPEN
         if got < wanted and length == got:
-            behind = self._kernel.behind_short_peek
+            behind = self._behind_piece(got)
         moved = length if length >= shortest or seen.ending else 0
         if moved:
             self._move(connection, beginning, view[:length], seen)

@@ -8,7 +8,8 @@ good. Facts behind the code, each tried on Linux:
 - A FIN counts as one received byte from CLOSE_WAIT, LAST_ACK and CLOSING on, not in
   ESTABLISHED or FIN_WAIT; in CLOSE nobody knows. So where a stretch begins without `ending`,
   a FIN that comes later may move the position by one, and it is never a single byte then.
-- SO_OOBINLINE from the start, or an urgent byte stops FIONREAD.
+- SO_OOBINLINE from the start, or an urgent byte stops FIONREAD. A peek ends before it all the
+  same (tcp(7)), and goes on with it when the rest was read.
 - SO_RCVLOWAT set once to 3 MiB grows the receive buffer for good. Without that a byte of an
   unfinished record pins a coalesced buffer of its whole size, the window stays shut and the
   stream stalls.
@@ -21,7 +22,6 @@ import struct
 from typing import NamedTuple
 
 from appliance.errors import AddressError, Unavailable
-from appliance.framing import Ending
 from appliance.sources.dialled import Target
 from appliance.sources.kernel import BACKLOG, POLLED, Seen, Stretch, readable
 
@@ -61,7 +61,6 @@ class TcpKernel:
 
     part_bytes_min = 2
     wakes_when_full = True
-    behind_short_peek = Ending.BROKEN  # an urgent byte (tcp(7)): the record ends before it
 
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, read until the kernel agrees with itself."""
