@@ -23,6 +23,7 @@ from appliance.sources import held, tcp
 from tests.socket_place import LIMITS, TCP, UNIX, HurriedTcp, Kind, Place
 
 NOT_AT_ONCE_S = 0.3
+NEVER = 1000
 
 pytestmark = pytest.mark.timeout(60)  # a stream that stalls would hang its test
 
@@ -473,27 +474,31 @@ def test_a_quick_stop_cuts_a_beginning_behind_what_was_there(place: Place) -> No
     assert place.files() == []
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 2], ids=["data", "note", "keep"])
+@pytest.mark.parametrize("fails_at", [0, 1, 2, NEVER], ids=["data", "note", "keep", "low"])
 def test_while_the_disk_is_full_a_record_waits_and_others_go_on(
     place: Place, fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Or low: what is kept free isn't for senders whose records never end."""
     monkeypatch.setattr(held, "STUCK_LOOK_S", 0.05)
     place.born(WIDE)
     pump, other = Pump(place, b"r" * 3 * MIB + b"\nbehind\n"), place.connect()
     full = FullDisk(fails_at)
     monkeypatch.setattr(os, "pwrite", full)
+    place.disk_is_low = fails_at == NEVER
     collected, looks = b"", 0
     until = time.monotonic() + NOT_AT_ONCE_S
     while time.monotonic() < until:
         pump.send()
         collected += place.turn(PUMP_S)
         looks += 1
-    assert full.failed
-    assert "No space left" in place.source.waiting_for
+    assert full.failed or place.disk_is_low
+    awaited = "disk_free_min" if place.disk_is_low else "No space left"
+    assert awaited in place.source.waiting_for
+    assert not (place.disk_is_low and place.files())
     assert looks < LOOKS_MAX
     other.sendall(b"other\n")
     assert place.collect_slowly(b"other\n", collected) == b"other\n"
-    full.is_full = False
+    full.is_full = place.disk_is_low = False
     collected += pump_all(place, pump)
     assert collected == b"r" * 3 * MIB + b"\nbehind\n"
     assert place.source.waiting_for == ""
