@@ -448,7 +448,9 @@ class App:
         return make(
             birth.wish,
             held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s),
-            Beginnings(self._instance.beginnings(name), self._boot, time.monotonic_ns),
+            Beginnings(
+                self._instance.beginnings(name), self._boot, time.monotonic_ns, self._disk.is_low
+            ),
             birth.connections,
             fleeting=holding is None,
             checkpoint=self._checkpoint,

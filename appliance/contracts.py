@@ -181,6 +181,10 @@ class Push:
     force: bool = False
 
 
+LEASE_RECORDS_MAX = 100_000
+"""A lease of so many records takes no more frames: storing needs memory and time for each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Frames that one owner holds: confirm or give back, under the same owner only.
@@ -261,9 +265,9 @@ class Queue(Protocol):
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Waits up to wait_s when there is none; then None. Never a moment without a home: a
-        taken frame is in the busy list of its owner. The lease says which of its frames were
-        in hand at a death.
+        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none; then
+        None. Never a moment without a home: a taken frame is in the busy list of its owner. The
+        lease says which of its frames were in hand at a death.
         """
 
     def confirm(self, lease: Lease) -> None:
