@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
-from appliance import __version__, credentials, process
+from appliance import __version__, credentials, process, stock
 from appliance.acceptor import Acceptor, nothing_to_forget
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
@@ -27,7 +27,7 @@ from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
 from appliance.instance import Instance
-from appliance.note import later_run, open_note
+from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
@@ -45,10 +45,11 @@ from appliance.settings import (
 )
 from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
-from appliance.stores.ledger import LedgerStore
+from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
 
@@ -160,6 +161,12 @@ class App:
             self._server.take_over()  # ends it, also one that hangs
             server.join()
 
+    @contextmanager
+    def letters(self) -> Iterator[tuple[Letters, Callable[[str], RowMaker]]]:
+        """The dead letters, and the row makers of their sources as they are configured now."""
+        with closing(self._store()) as store:
+            yield store, cache(self._maker)
+
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
     def looks(self, wish: process.Wish, slot: Slot, runs: bool) -> Iterator[tuple[str, Look]]:
@@ -181,7 +188,7 @@ class App:
             return queue.look(self._config.sources)
 
     def _look_at_store(self, birth: Birth) -> list[Remark]:
-        with closing(self._store(birth)) as store:
+        with closing(self._store(birth.slot.beat)) as store:
             return store.look()
 
     def _look_at_leftovers(self) -> list[Remark]:
@@ -190,6 +197,7 @@ class App:
         for name in sorted({*instance.noted_sources()} - {*self._config.sources}):
             text = f"it has a note of source {name}, which isn't configured"
             remarks.append(Remark(text, f"nothing, or remove {instance.note(name)}"))
+        remarks += stock.look(instance.spool, self._config.sources)
         if not self._server and instance.queue_has_data():
             remarks.append(
                 Remark(
@@ -287,7 +295,7 @@ class App:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
         queue = self._queue(role, birth, REPLY_TIMEOUT_S)
-        store = self._store(birth)
+        store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
             queue,
@@ -371,7 +379,12 @@ class App:
         make: Callable[..., held.HeldSource] = (
             partial(held.HeldSource, kernel, birth.wire)
             if config.connect is None
-            else partial(dialled.DialledSource, kernel, self._dialler(config, birth))
+            else partial(
+                dialled.DialledSource,
+                kernel,
+                self._dialler(config, birth),
+                absence=Absence(self._instance.absence(name), replace_file),
+            )
         )
         return make(
             birth.wish,
@@ -415,7 +428,7 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, birth: Birth) -> LedgerStore:
+    def _store(self, beat: Callable[[], None] = lambda: None) -> Letters:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
@@ -425,7 +438,7 @@ class App:
                 config.table,
                 config.columns,
                 max(source.record_bytes_max for source in self._config.sources.values()),
-                beat=birth.slot.beat,
+                beat=beat,
                 on_duplicate=config.on_duplicate,
             )
         if config.url == "embedded":
@@ -437,7 +450,7 @@ class App:
             name,
             config.table,
             config.columns,
-            beat=birth.slot.beat,
+            beat=beat,
             on_duplicate=config.on_duplicate,
         )
 

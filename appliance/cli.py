@@ -7,6 +7,7 @@ is asked for, so that `running` doesn't wait for a database driver.
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from appliance import __version__
 from appliance.errors import Exit, StreamDaemonError
+from appliance.verbs import times
 
 TIMEOUT_S_MAX = 1_000_000.0  # poll(2) counts milliseconds in 31 bits
 INTERRUPTED = 128 + signal.SIGINT  # as shells say it
@@ -34,6 +36,17 @@ def seconds(text: str) -> float:
     if not 0 < value <= TIMEOUT_S_MAX:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds such as 90 or 0.5")
     return value
+
+
+def count(text: str) -> int:
+    """How many, on the command line.
+
+    Raises:
+        ArgumentTypeError: not a positive whole number.
+    """
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 100")
+    return int(text)
 
 
 VERBS: dict[str, tuple[str, str, Options]] = {
@@ -95,10 +108,81 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             ),
         ),
     ),
+    "dead": (
+        "list, show, retry or export dead letters: records that could not be stored",
+        "stream-daemon dead retry --code duplicate --since 2h",
+        (
+            (
+                ("action",),
+                {
+                    "choices": ("list", "show", "retry", "export"),
+                    "help": "list: the newest first; show: all about some, their bytes to stdout;"
+                    " retry: store them, after table or columns were mended; export: their bytes,"
+                    " so that they can be sent in again",
+                },
+            ),
+            (
+                ("letter",),
+                {"nargs": "*", "metavar": "RUN:FRAME:POSITION", "help": "only these (see list)"},
+            ),
+            (("--source",), {"metavar": "SOURCE", "help": "only those of this source"}),
+            (("--code",), {"metavar": "CODE", "help": "only those with this code"}),
+            (
+                ("--since",),
+                {
+                    "type": times.moment,
+                    "metavar": "TIME",
+                    "help": "only those since then: 2h, 7d, or a date and time (UTC)",
+                },
+            ),
+            (
+                ("--limit",),
+                {
+                    "type": count,
+                    "metavar": "N",
+                    "help": "list: at most the newest N (default: 50); else the oldest N",
+                },
+            ),
+            (("--json",), {"action": "store_true", "help": "list, export: a JSON object each"}),
+            (
+                ("--incomplete",),
+                {
+                    "action": "store_true",
+                    "help": "retry, export: also those of which only a part is kept",
+                },
+            ),
+            (
+                ("--dry-run",),
+                {"action": "store_true", "help": "retry: say what would happen, change nothing"},
+            ),
+        ),
+    ),
     "check": (
         "check configuration, connections and leftovers; changes nothing; exit 0, 69 or 78",
         "stream-daemon -c stream-daemon.toml check",
         ((("--offline",), {"action": "store_true", "help": "connect to nothing"}),),
+    ),
+    "spool": (
+        "check, repair or print what waits on this machine's disk; exit 1 if something is damaged",
+        "stream-daemon spool dump | less",
+        (
+            (
+                ("action",),
+                {
+                    "choices": ("check", "repair", "dump"),
+                    "help": "verify everything; bring damaged frames back; print records",
+                },
+            ),
+            (("--source",), {"metavar": "SOURCE", "help": "of this source alone"}),
+            (
+                ("--headers",),
+                {"action": "store_true", "help": "dump: header lines in place of records"},
+            ),
+            (
+                ("--bad",),
+                {"action": "store_true", "help": "dump: what can be read in damaged segments"},
+            ),
+        ),
     ),
     "init": (
         "print a commented configuration to start from",

@@ -121,7 +121,7 @@ class Collector:
         self._birth()
         while not self._is_at_end():
             chunk = self._source.peek()
-            self._publish(chunk)
+            self._publish()
             if chunk is None:
                 self._wait()
             else:
@@ -173,6 +173,7 @@ class Collector:
         self._notes.begin(note)
         self._checkpoint("noted")
         self._hand_over(note, chunk)
+        self._publish()
         if len(chunk.body) < FLOOD_BYTES:
             self._pause(began + self._frame_interval_s)
 
@@ -365,10 +366,10 @@ class Collector:
 
     # ── what others see ─────────────────────────────────────────────────────────────────
 
-    def _publish(self, chunk: Chunk | None) -> None:
-        at_risk = chunk if chunk and self._source.fleeting else None
-        self._gauge.set("at_risk_records", at_risk.records if at_risk else 0)
-        self._gauge.set("at_risk_bytes", len(at_risk.body) if at_risk else 0)
+    def _publish(self) -> None:
+        records, size = self._source.at_risk
+        self._gauge.set("at_risk_records", records)
+        self._gauge.set("at_risk_bytes", size)
         self._gauge.set("connections", self._source.connections)
         if self._source.waiting_for:
             self._source_outage.awaits(self._source.waiting_for)

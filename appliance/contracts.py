@@ -7,7 +7,7 @@ crossed per chunk, frame or batch, never per record.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from appliance.batch import Batch, Stored
 from appliance.frame import Buffer, Gap, Header
@@ -50,6 +50,16 @@ class Chunk:
     skipped_bytes: int = 0
 
 
+class AtRisk(NamedTuple):
+    """What nobody but our memory holds at one moment: gone if the process is killed then."""
+
+    records: int
+    bytes: int
+
+
+NOTHING_AT_RISK = AtRisk(0, 0)
+
+
 class Source(Protocol):
     """Where records come from. The collector advances only after hand-over.
 
@@ -68,6 +78,15 @@ class Source(Protocol):
     @property
     def fleeting(self) -> bool:
         """Whether nobody but our memory holds a chunk: it is at risk until its hand-over."""
+
+    @property
+    def at_risk(self) -> AtRisk:
+        """What a kill would cost now: nothing, unless the source is fleeting.
+
+        Of a fleeting one the chunk that is shown, and what was read behind it. Never more than
+        one buffer of max(frame_bytes_max, record_bytes_max), plus one unfinished record for each
+        connection.
+        """
 
     @property
     def waiting_for(self) -> str:

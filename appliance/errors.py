@@ -17,6 +17,7 @@ class Exit(IntEnum):
     """Exit codes of the program (sysexits.h where it has one that fits)."""
 
     OK = 0
+    WRONG = 1  # who looks for what is wrong has found something
     DEGRADED = 2  # status only
     NOT_RUNNING = 3  # running, status
     UNKNOWN = 4  # status only

@@ -18,10 +18,11 @@ The caller's buffer holds at least `record_bytes_max` bytes: a full buffer alway
 something, if only a part of an over-long line to skip.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from appliance.frame import Buffer
+from appliance.frame import Buffer, Gap
 
 REJECTED_BYTES_MAX = 64 * 1024
 
@@ -100,6 +101,11 @@ def cut(
     found.skipping = found.skipping and ending is Ending.OPEN
     found.taken = at - start
     return found
+
+
+def gaps_of(rejected: Mapping[int, str]) -> tuple[Gap, ...]:
+    """What never reached us of records that were cut: one gap, nobody knows how large."""
+    return (Gap(CUT),) if CUT in rejected.values() else ()
 
 
 def _skip(found: Cut, buffer: bytes | bytearray, start: int, end: int) -> int:

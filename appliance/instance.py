@@ -4,8 +4,10 @@ state_dir/NAME/lock           held while the instance, or a child of a dead one,
                drain.lock     held by a `drain`
                control.sock   how stop, running and status reach it
                id             tells it from an instance of the same name elsewhere
-               sources/       a note file for each source; beginnings of unfinished records
+               sources/       for each source a note file, beginnings of unfinished records, or
+                             since when its server is away
                queue/         the embedded server: data, socket, log, lock
+               spool/         frames that the queue didn't take, a directory for each source
                log            what an instance in the background says (collect --detach)
                NAME.db        SQLite, when the store is embedded
 """
@@ -59,6 +61,15 @@ class Instance:
         """The embedded server's directory."""
         return self.directory / "queue"
 
+    @property
+    def spool(self) -> Path:
+        """The directory of all sources' spools."""
+        return self.directory / "spool"
+
+    def spool_of(self, source: str) -> Path:
+        """The spool of a source, made when it is first needed."""
+        return self.spool / source
+
     def noted_sources(self) -> list[str]:
         """Sources that have a note file here."""
         return [path.stem for path in (self.directory / "sources").glob("*.note")]
@@ -75,6 +86,10 @@ class Instance:
         """The directory for the beginnings of a source's unfinished records."""
         return self.directory / "sources" / f"{source}.beginnings"
 
+    def absence(self, source: str) -> Path:
+        """Since when the server of a source is away."""
+        return self.directory / "sources" / f"{source}.absence"
+
     def make(self) -> None:
         """Make the directories that are missing, for this user alone.
 
@@ -82,7 +97,7 @@ class Instance:
             InstanceError: the state directory can't be used by this user.
         """
         try:
-            for directory in (self.directory, self.queue, self.directory / "sources"):
+            for directory in (self.directory, self.queue, self.directory / "sources", self.spool):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not os.access(directory, os.W_OK | os.X_OK):
                     raise PermissionError(13, "Permission denied", str(directory))

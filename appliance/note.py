@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.balance import Handed
 from appliance.errors import InstanceError
 from appliance.frame import RunEnd
 
@@ -29,6 +30,7 @@ PAGE = 4096
 SLOT_BYTES = 256 * 1024  # a note of 1000 connections takes about 80 KiB
 WORD_AT = PAGE - 8
 FILE_BYTES = PAGE + 2 * SLOT_BYTES
+READS_MAX = 1000  # of a note that is written meanwhile: a turn takes much longer than a reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,56 @@ def open_note(path: Path, boot: str, kind: str, new_run: Callable[[str], str]) -
     return NoteFile(path)
 
 
+def read_note(path: Path, source: str, boot: str | None) -> Handed:
+    """What a source's note says now, for somebody who only looks; its collector may be at work.
+
+    The slot of the newest note is free of writers for as long as W says that it is the newest:
+    so W is read before and after. `boot` is None where it can't be known.
+
+    Raises:
+        InstanceError: it can't be read, or isn't a note.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:  # the file of a run: a new run has a new one
+            for _ in range(READS_MAX):
+                page, slot = os.pread(file.fileno(), PAGE, 0), b""
+                if number := (_word_in(page) + 1) // 2:
+                    slot = os.pread(file.fileno(), SLOT_BYTES, _slot_at(number))
+                if _word_in(os.pread(file.fileno(), PAGE, 0)) == _word_in(page):
+                    return _handed(path, source, boot, page, slot)
+    except OSError as error:
+        raise InstanceError(f"{path}: {error.strerror}", "see who owns it") from error
+    raise InstanceError(f"{path}: it changed at each of {READS_MAX} readings", "look again")
+
+
+def _handed(path: Path, source: str, boot: str | None, page: bytes, slot: bytes) -> Handed:
+    identity, word = _try_identity(page), _word_in(page)
+    number = (word + 1) // 2
+    last = _decoded(memoryview(slot), number) if number else None
+    if identity is None or (last is None and number):
+        raise InstanceError(f"{path}: the note is damaged", "start its instance: it says more")
+    end = _end_of_run(identity["run"], last, word) if last else RunEnd(identity["run"], 0, 0, 0)
+    return Handed(
+        source,
+        end.run,
+        end.number,
+        end.records,
+        in_hand=last.records if last and word % 2 else None,
+        previous=_before(identity),
+        firm=boot in (None, identity["boot"]),
+    )
+
+
+def _word_in(page: bytes) -> int:
+    return int.from_bytes(page[WORD_AT:PAGE], "little", signed=True)
+
+
 def _after_another_boot(
     path: Path, page: bytes, boot: str, kind: str, new_run: Callable[[str], str]
 ) -> None:
     """A new run: connections are gone, and what the file says may be older than the crash."""
     identity = _identity(page)
-    word = int.from_bytes(page[WORD_AT:PAGE], "little", signed=True)
+    word = _word_in(page)
     last = _read_slot(memoryview(page), (word + 1) // 2)
     # A run without a frame is known to nobody: the one before it stays the run before.
     previous = _end_of_run(identity["run"], last, word) if last else _before(identity)
@@ -195,9 +241,14 @@ def _slot_at(number: int) -> int:
 
 def _read_slot(memory: memoryview, number: int) -> Note | None:
     at = _slot_at(number)
-    length = int.from_bytes(memory[at : at + 4], "little")
-    encoded = bytes(memory[at + 8 : at + 8 + min(length, SLOT_BYTES - 8)])
-    if not length or zlib.crc32(encoded) != int.from_bytes(memory[at + 4 : at + 8], "little"):
+    return _decoded(memory[at : at + SLOT_BYTES], number)
+
+
+def _decoded(slot: memoryview, number: int) -> Note | None:
+    """The note of this frame; None if it isn't in the slot as a whole."""
+    length = int.from_bytes(slot[:4], "little")
+    encoded = bytes(slot[8 : 8 + min(length, SLOT_BYTES - 8)])
+    if not length or zlib.crc32(encoded) != int.from_bytes(slot[4:8], "little"):
         return None
     note = Note(**json.loads(encoded))
     return note if note.number == number else None
@@ -225,15 +276,19 @@ def _try_identity(page: bytes) -> dict[str, Any] | None:
 def _create(
     path: Path, run: str, boot: str, kind: str, previous: RunEnd | None, cursor: str | None
 ) -> None:
-    """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
+    """A fresh file with no note in it."""
     before = asdict(previous) if previous else None
     identity = {"boot": boot, "kind": kind, "run": run, "previous": before, "cursor": cursor}
     head = MAGIC + json.dumps(identity).encode() + b"\n"
     assert len(head) <= WORD_AT, len(head)
-    page = head.ljust(FILE_BYTES, b"\0")
-    beside = path.with_suffix(".new")
+    replace_file(path, head.ljust(FILE_BYTES, b"\0"))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a fresh file beside, sync it, and put it in place: whole or not at all."""
+    beside = path.with_name(f"{path.name}.new")
     with beside.open("wb") as file:
-        file.write(page)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     beside.rename(path)

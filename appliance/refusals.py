@@ -10,10 +10,11 @@ A lease counts as a whole: if one row of it was stored, the row of refusals has 
 
 from collections.abc import Mapping
 
+from appliance import poison
 from appliance.batch import DeadLetter, Stored
 
 REFUSALS_MAX = 1000  # in a row, before it is said
-REASON_CHARS_MAX = 100  # so that the fix behind it has room in `status`
+REASON_CHARS_MAX = 85  # so that the fix behind it has room in `status`
 
 FIXES: Mapping[str, str] = {  # by a dead letter's code
     "check": "mend the CHECK of that table, or leave such records out with exclude",
@@ -28,12 +29,28 @@ FIXES: Mapping[str, str] = {  # by a dead letter's code
     "partition": "add a partition for such values",
     "range": "give that column a wider type (ALTER TABLE … MODIFY)",
     "signal": "mend the trigger that refuses the row (SHOW TRIGGERS)",
-    "too long": "widen that column (ALTER TABLE … MODIFY), or raise the source's record_bytes_max",
+    "too long": "widen that column (ALTER TABLE … MODIFY), or raise record_bytes_max",
     "truncated": "give that column a type that takes such values, or correct its path",
     "utf8": "send UTF-8",
     "value": "give that column a type that takes such values, or correct its path",
 }
-OTHER_FIX = "see the dead letters' reasons"
+OTHER_FIX = "see their reasons: stream-daemon dead list"
+RETRY = "stream-daemon dead retry"  # stores them, once that is mended
+NO_RETRY = ("cut", "utf8")  # what is mended elsewhere
+REST_IS_GONE = "its rest is gone; for others like it raise max_allowed_packet on the server"
+PARTS: Mapping[str, str] = {  # by the code of a dead letter that has only a part of its record
+    "cut": "its rest is gone; see why the sender broke off",
+    "too long": "its rest is gone; for others like it raise the source's record_bytes_max",
+}
+
+
+def advice(code: str, incomplete: bool) -> str:
+    """What to do about one dead letter."""
+    if incomplete:
+        return f"{PARTS.get(code, REST_IS_GONE)} ({RETRY} --incomplete stores the part)"
+    if code == poison.CODE:
+        return f"try it apart from the stream: whoever touches it may die ({RETRY} --code {code})"
+    return _fix(code)
 
 
 class Refusals:
@@ -56,5 +73,11 @@ class Refusals:
 
 
 def _said(count: int, last: DeadLetter) -> str:
-    fix = FIXES.get(last.code, OTHER_FIX)
-    return f"{count} records in a row became dead letters: {last.reason[:REASON_CHARS_MAX]}; {fix}"
+    reason = last.reason[:REASON_CHARS_MAX]
+    return f"{count} records in a row became dead letters: {reason}; {_fix(last.code)}"
+
+
+def _fix(code: str) -> str:
+    """How to mend it, and what brings the records back then."""
+    fix = FIXES.get(code, OTHER_FIX)
+    return fix if code in NO_RETRY else f"{fix}; then: {RETRY}"

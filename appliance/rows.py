@@ -24,7 +24,7 @@ here (orjson's reading); the column with path "" is the record exactly as it cam
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -37,10 +37,11 @@ from appliance.config import Column, Filter
 from appliance.contracts import NO_RECORD, Hold
 from appliance.frame import Frame, Header
 
-REASONS = {  # by the collector's codes
+REASONS = {  # by the collector's codes: of such a record only a part reached us, or was kept
     "too long": "longer than record_bytes_max: only its first bytes were kept",
     "cut": "the connection broke in the middle of this record",
 }
+PART_KEPT = "only its first bytes were kept: "  # before the reason, where even that was too much
 PLAIN = (str, int, float, type(None))  # what a database takes as it is (bool is none of them)
 
 Pick = Callable[[Any], Any]
@@ -98,15 +99,23 @@ class RowMaker:
         lines = split(frame.body)
         records = None if header.rejected else self._take_whole(frame.body, lines)
         if records is None:
-            records = self._sort(lines, header.rejected)
+            records = self._sort(enumerate(lines), header.rejected)
+        return self._batch(header, records, len(lines), len(frame.body))
+
+    def batch_again(self, header: Header, lines: Mapping[int, bytes]) -> Batch:
+        """Some records of a frame, by their positions in it, that were dead letters so far."""
+        size = sum(len(line) + 1 for line in lines.values())
+        return self._batch(header, self._sort(lines.items(), {}), len(lines), size)
+
+    def _batch(self, header: Header, records: _Sorted, count: int, size: int) -> Batch:
         if self._filters:
             self._filter(records)
         return Batch(
             run=bytes.fromhex(header.run),
             number=header.number,
             source=self._source,
-            records=len(lines),
-            bytes=len(frame.body),
+            records=count,
+            bytes=size,
             first_received=header.first_received,
             last_received=header.last_received,
             rows=self._rows(records, header),
@@ -161,9 +170,9 @@ class RowMaker:
             return None
         return _Sorted(list(range(len(lines))), lines, documents)
 
-    def _sort(self, lines: Sequence[bytes], rejected: Mapping[int, str]) -> _Sorted:
+    def _sort(self, lines: Iterable[tuple[int, bytes]], rejected: Mapping[int, str]) -> _Sorted:
         records = _Sorted()
-        for position, line in enumerate(lines):
+        for position, line in lines:
             if position in rejected:
                 code = rejected[position]
                 records.dead.append(
@@ -233,9 +242,22 @@ def split(body: bytes) -> list[bytes]:
     return lines
 
 
+def is_incomplete(code: str, reason: str) -> bool:
+    """Whether a dead letter with this code and reason has only a part of its record.
+
+    A database says "too long", too, of a record that is whole.
+    """
+    return REASONS.get(code) == reason or reason.startswith(PART_KEPT)
+
+
 def utc_text(epoch_s: float) -> str:
     """Seconds since the epoch as databases read them: YYYY-MM-DD HH:MM:SS.ffffff, UTC."""
     return _written(datetime.fromtimestamp(epoch_s, UTC))
+
+
+def epoch_s(utc: str) -> float:
+    """The other way: what `utc_text` has written, as seconds since the epoch."""
+    return datetime.fromisoformat(utc).replace(tzinfo=UTC).timestamp()
 
 
 def utc_from_iso(text: str) -> str:

@@ -33,6 +33,7 @@ def test_each_verb_is_a_module_with_a_run() -> None:
     assert {name for name in runs if (folder / f"{name}.py").exists()} <= set(cli.VERBS)
 
 
+POSITIONAL = {"completion": ["bash"], "dead": ["list"]}
 OPTIONS = [
     (("collect",), {"if_needed": False}),
     (("collect", "--if-needed"), {"if_needed": True}),
@@ -41,6 +42,16 @@ OPTIONS = [
     (("drain",), {"timeout": 60.0, "verbose": False}),
     (("drain", "-v", "--timeout", "0.5"), {"timeout": 0.5, "verbose": True}),
     (("completion", "zsh"), {"shell": "zsh"}),
+    (("dead", "list"), {"action": "list", "letter": [], "limit": None, "json": False}),
+    (("dead", "show", "a:1:2", "b:3:4"), {"action": "show", "letter": ["a:1:2", "b:3:4"]}),
+    (
+        ("dead", "retry", "--source", "s", "--code", "too long", "--since", "1970-01-02"),
+        {"source": "s", "code": "too long", "since": 86400.0, "dry_run": False},
+    ),
+    (
+        ("dead", "export", "--limit", "7", "--incomplete", "--json"),
+        {"limit": 7, "incomplete": True, "json": True},
+    ),
     (("stop",), {"now": False, "timeout": None}),
     (("stop", "--now"), {"now": True}),
     (("stop", "--timeout", "90"), {"timeout": 90.0}),
@@ -66,7 +77,7 @@ def test_options(words: tuple[str, ...], options: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_configuration_is_named_before_or_behind_the_verb(verb: str) -> None:
-    words = [verb, "bash"] if verb == "completion" else [verb]
+    words = [verb, *POSITIONAL.get(verb, [])]
     assert parsed("-c", "a", *words).config == "a"
     assert parsed(*words, "-c", "a").config == "a"
     assert parsed("-ca", *words).config == "a"
@@ -159,7 +170,18 @@ def test_what_we_do_not_know_is_not_hidden(verb: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["frob"], ["stop", "--timeout", "x"], ["collect", "x"], ["completion", "csh"]]
+    "words",
+    [
+        [],
+        ["frob"],
+        ["stop", "--timeout", "x"],
+        ["collect", "x"],
+        ["completion", "csh"],
+        ["dead"],
+        ["dead", "bury"],
+        ["dead", "list", "--limit", "0"],
+        ["dead", "list", "--since", "soon"],
+    ],
 )
 def test_usage_errors_say_how_to_see_what_is_right(
     words: list[str], capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ import pytest
 
 from appliance import backoff, collector, note
 from appliance.collector import Collector, Stopped
-from appliance.contracts import Chunk, Push, Pushed, SourceState
+from appliance.contracts import NOTHING_AT_RISK, AtRisk, Chunk, Push, Pushed, SourceState
 from appliance.errors import Occupied, Unavailable
 from appliance.frame import Frame, Gap, RunEnd, decode
 from appliance.note import NoteFile, later_run, open_note
@@ -43,6 +43,7 @@ class FakeSource:
     """Shows Records a body at a time; tells `trace` of each call (contract: Source)."""
 
     fleeting = False
+    at_risk = NOTHING_AT_RISK  # what a fleeting one shows, if this one is
     waiting_for = ""
     connections = 3
 
@@ -84,10 +85,14 @@ class FakeSource:
         self._trace("peek")
         if self.at_peek:
             self.at_peek.pop(0)()
-        return self._chunk(self._at()) if self._left() else None
+        chunk = self._chunk(self._at()) if self._left() else None
+        if chunk and self.fleeting:
+            self.at_risk = AtRisk(chunk.records, len(chunk.body))
+        return chunk
 
     def discard(self, chunk: Chunk) -> None:
         self._trace("discard")
+        self.at_risk = NOTHING_AT_RISK
         self.records.discarded = self._position = chunk.claim["at"] + 1
 
     def settle(self) -> None:
@@ -376,13 +381,17 @@ def test_what_only_our_memory_holds_is_at_risk_until_it_is_handed_over(world: Wo
     world.records.ends = False
     life = world.born()
     life.source.fleeting = True
-    during = []
-    life.queue.before_push = lambda: during.append(dict(life.gauge.numbers))
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        numbers = life.gauge.numbers
+        seen.append((numbers["at_risk_records"], numbers["at_risk_bytes"]))
+
+    life.queue.before_push = look
+    world.clock.at(INTERVAL_S / 2, look)  # in the pause behind the frame
     world.clock.at(10, life.wish.ask_to_drain)
     life.run()
-    assert (during[0]["at_risk_records"], during[0]["at_risk_bytes"]) == (2, 4)
-    after = life.gauge.numbers
-    assert (after["at_risk_records"], after["at_risk_bytes"]) == (0, 0)
+    assert seen == [(2, 4), (0, 0)]
 
 
 # ── a queue that is away, full, or elsewhere ────────────────────────────────────────────

@@ -323,14 +323,14 @@ def test_a_temporary_directory_goes_whatever_happens() -> None:
 
 
 @pytest.fixture
-def short_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def short_demo(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
     """A demo of about a second, in a temporary directory of its own."""
     monkeypatch.setattr(demo, "SENDING_S", 1.0)
     monkeypatch.setattr(demo, "SETTLE_S_MAX", 1.0)
     monkeypatch.setattr(demo, "LOOK_EVERY_S", 0.1)
     monkeypatch.setattr(demo, "COLLECTOR_DIES_AT_S", 0.3)
     monkeypatch.setattr(demo, "SUBSCRIBER_DIES_AT_S", 0.5)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_dir))
 
 
 def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
@@ -360,7 +360,7 @@ def test_the_verdict_is_about_what_the_instance_did(
     doubled: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    short_dir: Path,
 ) -> None:
     with_fault(monkeypatch, fault)
     assert demo.run(ARGS) == code
@@ -373,18 +373,18 @@ def test_the_verdict_is_about_what_the_instance_did(
         assert err.count(event) == 1
     for event in ("collector tweets is back", "subscriber 1 is back"):
         assert err.count(event) == 1
-    assert not list(tmp_path.iterdir())
+    assert not list(short_dir.iterdir())
 
 
 @pytest.mark.usefixtures("short_demo")
 def test_an_instance_that_dies_is_said_with_its_last_words(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], short_dir: Path
 ) -> None:
     with_fault(monkeypatch, "dies")
     with pytest.raises(StreamDaemonError, match=r"ended by itself \(exit code 1\)|broke"):
         demo.run(ARGS)
     assert "as if something had gone wrong" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert not list(short_dir.iterdir())
 
 
 def processes_naming(text: str) -> list[str]:
@@ -402,20 +402,20 @@ def processes_naming(text: str) -> list[str]:
 
 @pytest.mark.usefixtures("short_demo")
 def test_an_interrupted_demo_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], short_dir: Path
 ) -> None:
     with_fault(monkeypatch, "none")
     seen: list[str] = []
 
     def interrupt_in_the_middle(elapsed_s: float) -> float:
         if elapsed_s > 0.2:
-            seen.extend(processes_naming(str(tmp_path)))
+            seen.extend(processes_naming(str(short_dir)))
             signal.raise_signal(signal.SIGINT)
         return 1000.0
 
     monkeypatch.setattr(demo, "tweets_per_s", interrupt_in_the_middle)
     assert demo.run(ARGS) == 128 + signal.SIGINT
     assert len(seen) == 1
-    assert processes_naming(str(tmp_path)) == []
-    assert not list(tmp_path.iterdir())
+    assert processes_naming(str(short_dir)) == []
+    assert not list(short_dir.iterdir())
     assert "interrupted" in capsys.readouterr().err

@@ -6,6 +6,7 @@ the kernel closes what the dead one had open.
 """
 
 import errno
+import json
 import os
 import socket
 import struct
@@ -19,8 +20,12 @@ from appliance import backoff
 from appliance.acceptor import Acceptor
 from appliance.contracts import no_checkpoint
 from appliance.errors import Unavailable
+from appliance.frame import Gap
+from appliance.framing import CUT
 from appliance.link import cookie_of
+from appliance.note import replace_file
 from appliance.sources import held, tcp, unix
+from appliance.sources.absence import ABSENT_S_MIN, SERVER_AWAY, STOPPED, Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import CONNECT_S, DialledSource, Dialler, Target
 from tests.fake_role import FakeClock
@@ -84,6 +89,7 @@ class Place:
     """The parent, and its collectors one after the other."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.beginnings = Beginnings(folder / "beginnings", "boot", time.monotonic_ns)
         self.clock = FakeClock()
         self.acceptor = Acceptor("feed", list, tcp.prepare, 1, self.clock)
@@ -93,6 +99,7 @@ class Place:
         self.prepare: Callable[[socket.socket], None] = tcp.prepare_dialled
         self.checkpoint: Callable[[str], None] = no_checkpoint
         self.finds = 0
+        self.gaps: list[Gap] = []
         self.chance = 0.0
         self._servers: list[Server] = []
         self.source, self.dialler = self.born()
@@ -125,9 +132,16 @@ class Place:
             Wake(self.wake),
             LIMITS,
             self.beginnings,
+            absence=self.absence(),
+            checkpoint=lambda step: self.checkpoint(step),
             monotonic=self.clock,
         )
         return self.source, self.dialler
+
+    def absence(self) -> Absence:
+        """What a collector knows of the server's absence; a file outlives it."""
+        wall = self.clock  # one that shows the same
+        return Absence(self.folder / "absence", replace_file, clock=wall, monotonic=self.clock)
 
     def die(self) -> None:
         self.source.close()
@@ -149,6 +163,7 @@ class Place:
             if chunk:
                 collected += bytes(chunk.body)
                 self.rejected = chunk.rejected
+                self.gaps += chunk.gaps
                 self.source.discard(chunk)
                 self.source.settle()
             self.acceptor.hear()
@@ -623,6 +638,156 @@ def test_closing_twice_is_no_harm(place: Place) -> None:
     place.turn()
     place.source.close()
     place.source.close()
+
+
+# ── the server's absence ────────────────────────────────────────────────────────────────
+
+
+def away(place: Place, server: Server, away_s: float, how: Callable[[socket.socket], None]) -> None:
+    """The server has a connection, ends it in this way, and takes the next one so much later."""
+    end = place.dial(server)
+    end.sendall(b"before\n")
+    place.turn()
+    how(end)
+    place.turn()
+    place.clock.now += away_s
+    place.turn()
+
+
+def close(connection: socket.socket) -> None:
+    connection.close()
+
+
+@pytest.mark.parametrize("how", [close, reset])
+def test_an_absence_is_a_gap_in_the_next_frame(
+    place: Place, how: Callable[[socket.socket], None]
+) -> None:
+    server = place.server()
+    began = place.clock.now
+    away(place, server, 60.0, how)
+    server.accept().sendall(b"after\n")
+    assert place.turn() == b"after\n"
+    assert place.gaps == [Gap(SERVER_AWAY, began=began, ended=began + 60.0)]
+    place.later(60.0)
+    place.born()
+    assert len(place.gaps) == 1, "once"
+
+
+def test_a_server_that_is_silent_then_is_told_of_in_a_frame_without_records(place: Place) -> None:
+    server, place.chance = place.server(), ALMOST_ONE
+    began = place.clock.now
+    away(place, server, 60.0, close)
+    end = server.accept()
+    assert place.gaps == []
+    assert place.later(ABSENT_S_MIN) == b""
+    assert place.gaps == [Gap(SERVER_AWAY, began=began, ended=began + 60.0)]
+    end.close()
+    place.turn()
+    second = backoff.full_jitter(1, ALMOST_ONE)
+    assert place.dialler.due_in_s == pytest.approx(second), "no record came: it isn't well"
+
+
+def test_a_server_that_takes_connections_and_ends_them_is_away_once(place: Place) -> None:
+    server = place.server()
+    away(place, server, 60.0, reset)
+    for _ in range(5):
+        reset(server.accept())
+        place.turn()
+        place.later(backoff.RETRY_S_MAX)
+    assert place.gaps == []
+    server.accept().sendall(b"well again\n")
+    place.turn()
+    assert len(place.gaps) == 1
+
+
+def test_an_end_in_good_order_and_a_server_that_is_there_at_once_is_none(place: Place) -> None:
+    server = place.server()
+    for _ in range(3):
+        away(place, server, backoff.RETRY_S_MIN, close)
+    assert place.gaps == []
+    away(place, server, backoff.RETRY_S_MIN, reset)
+    place.later(ABSENT_S_MIN)
+    assert len(place.gaps) == 1, "after a reset nobody knows what is missing"
+
+
+def test_a_stop_is_told_of_by_the_next_start(place: Place) -> None:
+    server = place.server()
+    place.dial(server).sendall(b"one\n")
+    place.turn()
+    began = place.clock.now
+    place.source.stop(quick=True)
+    place.turn()
+    place.clock.now += 3600
+    place.born()
+    place.dial(server)
+    place.later(ABSENT_S_MIN)
+    assert place.gaps == [Gap(STOPPED, began=began, ended=began + 3600)]
+
+
+def kill_at(step: str) -> Callable[[str], None]:
+    def kill(done: str) -> None:
+        if done == step:
+            raise Killed
+
+    return kill
+
+
+@pytest.mark.parametrize("records", [b"", b"after\n"])
+@pytest.mark.parametrize("step", ["peeked", "noted", "pushed", "discarded"])
+def test_killed_in_the_frame_that_tells_of_it(place: Place, step: str, records: bytes) -> None:
+    """A successor makes the same frame again, or knows that it was handed over."""
+    server = place.server()
+    began = place.clock.now
+    away(place, server, 60.0, reset)
+    server.accept().sendall(records)
+    place.clock.now += ABSENT_S_MIN
+    place.source.wait(0)
+    chunk = place.source.peek()
+    assert chunk
+    gap = Gap(SERVER_AWAY, began=began, ended=began + 60.0)
+    assert (bytes(chunk.body), chunk.gaps) == (records, (gap,))
+    claim = json.loads(json.dumps(chunk.claim))
+    if step == "discarded" and records:
+        place.checkpoint = kill_at("emptied")
+        with pytest.raises(Killed):
+            place.source.discard(chunk)
+        place.checkpoint = no_checkpoint
+    place.born()
+    place.source.resume(None, claim if step != "peeked" else None)
+    if step == "peeked":
+        assert place.later(ABSENT_S_MIN) == records
+        assert place.gaps == [gap]
+        return
+    again = place.source.again(claim)
+    if step == "discarded" and records:
+        assert again is None
+    else:
+        assert again
+        assert (bytes(again.body), again.gaps) == (records, (gap,))
+        place.source.discard(again)
+        place.source.settle()
+    place.later(ABSENT_S_MIN)
+    assert place.gaps == [], "it was told"
+
+
+def test_half_a_record_is_a_dead_letter_and_its_rest_a_gap_also_after_a_kill(place: Place) -> None:
+    server = place.server()
+    end = place.dial(server)
+    end.sendall(b"whole\nhal")
+    assert place.turn() == b"whole\n"
+    place.born()
+    place.source.resume(None, None)
+    reset(end)
+    chunk = place.source.peek()
+    assert chunk
+    assert (bytes(chunk.body), chunk.rejected) == (b"hal\n", {0: CUT})
+    assert chunk.gaps == (Gap(CUT),)
+    claim = json.loads(json.dumps(chunk.claim))
+    place.born()
+    place.source.resume(None, claim)
+    again = place.source.again(claim)
+    assert again
+    assert (again.rejected, again.gaps) == ({0: CUT}, (Gap(CUT),))
 
 
 # ── other kinds of sockets ──────────────────────────────────────────────────────────────

@@ -58,13 +58,15 @@ def test_everything_of_an_instance_lies_in_its_directory_and_is_its_users_alone(
     instance = Instance(tmp_path / "state" / "nfl")
     instance.make()
     instance.make()  # what is there already is no error
-    assert sorted(path.name for path in instance.directory.iterdir()) == ["queue", "sources"]
+    names = sorted(path.name for path in instance.directory.iterdir())
+    assert names == ["queue", "sources", "spool"]
     made = (instance.directory, *instance.directory.iterdir())
     assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
     assert instance.note("tweets") == instance.directory / "sources" / "tweets.note"
+    assert instance.spool_of("tweets") == instance.directory / "spool" / "tweets"
     paths = [instance.lock, instance.turnstile, instance.control, instance.queue]
-    paths += [instance.drain_lock, instance.log]
-    assert len({*paths}) == 6
+    paths += [instance.drain_lock, instance.log, instance.spool]
+    assert len({*paths}) == 7
     assert {path.parent for path in paths} == {instance.directory}
 
 
@@ -115,8 +117,9 @@ def test_the_owner(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_the_owner_of_what_is_hidden_is_who_hides_it(short_dir: Path) -> None:
-    for directory in (short_dir, short_dir.parent, short_dir.parent.parent):
-        directory.chmod(0o755)
+    for directory in (short_dir, *short_dir.parents):
+        if directory.owner() == short_dir.owner() and directory.stat().st_mode & 0o077 == 0:
+            directory.chmod(0o755)
     instance = Instance(short_dir / "closed" / "nfl")
     instance.make()
     os.chown(short_dir / "closed", 54321, -1)

@@ -20,14 +20,15 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters rows isolate "
-        "signals backoff poison refusals status rates tweets",
+        "signals backoff poison refusals status rates tweets balance",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
+    "spool": ("spool segments files salvage repair stock", "spool decisions words"),
     "hands": (
-        "spool disk redis_server note counters deaths link control systemd credentials process "
+        "disk redis_server note counters deaths link control systemd credentials process "
         "program logs instance",
         "decisions words",
     ),
@@ -35,8 +36,11 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "roles": ("collector subscriber recovery monitor", "hands decisions words"),
     "child": ("child", "acceptor hands decisions words"),
     "watchdog": ("watchdog", "child acceptor hands decisions words"),
-    "app": ("app", "watchdog child acceptor roles sources queues stores hands decisions words"),
-    "verbs": ("verbs/", "verbs app sources queues stores hands decisions words"),
+    "app": (
+        "app",
+        "watchdog child acceptor roles sources queues stores spool hands decisions words",
+    ),
+    "verbs": ("verbs/", "verbs app sources queues stores spool hands decisions words"),
     "cli": ("cli", "verbs words"),
     "entry": ("__main__", "cli"),
 }

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Values
 from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
+from appliance.rows import PART_KEPT
 from appliance.stores.address import MySQLAddress, parse_url
 from appliance.stores.mysql import (
     ERRORS,
@@ -95,7 +96,24 @@ def test_many_dead_letters_and_frames_go_in_several_statements(
     assert store.store([*frames, first]) == Stored(frames=2999, dead=9)
     assert store.store([*frames, first]) == Stored()
     sizes = small_packets.run("SELECT LENGTH(raw), COUNT(*) FROM nfl_dead GROUP BY LENGTH(raw)")
-    assert sizes == [(64 * 1024, 9)]
+    assert sizes == [(70_000, 9)]
+    store.close()
+
+
+def test_a_dead_letter_that_the_server_can_not_take_keeps_its_beginning(
+    small_packets: Database,
+) -> None:
+    """It was queued when record_bytes_max was larger; the stream must go on behind it."""
+    store = store_of(small_packets, {"x": "INT"})
+    store.prepare()
+    fits, too_large = (262_144 - 65_536) // 2, 262_144 // 2
+    letters = [
+        DeadLetter(at, b"\xff" * size, "utf8", "r" * 2000)
+        for at, size in [(0, fits), (1, too_large)]
+    ]
+    assert store.store([Batch(RUN, 1, "tweets", 2, 0, 1.0, 2.0, [], [], [], letters)]).dead == 2
+    found = small_packets.run("SELECT LENGTH(raw), code, reason FROM nfl_dead ORDER BY position")
+    assert found == [(fits, "utf8", "r" * 1000), (65_536, "utf8", (PART_KEPT + "r" * 1000)[:1000])]
     store.close()
 
 

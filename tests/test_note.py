@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import note as notes
+from appliance.balance import Handed
 from appliance.errors import InstanceError
 from appliance.frame import RunEnd
 from appliance.note import (
@@ -25,6 +26,7 @@ from appliance.note import (
     NoteFile,
     later_run,
     open_note,
+    read_note,
 )
 
 RUNS = [f"{number:032x}" for number in range(1, 100)]
@@ -343,3 +345,79 @@ def test_what_the_page_says_of_itself_can_be_read_by_people(path: Path) -> None:
     assert first == b"stream-daemon note 1"
     assert json.loads(second)["run"] == RUNS[0]
     assert os.stat(path).st_size == FILE_BYTES
+
+
+# ── somebody looks ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 5])
+@pytest.mark.parametrize("in_hand", [False, True])
+def test_who_only_looks_sees_what_was_handed_over(path: Path, done: int, in_hand: bool) -> None:
+    with_frames(path, done, in_hand=in_hand)
+    before, times = path.read_bytes(), path.stat()
+    seen = read_note(path, "tweets", "boot")
+    handed = Handed("tweets", RUNS[0], done, done * (done + 1) // 2, done + 1 if in_hand else None)
+    assert seen == handed
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, times.st_mtime_ns)
+    assert read_note(path, "tweets", None) == handed
+    assert read_note(path, "tweets", "later") == replace(handed, firm=False)
+
+
+def test_who_only_looks_is_told_of_the_run_before(path: Path) -> None:
+    runs = Runs()
+    file = opened(path, runs)
+    file.begin(noted(1))
+    file.done(1)
+    opened(path, runs, boot="next")
+    assert read_note(path, "s", "next") == Handed(
+        "s", RUNS[1], 0, 0, previous=RunEnd(RUNS[0], 1, 1, 10)
+    )
+
+
+def test_a_writer_at_work_is_never_seen_half(path: Path) -> None:
+    """Before each read of the one who looks the writer is through with one more frame."""
+    file, number = with_frames(path, 1), 1
+    plain, reads = os.pread, 0
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        nonlocal number, reads
+        reads += 1
+        if reads <= 20:
+            number += 1
+            file.begin(noted(number))
+            file.done(number)
+        return plain(fd, size, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notes.os, "pread", pread)
+        seen = read_note(path, "s", "boot")
+    assert (seen.number, seen.records) == (number, number * (number + 1) // 2)
+    assert reads > 20
+
+
+def test_a_writer_that_never_rests(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, numbers = opened(path), iter(range(1, 10**6))
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        file.begin(noted(number := next(numbers)))
+        file.done(number)
+        return bytes(file._memory[at : at + size])
+
+    monkeypatch.setattr(notes.os, "pread", pread)
+    with pytest.raises(InstanceError, match="changed at each"):
+        read_note(path, "s", "boot")
+
+
+@pytest.mark.parametrize("harm", ["no file", "not ours", "short", "torn note"])
+def test_a_note_that_cannot_be_read_by_who_looks(path: Path, harm: str) -> None:
+    with_frames(path, 1)
+    content = bytearray(path.read_bytes())
+    if harm == "torn note":
+        content[PAGE + SLOT_BYTES + 20] ^= 1
+    path.write_bytes({"not ours": b"x" * FILE_BYTES, "short": b"x"}.get(harm, bytes(content)))
+    if harm == "no file":
+        path.unlink()
+    with pytest.raises(InstanceError) as caught:
+        read_note(path, "s", "boot")
+    assert str(path) in caught.value.message
+    assert caught.value.hint

@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance import poison
 from appliance.batch import DeadLetter, Stored
 from appliance.counters import TEXT_BYTES_MAX
-from appliance.refusals import FIXES, REFUSALS_MAX, Refusals
+from appliance.refusals import FIXES, REFUSALS_MAX, Refusals, advice
 from appliance.rows import REASONS
 from appliance.stores import mysql, sqlite
 
@@ -23,7 +24,7 @@ def test_a_thousand_in_a_row_are_said_once_with_column_and_fix() -> None:
     assert refusals.note(dead(1))
     assert refusals.text == (
         "1000 records in a row became dead letters: Data too long for column 'team' at row 1"
-        f" (1406 …); {FIXES['too long']}"
+        f" (1406 …); {FIXES['too long']}; then: stream-daemon dead retry"
     )
     assert not refusals.note(dead(5000))
 
@@ -60,8 +61,17 @@ def test_each_code_has_its_fix_and_all_of_it_fits_into_a_slot() -> None:
         refusals = Refusals()
         letter = DeadLetter(0, b"", code, "x" * 1000)
         refusals.note(Stored(1, dead=10**6, refusal=letter))
-        assert refusals.text.endswith(fix)
+        then = "" if code in ("cut", "utf8") else "; then: stream-daemon dead retry"
+        assert refusals.text.endswith(fix + then)
         assert len(refusals.text.encode()) <= TEXT_BYTES_MAX
     refusals = Refusals()
     refusals.note(Stored(1, dead=10**6, refusal=DeadLetter(0, b"", "error 5999", "odd")))
-    assert refusals.text.endswith("see the dead letters' reasons")
+    assert "see their reasons: stream-daemon dead list" in refusals.text
+
+
+def test_each_code_has_advice() -> None:
+    for code in (*FIXES, poison.CODE, "error 5999"):
+        assert advice(code, False)
+    for code in REASONS:
+        assert "--incomplete" in advice(code, True)
+    assert advice("poison", False).endswith("stream-daemon dead retry --code poison)")

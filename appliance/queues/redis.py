@@ -46,7 +46,7 @@ ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
 HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
-BUSY_FRAMES_MAX = 1_000_000  # of one busy list, which holds no more than a lease
+LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
 BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
 GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
@@ -292,9 +292,19 @@ class RedisQueue:
 
     def source_state(self, source: str) -> SourceState | None:
         """What was last pushed for a source; None if nothing ever was."""
-        fields = ("run", "number", "cursor", "records", "bytes")
         with self._talking():
-            answer = self._command("HMGET", self._keys.source(source), *fields)
+            return self._source_state(source)
+
+    def source_states(self) -> dict[str, SourceState]:
+        """The same of each source that the queue knows, configured or not."""
+        with self._talking():
+            names = [self._keys.name_of(key) for key in self._scan(self._keys.every_source)]
+            states = {name: self._source_state(name) for name in names}
+        return {name: state for name, state in states.items() if state}
+
+    def _source_state(self, source: str) -> SourceState | None:
+        fields = ("run", "number", "cursor", "records", "bytes")
+        answer = self._command("HMGET", self._keys.source(source), *fields)
         run, number, cursor, records, size = answer
         if run is None:
             return None
@@ -410,27 +420,39 @@ class RedisQueue:
         `bytes`: nothing is queued when all three are 0.
         """
         with self._talking():
-            every = self._every(self._scan_busy(), self._owners_alive())
-            return Depth(*self._run(DEPTH, (self._keys.working, self._keys.bytes, *every)))
+            busy = self._all_busy()
+            return Depth(*self._run(DEPTH, (self._keys.working, self._keys.bytes, *busy)))
 
     def headers(self, frames_max: int) -> list[bytes]:
         """The header lines of frames that are queued: the oldest that wait, then all in hand."""
         with self._talking():
-            lines = self._headers_of(self._keys.working, frames_max)
-            for key in self._every(self._scan_busy(), self._owners_alive()):
-                lines += self._headers_of(key, BUSY_FRAMES_MAX)
-        return lines
+            steps = [*self._walk(self._keys.working, frames_max)]
+            waiting = [line for step in reversed(steps) for line in step]
+            in_hand = [
+                line for key in self._all_busy() for step in self._walk(key) for line in step
+            ]
+        return waiting[:frames_max] + in_hand
 
-    def _headers_of(self, key: str, frames_max: int) -> list[bytes]:
-        """In steps, so that a long list keeps nobody else waiting."""
-        lines: list[bytes] = []
-        while len(lines) < frames_max:
-            end = min(len(lines) + HEADERS_STEP, frames_max) - 1
-            step = self._run(HEADERS, (key,), len(lines), end)
-            lines += step
+    def every_header(self) -> Iterator[list[bytes]]:
+        """The same of all that is queued, in no order and in steps: it may not fit into memory."""
+        with self._talking():
+            yield from self._walk(self._keys.working)
+            for key in self._all_busy():
+                yield from self._walk(key)
+
+    def _walk(self, key: str, frames_max: int = LIST_FRAMES_MAX) -> Iterator[list[bytes]]:
+        """Header lines of a list's left end: a few at a time, so that nobody else waits long.
+
+        It begins with the newest and counts from the right. So whatever is taken from the left
+        meanwhile, or given back there, moves no frame past us; a push makes us read some twice.
+        """
+        at = max(0, self._command("LLEN", key) - frames_max)
+        while True:
+            step = self._run(HEADERS, (key,), -at - HEADERS_STEP, -at - 1)
+            yield step
             if len(step) < HEADERS_STEP:
-                break
-        return lines
+                return
+            at += HEADERS_STEP
 
     # check
 
@@ -477,6 +499,9 @@ class RedisQueue:
     def _clients(self) -> str:
         listing: bytes = self._command("CLIENT", "LIST")
         return listing.decode(errors="replace")
+
+    def _all_busy(self) -> list[str]:
+        return self._every(self._scan_busy(), self._owners_alive())
 
     def _every(self, busy: list[str], alive: set[str]) -> list[str]:
         """All busy lists that there may be: those seen, and those that came since the scan."""

@@ -47,6 +47,11 @@ class Beginning:
         self.pending: Stretch | None = None
         self._last = b""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the record that are in the file, pending ones too."""
+        return self.length + (self.pending.length if self.pending else 0)
+
     def is_whole(self, record_bytes_max: int) -> bool:
         """Whether nothing more belongs to it: its newline is there, or it is over-long."""
         return self._last == NEWLINE or self.length >= record_bytes_max

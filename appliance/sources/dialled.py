@@ -35,9 +35,12 @@ from typing import Any, NamedTuple, Protocol
 from appliance import backoff
 from appliance.contracts import Checkpoint, Chunk, Remark, no_checkpoint
 from appliance.errors import Unavailable
+from appliance.frame import Gap
+from appliance.sources.absence import SERVER_AWAY, STOPPED, Absence
 from appliance.sources.beginnings import Beginnings
-from appliance.sources.held import HeldSource, Limits, Wake
+from appliance.sources.held import Connection, HeldSource, Limits, Wake
 from appliance.sources.kernel import Kernel
+from appliance.sources.parts import gaps_in
 
 CONNECT_S = 10.0  # for one address; well below the kernel's own two minutes
 ENDED = "the server ended it"
@@ -307,24 +310,40 @@ class DialledSource(HeldSource):
         limits: Limits,
         beginnings: Beginnings,
         _inherited: object = (),
+        *,
+        absence: Absence,
         **how: Any,
     ) -> None:
-        super().__init__(kernel, dialler, wake, limits, beginnings, dialler.inherited, **how)
         self._dialler = dialler
+        self._absence = absence
+        super().__init__(kernel, dialler, wake, limits, beginnings, dialler.inherited, **how)
 
     @property
     def waiting_for(self) -> str:
         """The server, while there is no connection to it."""
         return self._dialler.waiting_for or super().waiting_for
 
+    def resume(self, cursor: str | None, claim: Any) -> None:
+        """Go on behind the last note, and with what is known of the server's absence."""
+        super().resume(cursor, claim)
+        # A fleeting source may have lost the frame that it noted: it rather tells twice.
+        told = [] if self.fleeting else gaps_in(claim)
+        self._absence.born(self.connections > 0, told)
+
     def discard(self, chunk: Chunk) -> None:
         """Forget the chunk; its server is one that sends."""
         super().discard(chunk)
-        self._dialler.data_came()
+        if chunk.records:
+            self._dialler.data_came()
+        if gaps_in(chunk.claim):
+            self._absence.told()
+        self._absence.still_there()
 
     def wait(self, timeout_s: float) -> None:
         """Dial if it is time to; block until the server, the parent or a signal has something."""
         self._dialler.turn()
+        if self.connections:
+            self._absence.still_there()
         super().wait(min(timeout_s, self._dialler.due_in_s))
 
     def stop(self, quick: bool) -> None:
@@ -336,6 +355,25 @@ class DialledSource(HeldSource):
         """Release the descriptors."""
         super().close()
         self._dialler.close()
+
+    # ── the server's absence ────────────────────────────────────────────────────────────
+
+    def _gaps(self, alone: bool) -> list[Gap]:
+        gap = self._absence.gap
+        return [gap] if gap and (self._absence.is_over or not alone) else []
+
+    def _adopt(self, cookie: int, connection: socket.socket) -> None:
+        super()._adopt(cookie, connection)
+        self._absence.found()
+
+    def _finish(self, connection: Connection) -> None:
+        """First say since when the server is away; a kill behind it leaves the connection ours."""
+        if self._stop_by is not None:
+            self._absence.lost(STOPPED, clean=False)
+        else:
+            failed = self._kernel.observe(connection.socket).failed
+            self._absence.lost(SERVER_AWAY, clean=not failed)
+        super()._finish(connection)
 
 
 def _is_connecting(connection: socket.socket) -> bool:

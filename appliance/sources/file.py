@@ -50,7 +50,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from appliance import framing
-from appliance.contracts import Chunk, Remark
+from appliance.contracts import NOTHING_AT_RISK, Chunk, Remark
 from appliance.errors import Unavailable
 from appliance.frame import Buffer, Gap
 from appliance.framing import Ending
@@ -265,6 +265,7 @@ class FileSource:
 
     connections = 0
     fleeting = False
+    at_risk = NOTHING_AT_RISK
 
     def __init__(
         self,

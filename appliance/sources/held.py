@@ -28,12 +28,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from appliance.contracts import Checkpoint, Chunk, no_checkpoint
+from appliance.contracts import NOTHING_AT_RISK, AtRisk, Checkpoint, Chunk, no_checkpoint
 from appliance.errors import Unavailable
+from appliance.frame import Gap
 from appliance.framing import NEWLINE, Cut, Ending
 from appliance.sources.beginnings import Beginning, Beginnings
 from appliance.sources.kernel import Kernel, Seen, Stretch
-from appliance.sources.parts import PARTS_MAX, ChunkMaker, Part, from_files, lost
+from appliance.sources.parts import PARTS_MAX, ChunkMaker, Part, from_files, gaps_in, lost
 
 EVENTS_MAX = PARTS_MAX  # connections that are looked at together
 UNFINISHED_S = 0.01  # a record waits so long for a byte before its beginning moves
@@ -150,6 +151,19 @@ class HeldSource:
         return len(self._connections)
 
     @property
+    def at_risk(self) -> AtRisk:
+        """Of a fleeting source what is shown, and beginnings, which no successor goes on with."""
+        if not self.fleeting:
+            return NOTHING_AT_RISK
+        shown = self._shown
+        joined = [*self._handed_over, *from_files(shown.claim if shown else None)]
+        done = {part.beginning for part in joined}
+        kept = [c.beginning for c in self._connections.values() if c.beginning]
+        sizes = [beginning.size for beginning in kept if beginning.number not in done]
+        records, size = (shown.records, len(shown.body)) if shown else (0, 0)
+        return AtRisk(records + len(sizes), size + sum(sizes))
+
+    @property
     def waiting_for(self) -> str:
         """Room on the disk for the beginning of a record; else empty."""
         return self._awaited if self._looks.any else ""
@@ -188,9 +202,8 @@ class HeldSource:
             return None
         maker = ChunkMaker(claim["first"], claim["record_bytes_max"])
         gone = [part for part in parts if not self._remake(part, maker)]
-        gaps = [lost(part) for part in gone if part.records]
         self._handed_over = []
-        return maker.chunk(claim["last"], claim["skipping"], gaps)
+        return maker.chunk(claim["last"], claim["skipping"], gaps_in(claim), lost(gone))
 
     def _remake(self, part: Part, maker: ChunkMaker) -> bool:
         """Add the part to the chunk again; False if nobody holds its bytes any more."""
@@ -234,9 +247,14 @@ class HeldSource:
                 self._passed_over += ready[at:]
                 break
             used += self._peek_one(connection, used, maker)
-        if maker.empty:
+        gaps = self._gaps(maker.empty)
+        if maker.empty and not gaps:
             return None
-        return maker.chunk(self._clock(), self._skipping_cookies(), [])
+        return maker.chunk(self._clock(), self._skipping_cookies(), gaps)
+
+    def _gaps(self, alone: bool) -> list[Gap]:
+        """What the next chunk has to tell of; `alone`: it would have nothing else."""
+        return []
 
     def discard(self, chunk: Chunk) -> None:
         """Forget the chunk."""

@@ -4,11 +4,13 @@ A claim is what the note keeps. It holds all that cutting depends on, so that a 
 the same records from the same bytes, whatever the configuration says by then.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from appliance.contracts import Chunk
 from appliance.frame import Buffer, Gap
-from appliance.framing import Cut, Ending, cut
+from appliance.framing import Cut, Ending, cut, gaps_of
 from appliance.sources.kernel import Stretch
 
 PARTS_MAX = 256  # connections that share one frame: a note has a limited size (note.SLOT_BYTES)
@@ -79,14 +81,24 @@ class ChunkMaker:
         self._records += cut.records
         self._skipped_bytes += cut.skipped_bytes
 
-    def chunk(self, last_received: float, skipping: list[int], gaps: list[Gap]) -> Chunk:
-        """The chunk; its claim says which connections are inside an over-long record."""
+    def chunk(
+        self,
+        last_received: float,
+        skipping: list[int],
+        told: Sequence[Gap] = (),
+        lost: Sequence[Gap] = (),
+    ) -> Chunk:
+        """The chunk; its claim says which connections are inside an over-long record.
+
+        `told`: gaps that a successor tells again with it; `lost`: what of it nobody holds.
+        """
         claim = {
             "parts": [list(part) for part in self._parts],
             "skipping": skipping,
             "first": self._first_received,
             "last": last_received,
             "record_bytes_max": self.record_bytes_max,
+            "gaps": [asdict(gap) for gap in told],
         }
         return Chunk(
             body=self._bodies[0] if len(self._bodies) == 1 else b"".join(self._bodies),
@@ -95,14 +107,21 @@ class ChunkMaker:
             first_received=self._first_received,
             last_received=last_received,
             rejected=self._rejected,
-            gaps=tuple(gaps),
+            gaps=(*told, *gaps_of(self._rejected), *lost),
             skipped_bytes=self._skipped_bytes,
         )
 
 
-def lost(part: Part) -> Gap:
-    """What is missing of a frame whose connection died with the parent."""
-    return Gap("connection lost", part.records, part.length)
+def lost(parts: Iterable[Part]) -> list[Gap]:
+    """What is missing of a frame: stretches of connections that died with the parent."""
+    gone = [part for part in parts if part.records]
+    records, size = sum(part.records for part in gone), sum(part.length for part in gone)
+    return [Gap("connection lost", records, size)] if gone else []
+
+
+def gaps_in(claim: Any) -> list[Gap]:
+    """The gaps that a chunk told of, besides what became of its own parts."""
+    return [Gap(**gap) for gap in (claim or {}).get("gaps", ())]
 
 
 def from_files(claim: Any) -> list[Part]:

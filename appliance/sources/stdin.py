@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance import framing
-from appliance.contracts import Chunk
+from appliance.contracts import AtRisk, Chunk
 from appliance.frame import Gap
 from appliance.framing import Ending
 
@@ -95,6 +95,12 @@ class StdinSource:
         The look that meets the end shows all that is left, so nothing waits behind the chunk.
         """
         return self._shown is None and self._ending is not Ending.OPEN
+
+    @property
+    def at_risk(self) -> AtRisk:
+        """All that is in the buffer: what is shown, and the unfinished line behind it."""
+        records, taken = (self._shown.chunk.records, self._shown.taken) if self._shown else (0, 0)
+        return AtRisk(records + (self._filled > taken), self._filled)
 
     def resume(self, cursor: str | None, claim: Any) -> None:
         """Nothing: a pipe has no position."""
@@ -210,7 +216,7 @@ class StdinSource:
             first_received=self._first,
             last_received=self._last,
             rejected=cut.rejected,
-            gaps=self._gaps,
+            gaps=self._gaps or framing.gaps_of(cut.rejected),
             skipped_bytes=self._skipped,
         )
         return Shown(chunk, cut.taken, cut.skipping)

@@ -39,8 +39,9 @@ from appliance.batch import Batch, DeadLetter, Stored
 from appliance.contracts import NO_RECORD, Hold
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap
+from appliance.framing import REJECTED_BYTES_MAX
 from appliance.isolate import Insert, isolate
-from appliance.rows import utc_text
+from appliance.rows import PART_KEPT, utc_text
 from appliance.stores.tables import (
     COUNTS,
     DUPLICATE,
@@ -53,7 +54,6 @@ from appliance.stores.tables import (
 
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
 FOLD_FRAMES_MAX = 10_000  # frames folded by one call: what bounds its time
-DEAD_RAW_BYTES_MAX = 64 * 1024  # of an over-long record, only its beginning is kept
 REASON_CHARS_MAX = 1000
 WORD_CHARS_MAX = 32
 
@@ -178,6 +178,7 @@ class LedgerStore(TableStore):
     def _write(self, new: Sequence[Batch], hold: Hold | None) -> Stored:
         """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
         refused = self._insert_data(new, hold)
+        self._check_judgement(refused, sum(len(batch.rows) for batch in new))
         left_out = by_batch(new, refused, self._on_duplicate == "ignore")
         for index, part in left_out.items():
             self._correct(new[index], part)
@@ -205,15 +206,20 @@ class LedgerStore(TableStore):
             for part in writer.parts:
                 found = isolate(*part, insert)
                 refused |= {first + index: reason for index, reason in found.items()}
+        return refused
+
+    def _check_judgement(self, refused: Mapping[int, Rejected], rows: int) -> None:
+        """Refuse to bury rows where the database may have judged none of them.
+
+        A row that passed, or was refused for a known reason, shows that rows are judged.
+        """
         strange = [one for one in refused.values() if isinstance(one, Unrecognised)]
-        # A row that passed, or was refused for a known reason, shows that rows are judged.
-        if strange and len(strange) == sum(len(batch.rows) for batch in new):
+        if strange and len(strange) == rows:
             raise Unavailable(
                 f"the database takes no row: {strange[0].message}",
                 f"see whether table {self._table} still takes an INSERT",
                 loud=True,
             ) from strange[0]
-        return refused
 
     def _writers(self, new: Sequence[Batch], hold: Hold | None) -> Iterator[tuple[int, Writer]]:
         """Writers of all rows, with the index of the first of each: one for all of them.
@@ -272,12 +278,13 @@ class LedgerStore(TableStore):
         )
 
     def _dead_row(self, batch: Batch, letter: DeadLetter) -> Row:
+        letter = self._fitting(letter)
         return (
             batch.run,
             batch.number,
             letter.position,
             batch.source,
-            letter.raw[:DEAD_RAW_BYTES_MAX],
+            letter.raw,
             letter.code[:WORD_CHARS_MAX],
             letter.reason[:REASON_CHARS_MAX],
             utc_text(batch.first_received),
@@ -285,14 +292,23 @@ class LedgerStore(TableStore):
             None,
         )
 
+    def _fitting(self, letter: DeadLetter) -> DeadLetter:
+        """The letter, with its record whole: it may be retried one day.
+
+        Unless the database can't take it, which happens to records that were queued under a
+        larger record_bytes_max: then its beginning is kept, as of those that are over-long.
+        """
+        if len(letter.raw) <= self._letter_bytes_max():
+            return letter
+        raw = letter.raw[:REJECTED_BYTES_MAX]
+        return replace(letter, raw=raw, reason=PART_KEPT + letter.reason)
+
     # ── folding ─────────────────────────────────────────────────────────────────────────
 
     def _fold_run(self, run: bytes, frames_max: int) -> int:
         """Fold one run in a transaction of its own; how many frames were folded."""
         self._query(self.BEGIN)
-        [(before,)] = self._query(
-            f'SELECT "up_to" FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}', run
-        )
+        before = self._lock_run(run)
         frames = self._query(
             f'SELECT "frame", "records" FROM {self._frames} WHERE "run" = ?'
             f' ORDER BY "frame" LIMIT {frames_max}',
@@ -300,7 +316,7 @@ class LedgerStore(TableStore):
         )
         records = {int(frame): int(count) for frame, count in frames}
         holes = self._holes(run)
-        up_to, folded = reach(int(before), list(records), [hole[1:] for hole in holes])
+        up_to, folded = reach(before, list(records), [hole[1:] for hole in holes])
         if not folded and up_to == before:
             self._query("ROLLBACK")
             return 0
@@ -313,6 +329,13 @@ class LedgerStore(TableStore):
         self._query(f'UPDATE {self._runs} SET "up_to" = ? WHERE "run" = ?', up_to, run)
         self._query("COMMIT")
         return len(folded)
+
+    def _lock_run(self, run: bytes) -> int:
+        """Lock a run's row against everybody until the transaction ends; its up_to."""
+        [(up_to,)] = self._query(
+            f'SELECT "up_to" FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}', run
+        )
+        return int(up_to)
 
     def _add_sums(self, run: bytes, last: int) -> None:
         """Add the frames up to `last` to the run's row."""

@@ -43,7 +43,7 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
-from appliance.stores.ledger import LedgerStore
+from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
     TABLES,
@@ -376,7 +376,7 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(LedgerStore):
+class MySQLStore(Letters):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"
@@ -526,6 +526,9 @@ class MySQLStore(LedgerStore):
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         return _Statements(self, head.encode(), blocks, limit, tail.encode())
+
+    def _letter_bytes_max(self) -> int:
+        return (self._packet_bytes_max - ROW_SPARE_BYTES) // 2  # its bytes go as hex digits
 
     # ── tables ──────────────────────────────────────────────────────────────────────────
 

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
-from appliance.stores.ledger import LedgerStore
+from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
     Row,
@@ -37,6 +37,7 @@ from appliance.stores.tables import (
 )
 
 BUSY_MS = 20_000
+VALUE_BYTES_MAX = 999_999_000  # SQLite's own default limit for a row is 1,000,000,000
 PART_ROWS_MAX = 10_000  # rows between two signs of life
 
 CODES = {  # by extended, then by primary result code: the record is to blame
@@ -79,7 +80,7 @@ def parse_url(url: str) -> str:
     return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
-class SQLiteStore(LedgerStore):
+class SQLiteStore(Letters):
     """Stores batches in an SQLite file."""
 
     BEGIN = "BEGIN IMMEDIATE"
@@ -150,6 +151,9 @@ class SQLiteStore(LedgerStore):
             changes = ", ".join(f"{name} = excluded.{name}" for name in names)
             sql += f" ON CONFLICT DO UPDATE SET {changes}"
         return _PreparedRows(self, sql, [row for rows in blocks for row in rows])
+
+    def _letter_bytes_max(self) -> int:
+        return VALUE_BYTES_MAX
 
     def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run a statement once for each row (for the writer below)."""

@@ -27,6 +27,8 @@ from appliance.errors import Rejected, Unavailable
 SCHEMA = 2  # version of the tables below
 DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
 
+LOOK_AT_LETTERS = "see: stream-daemon dead list; when table or columns are mended: dead retry"
+
 COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
 SPAN = ("first_received", "last_received")
 _COUNTED = dict.fromkeys(COUNTS, "count") | dict.fromkeys(SPAN, "time")
@@ -70,6 +72,7 @@ TABLES = {
             "retried_at": "time",
         },
         ("run", "frame", "position"),
+        index=("retried_at", "dead_at", "run", "frame", "position"),
     ),
     "gaps": Table(
         {
@@ -183,14 +186,13 @@ class TableStore(ABC):
 
     def _accounts(self) -> list[Remark]:
         """What the ledger says for people."""
-        [(letters,)] = self._query(f'SELECT COUNT(*) FROM "{self._name("dead")}"')
+        [(letters,)] = self._query(f'SELECT COUNT(*) FROM {self._dead} WHERE "retried_at" IS NULL')
         [(gaps,)] = self._query(
             f'SELECT COUNT(*) FROM {self._gaps} WHERE "records" IS NULL OR "records" > "recovered"'
         )
         remarks = [Remark("its tables are there")]
         if letters:
-            look = f"SELECT code, reason, raw FROM {self._name('dead')}"
-            remarks.append(Remark(f"{letters} dead letters", f"look at them: {look}"))
+            remarks.append(Remark(f"{letters} dead letters", LOOK_AT_LETTERS))
         if gaps:
             look = f"SELECT * FROM {self._name('gaps')}"
             remarks.append(Remark(f"{gaps} gaps: records that are missing", f"see: {look}"))
@@ -226,6 +228,10 @@ class TableStore(ABC):
 
         `update`: each replaces the row that has a key of its own.
         """
+
+    @abstractmethod
+    def _letter_bytes_max(self) -> int:
+        """The longest record for which a dead letter's row fits into a statement."""
 
     @abstractmethod
     def _columns_of(self, table: str) -> set[str]:
@@ -298,6 +304,10 @@ class TableStore(ABC):
     @property
     def _frames(self) -> str:
         return f'"{self._prefix}_frames"'
+
+    @property
+    def _dead(self) -> str:
+        return f'"{self._prefix}_dead"'
 
     @property
     def _gaps(self) -> str:

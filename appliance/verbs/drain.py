@@ -14,18 +14,15 @@ Cron mails whatever it prints, so it prints nothing when all went well and nobod
 """
 
 import argparse
-import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import control, logs, process
 from appliance.app import App
 from appliance.counters import Board, Slot
-from appliance.errors import Exit, InstanceError, StreamDaemonError
+from appliance.errors import Exit, StreamDaemonError
 from appliance.instance import Instance
 from appliance.verbs import holder, locate
 
@@ -47,8 +44,8 @@ class LeftQueued(StreamDaemonError):
 
 def run(args: argparse.Namespace) -> int:
     """Store what is queued; 0 when all of that is done, 75 when some is left."""
-    config, instance, file = locate.load(args)
-    _refuse_others(instance, args, file)
+    config, instance, _file = locate.load(args)
+    locate.refuse_others(instance, args, ["drain", "--timeout", f"{args.timeout:g}"])
     process.fill_standard_descriptors()
     is_seen = args.verbose or sys.stdout.isatty()
     logs.set_up(config.log.level if is_seen else QUIET_LEVEL)
@@ -128,23 +125,6 @@ def _refuse_paused(instance: Instance) -> None:
             f"storing is paused in the running instance (pid {report['pid']})",
             f"resume it: kill -CONT {report['pid']}; what is queued stays queued",
         )
-
-
-def _refuse_others(instance: Instance, args: argparse.Namespace, file: str) -> None:
-    """Files of another user in the directory would keep its owner from using it.
-
-    Raises:
-        InstanceError: the caller isn't the owner.
-    """
-    if instance.owner_uid() in (None, os.geteuid()):
-        return
-    owner = instance.owner() or ""
-    line = ["sudo", "-u", owner, "stream-daemon", "-c", str(Path(file).absolute()), "drain"]
-    line += ["--timeout", f"{args.timeout:g}"]
-    raise InstanceError(
-        f"{instance.directory} belongs to user {owner}",
-        f"run it as that user: {shlex.join(line)}",
-    )
 
 
 # ── what is said ────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from appliance import config
@@ -45,6 +47,23 @@ def not_ours(instance: Instance) -> InstanceError:
     return InstanceError(
         f"{instance.directory} belongs to user {owner}",
         f"run it as that user: sudo -u {owner} stream-daemon …",
+    )
+
+
+def refuse_others(instance: Instance, args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Files of another user in the directory would keep its owner from using it.
+
+    Raises:
+        InstanceError: the caller isn't the owner; it has the line to type, with these words.
+    """
+    if instance.owner_uid() in (None, os.geteuid()):
+        return
+    owner, file = instance.owner() or "", configuration_file(args)
+    line = ["sudo", "-u", owner, "stream-daemon"]
+    line += ["-c", str(Path(file).absolute())] if file else []
+    raise InstanceError(
+        f"{instance.directory} belongs to user {owner}",
+        f"run it as that user: {shlex.join([*line, *words])}",
     )
 
 

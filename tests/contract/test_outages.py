@@ -323,7 +323,10 @@ def store(sql_database: SQLDatabase) -> MySQLStore:
         ["LOCK TABLES nfl_frames READ"],
         ["FLUSH TABLES WITH READ LOCK"],
         ["START TRANSACTION", "SELECT * FROM nfl_runs FOR UPDATE"],
-        ["START TRANSACTION", "INSERT INTO nfl_frames (run, frame) SELECT run, 2 FROM nfl_runs"],
+        [
+            "START TRANSACTION",
+            "INSERT INTO nfl_frames (run, frame, hole) SELECT run, 2, '' FROM nfl_runs",
+        ],
     ],
     ids=lambda statements: statements[-1],
 )

@@ -4,10 +4,11 @@ The last part asks things that only a real server can do: restart, run full, han
 """
 
 import itertools
+import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -473,6 +474,51 @@ def test_headers_of_all_that_is_queued(bench: Bench) -> None:
     assert queue.headers(1000) == [*lines[1:], lines[0]]
     assert queue.headers(3) == [*lines[1:4], lines[0]]
     assert queue.headers(0) == lines[:1]
+
+
+def numbers_in(lines: Iterable[bytes]) -> list[int]:
+    return [json.loads(line)["number"] for line in lines]
+
+
+@pytest.mark.parametrize("frames_max", [1000, 70])
+def test_no_header_is_passed_over_while_others_take_and_give_back(
+    real: RedisBench, frames_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each call a subscriber gives its lease back and takes a longer one, and a frame comes."""
+    queue, other, feeder = real.queue(), real.queue(), real.queue()
+    for number in range(1, 101):
+        feeder.push(a_push(number))
+    calls, leases = itertools.count(1), [taken(other, bytes_max=1)]
+
+    def meanwhile() -> None:
+        call = next(calls)
+        other.give_back(leases.pop())
+        leases.append(taken(other, bytes_max=3 * call * len(item_of(a_push(1)))))
+        feeder.push(a_push(100 + call))
+
+    def all_busy() -> list[str]:
+        monkeypatch.setattr(queue, "_beat", lambda: None)  # a lease given back now isn't seen
+        return RedisQueue._all_busy(queue)
+
+    queue.attach()
+    monkeypatch.setattr(queue, "_beat", meanwhile)
+    monkeypatch.setattr(queue, "_all_busy", all_busy)
+    seen = {*numbers_in(queue.headers(frames_max))}
+    assert seen >= {*range(1, min(frames_max, 100) + 1)}
+    assert next(calls) > 5, "it takes several steps"
+
+
+def test_every_header_and_every_source(real: RedisBench) -> None:
+    queue = real.queue()
+    for number in range(1, 101):
+        queue.push(a_push(number))
+    taken(real.queue(), bytes_max=1)
+    steps = [*real.queue().every_header()]
+    assert sorted(numbers_in(itertools.chain(*steps))) == [*range(1, 101)]
+    assert max(map(len, steps)) < 100, "never all of it at once"
+    queue.push(a_push(3, source="other"))
+    states = real.queue().source_states()
+    assert states == {name: queue.source_state(name) for name in ("tweets", "other")}
 
 
 def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:

@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from appliance import framing, link
+from appliance import framing, link, note
 from appliance.acceptor import Acceptor
 from appliance.contracts import Chunk, Source
 from appliance.frame import Gap
 from appliance.framing import TOO_LONG, Ending
 from appliance.sources import held, tcp, unix
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler, Target
 from appliance.sources.file import FileSource
@@ -45,6 +46,7 @@ class Harness:
 
     Attributes:
         survives: a successor finds the bytes of a frame in doubt; fleeting sources don't.
+        at_risk_bytes_max: what nobody but a fleeting source's memory may hold.
         drops_lone_newlines: an empty line that comes alone is dropped without a frame, and a
             record's newline that comes alone may count as one.
         has_cursor: chunks say where they begin and end.
@@ -52,6 +54,7 @@ class Harness:
     """
 
     survives = True
+    at_risk_bytes_max = 0
     drops_lone_newlines = False
     has_cursor = False
     new_source_at_end = False
@@ -108,6 +111,7 @@ class StdinHarness(Harness):
     """A pipe whose other end the test holds."""
 
     survives = False
+    at_risk_bytes_max = FRAME_BYTES_MAX
 
     def __init__(self, _folder: Path) -> None:
         self.fd, self.sender = os.pipe()
@@ -192,6 +196,7 @@ class DialledHarness(Harness):
 
     def __init__(self, folder: Path) -> None:
         self.beginnings = Beginnings(folder / "beginnings", "boot", time.monotonic_ns)
+        self.absence = folder / "absence"
         self.acceptor = Acceptor("dialled", list, unix.prepare, 1)
         self.quiet = os.eventfd(0)
         self.sender: socket.socket | None = None
@@ -227,6 +232,7 @@ class DialledHarness(Harness):
             WakeFd(self.quiet if wake is None else wake),
             limits,
             self.beginnings,
+            absence=Absence(self.absence, note.replace_file),
         )
         if not self.sender:
             self.sender = self.take(source)
@@ -336,6 +342,7 @@ class FleetingHarness(SocketHarness):
     kernel = PlainKernel()
     how: ClassVar[dict[str, Any]] = {"fleeting": True}
     survives = False
+    at_risk_bytes_max = FRAME_BYTES_MAX + RECORD_BYTES_MAX
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, unix.connected)
@@ -354,6 +361,12 @@ class WakeFd:
         """The test's own business."""
 
 
+class HurriedFleetingHarness(Hurried, FleetingHarness):
+    """The same in a hurry: what it moves into a file is no use to a successor either."""
+
+    how: ClassVar[dict[str, Any]] = FleetingHarness.how | Hurried.how
+
+
 HARNESSES: list[Callable[[Path], Harness]] = [
     FileHarness,
     StdinHarness,
@@ -364,6 +377,7 @@ HARNESSES: list[Callable[[Path], Harness]] = [
     UnixHarness,
     HurriedUnixHarness,
     FleetingHarness,
+    HurriedFleetingHarness,
 ]
 
 
@@ -724,3 +738,44 @@ def check(harness: Harness, collector: Collector, data: bytes) -> None:
         found = data.find(line, at)
         assert found >= 0, f"{line!r} came twice, or out of order, or from nowhere"
         at = found + len(line)
+
+
+# ── what a kill would cost ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_at_risk_is_what_a_kill_costs(harness: Harness, seed: int) -> None:
+    print("seed", seed)
+    rng = random.Random(seed)
+    collector = Collector(harness)
+    fed = 0
+    for _ in range(rng.randrange(1, 8)):
+        count = rng.randrange(12)
+        harness.feed(b"".join(b"%d\n" % number for number in range(fed, fed + count)))
+        fed += count
+        rng.choice([collector.source.peek, collector.turn])()
+    for part in (b"the last, un", b"finished", *([b", whole after all\n"] if seed % 2 else [])):
+        harness.feed(part)
+        if seed > 1 and not part.endswith(b"\n"):
+            collector.turn()
+        for _ in range(3):  # it may move into a file, where there is one for it
+            collector.source.peek()
+    at_risk = collector.source.at_risk
+    assert at_risk.bytes <= harness.at_risk_bytes_max
+    assert (at_risk.records > 0) == (at_risk.bytes > 0)
+    collector.kill()
+    collector.end()
+    collector.finish()
+    assert sum(frame.records for frame in collector.queue.values()) == fed + 1 - at_risk.records
+
+
+def test_a_flood_that_nobody_takes_puts_no_more_at_risk_than_it_may(harness: Harness) -> None:
+    source = Collector(harness).source
+    seen = []
+    for number in range(50):
+        harness.feed(b"%d %s\nunfinished" % (number, b"x" * (37 * number % 250)))
+        source.peek()
+        seen.append(source.at_risk.bytes)
+    assert max(seen) <= harness.at_risk_bytes_max
+    assert any(seen) == (not harness.survives)
+    source.close()

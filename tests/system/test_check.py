@@ -84,7 +84,7 @@ def test_real_servers(redis_server: PrivateRedis, mariadb_database: Database) ->
         assert daemon.stop() == 0
         checked = Checked(daemon, 0)
         assert "1 dead letters" in checked.of("store mysql:")
-        assert "→ look at them: SELECT" in checked.of("store mysql:")
+        assert "→ see: stream-daemon dead list" in checked.of("store mysql:")
 
 
 def test_everything_that_fails_is_named_at_once(files: Path) -> None:

@@ -198,8 +198,13 @@ def probed_in_s(port: int) -> float:
 
 
 def check(daemon: Daemon, store: StoreUnderTest, records: Records, name: str) -> None:
-    """Everything that was sent is stored once, and half a record is a dead letter."""
+    """All that was sent is stored once, half a record is a dead letter, each absence a gap."""
     records.check(store.raws(daemon), records.sent)
     dead = store.rows(daemon, f"SELECT code, raw FROM {name}_dead")
     assert [tuple(row) for row in dead] == [("cut", HALF)]
-    assert not list(store.rows(daemon, f"SELECT * FROM {name}_gaps"))
+    gaps = store.rows(daemon, f"SELECT cause, records FROM {name}_gaps ORDER BY gap")
+    assert [tuple(row) for row in gaps] == [
+        ("source down", None),  # it went away, for as long as it was missed
+        ("cut", None),
+        ("source down", None),  # it reset
+    ]

@@ -1,0 +1,517 @@
+"""The balance: any history adds up, wherever its frames are; whatever is taken away is named.
+
+Histories are made frame by frame, and the accounts of them as each party would have written them
+down. The truth of a history is summed up here, from its frames.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from appliance.balance import (
+    COUNTS,
+    Accounts,
+    Balance,
+    Book,
+    Difference,
+    Handed,
+    Recount,
+    Rows,
+    Standing,
+    Waiting,
+    compare,
+)
+from appliance.contracts import SourceState
+from appliance.frame import Gap, Header, RunEnd, encode_header
+
+OLD, RUN, LATER = ("0190c0de" + digit * 24 for digit in "0ab")
+ROW, FOLDED, QUEUED, SPOOLED, GAP, LATE_ROW, LATE_QUEUED, LATE_FOLDED = [
+    "row",
+    "folded",
+    "queued",
+    "spooled",
+    "gap",
+    "late-row",
+    "late-queued",
+    "late-folded",
+]
+STORED = {ROW, FOLDED, LATE_ROW, LATE_FOLDED}
+IN_GAP = {GAP, LATE_ROW, LATE_QUEUED, LATE_FOLDED}
+
+
+@dataclass
+class Frame:
+    """One frame of a history. `lacks`: records that were counted but are in no frame."""
+
+    counts: tuple[int, int, int, int]  # stored, filtered, dead, blank
+    place: str
+    lacks: int = 0
+    never: int = 0  # records that were never counted, said in its header
+    number: int = 0
+    before: int = 0
+    still_queued: bool = False  # stored, but not confirmed yet
+
+    @property
+    def records(self) -> int:
+        return sum(self.counts)
+
+
+@dataclass
+class History:
+    """One run: its frames, how far it is folded, whether a frame is in hand."""
+
+    frames: list[Frame]
+    up_to: int = 0
+    in_hand: int | None = None
+    firm: bool = True
+    run: str = RUN
+    source: str = "tweets"
+    gone: set[int] = field(default_factory=set)  # numbers that nobody has
+
+    def __post_init__(self) -> None:
+        before = 0
+        for number, frame in enumerate(self.frames, 1):
+            frame.number, frame.before = number, before
+            before += frame.records + frame.lacks
+        self.sum = before
+
+    def note(self, previous: RunEnd | None = None) -> Handed:
+        return Handed(
+            self.source, self.run, len(self.frames), self.sum, self.in_hand, previous, self.firm
+        )
+
+    def waiting(self, *places: str) -> Waiting:
+        waiting = Waiting()
+        for frame in self.frames:
+            is_there = frame.place in places or (frame.still_queued and QUEUED in places)
+            if is_there and frame.number not in self.gone:
+                waiting.add([self.header(frame)])
+        return waiting
+
+    def header(self, frame: Frame, previous: RunEnd | None = None) -> bytes:
+        gaps = [Gap("connection lost", frame.lacks)] if frame.lacks else []
+        gaps += [Gap("half", frame.never)] if frame.never else []
+        header = Header(
+            self.run, frame.number, self.source, frame.records, frame.before,
+            0, 0, 0, 1.0, 2.0, gaps=tuple(gaps), previous=previous,
+        )  # fmt: skip
+        return encode_header(header).rstrip(b"\n")
+
+    def book(self) -> Book:
+        book = Book(self.source, self.up_to)
+        for frame in self.frames:
+            if frame.place in (FOLDED, LATE_FOLDED):
+                for name, count in zip(COUNTS, (frame.records, *frame.counts), strict=True):
+                    setattr(book, name, getattr(book, name) + count)
+            elif frame.place in STORED and frame.number not in self.gone:
+                lacks = frame.lacks + frame.never
+                book.frames.add(frame.number, frame.before, lacks, frame.records, *frame.counts)
+            if frame.place in STORED and (frame.lacks or frame.never):
+                book.unnumbered += frame.lacks + frame.never
+                book.stretches += 1
+                book.sized += 1
+        for first, last, lost, recovered in self.gaps():
+            if first:
+                book.gaps.add(first, last, lost, recovered)
+            else:
+                book.refilled += lost - recovered
+        return book
+
+    def gaps(self) -> list[tuple[int, int, int, int]]:
+        """Rows as a fold leaves them: pieces without what came after all, the size in the first."""
+        rows, group = [], list[Frame]()
+        for frame in [*self.frames, Frame((0, 0, 0, 0), ROW)]:
+            if frame.place in IN_GAP:
+                group.append(frame)
+            elif group:
+                rows += self._pieces(group)
+                group = []
+        return rows
+
+    def _pieces(self, group: list[Frame]) -> list[tuple[int, int, int, int]]:
+        lost = sum(frame.records + frame.lacks for frame in group)
+        recovered = sum(frame.records for frame in group if frame.place == LATE_FOLDED)
+        pieces, first = list[tuple[int, int]](), group[0].number
+        for frame in group:
+            if frame.place == LATE_FOLDED:
+                pieces += [(first, frame.number - 1)] if first < frame.number else []
+                first = frame.number + 1
+        pieces += [(first, group[-1].number)] if first <= group[-1].number else []
+        sizes = [(lost, recovered), *[(0, 0)] * len(pieces)]
+        return [(*piece, *size) for piece, size in zip(pieces or [(0, 0)], sizes, strict=False)]
+
+    def accounts(self) -> Accounts:
+        state = SourceState(self.run, len(self.frames), None, self.sum, 0)
+        return Accounts(
+            [self.note()],
+            self.waiting(SPOOLED),
+            {self.source: state} if self.frames else {},
+            self.waiting(QUEUED, LATE_QUEUED),
+            {self.run: self.book()},
+        )
+
+    def total(self, *places: str) -> int:
+        return sum(frame.records for frame in self.frames if frame.place in places)
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, min_records: int = 0, run: str = RUN) -> History:
+    """Frames in any places, folded as far as they could be."""
+    places = draw(st.lists(st.sampled_from([ROW, ROW, ROW, QUEUED, SPOOLED, GAP]), max_size=12))
+    frames = []
+    for place in places:
+        counts = draw(st.tuples(*[st.integers(0, 20)] * 4))
+        counts = (counts[0] + min_records, *counts[1:])
+        lacks = draw(st.sampled_from([0, 0, 0, 7])) if place in (ROW, QUEUED, SPOOLED) else 0
+        never = draw(st.sampled_from([0, 0, 0, 3])) if place == ROW else 0
+        frames.append(Frame(counts, place, lacks, never))
+    prefix = next((at for at, one in enumerate(places) if one in (QUEUED, SPOOLED)), len(places))
+    up_to = draw(st.integers(0, prefix))
+    while up_to and up_to < len(places) and places[up_to - 1] == places[up_to] == GAP:
+        up_to += 1  # a gap is passed as a whole
+    for at, frame in enumerate(frames):
+        if frame.place == ROW and at < up_to:
+            frame.place = FOLDED
+        elif frame.place == ROW:
+            frame.still_queued = draw(st.booleans())
+        elif frame.place == GAP:
+            late = [LATE_FOLDED] if at < up_to else []
+            frame.place = draw(st.sampled_from([GAP, GAP, LATE_ROW, LATE_QUEUED, *late]))
+    in_hand = draw(st.none() | st.integers(0, 9))
+    return History(frames, up_to, in_hand, draw(st.booleans()), run)
+
+
+def only(found: Balance) -> Difference:
+    [difference] = found.differences
+    return difference
+
+
+# ── what adds up ────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories())
+def test_any_history_adds_up(history: History) -> None:
+    found = compare(history.accounts())
+    assert found.differences == []
+    line = found.lines["tweets"]
+    assert line.difference == 0
+    assert line.received == history.sum
+    stored = [frame for frame in history.frames if frame.place in STORED]
+    assert [line.stored, line.filtered, line.dead, line.blank] == [
+        sum(frame.counts[part] for frame in stored) for part in range(4)
+    ]
+    assert line.queued == history.total(QUEUED, SPOOLED, LATE_QUEUED)
+    assert line.spooled == history.total(SPOOLED)
+    assert line.lost == history.total(GAP) + sum(frame.lacks for frame in history.frames)
+    assert line.never == sum(frame.never for frame in history.frames)
+    assert line.in_hand == (history.in_hand or 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.booleans())
+def test_the_frame_in_hand_may_have_arrived_anywhere(history: History, firm: bool) -> None:
+    assume(history.frames and history.frames[-1].place not in IN_GAP)
+    last = history.frames[-1]
+    note = Handed(
+        "tweets", RUN, last.number - 1, last.before, last.records + last.lacks, None, firm
+    )
+    arrived = compare(replace(history.accounts(), handed=[note]))
+    assert arrived.differences == []
+    assert arrived.lines["tweets"].received == history.sum
+    assert arrived.lines["tweets"].in_hand == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.data())
+def test_what_is_younger_than_the_note_is_not_judged(history: History, data: st.DataObject) -> None:
+    """Frames went on while the accounts were read: some of them were missed on their way."""
+    number = data.draw(st.integers(history.up_to, len(history.frames)))
+    gaps = {at for first, last, *_ in history.gaps() for at in range(first, last + 1)}
+    assume(not {number, number + 1} <= gaps)
+    for frame in history.frames[number:]:
+        if data.draw(st.booleans()):
+            history.gone.add(frame.number)
+    reached = history.frames[number].before if number < len(history.frames) else history.sum
+    accounts = replace(history.accounts(), handed=[Handed("tweets", RUN, number, reached)])
+    found = compare(accounts)
+    assert found.differences == []
+    assert found.lines["tweets"].received == reached
+    assert found.lines["tweets"].difference == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(run=OLD), histories(), st.sampled_from(["note", "header", "ledger", "nobody"]))
+def test_a_run_that_has_ended_counts_too(old: History, new: History, who: str) -> None:
+    """Its end may be known from three sides; a frame in doubt then may have arrived or not."""
+    end = RunEnd(OLD, len(old.frames), old.sum, 0)
+    if old.frames and old.frames[-1].place not in IN_GAP:
+        last = old.frames[-1]
+        for frame in old.frames:  # of one folded behind it nobody would know what was counted
+            frame.lacks = 0
+        old.__post_init__()
+        end = RunEnd(OLD, last.number - 1, last.before, 0)
+    accounts = new.accounts()
+    accounts.books[OLD] = old.book()
+    for mine, theirs in (
+        (accounts.queued, old.waiting(QUEUED, LATE_QUEUED)),
+        (accounts.spooled, old.waiting(SPOOLED)),
+    ):
+        mine.frames |= theirs.frames
+        mine.sources |= theirs.sources
+    if who == "note":
+        accounts = replace(accounts, handed=[new.note(end)])
+    elif who == "ledger":
+        accounts.books[OLD].end = end
+    elif who == "header" and new.frames:
+        accounts.queued.add([new.header(new.frames[0], end)])
+        assume(new.frames[0].place in STORED)
+    found = compare(accounts)
+    assert found.differences == []
+    assert found.total.difference == 0
+    if who != "nobody" and (who != "header" or new.frames):
+        assert found.total.received == old.sum + new.sum
+
+
+# ── what doesn't ────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(min_records=1), st.data())
+def test_a_frame_that_nobody_has_is_named_with_its_size(
+    history: History, data: st.DataObject
+) -> None:
+    for frame in history.frames:
+        frame.lacks = 0
+    history.__post_init__()
+    there = [one for one in history.frames if one.place in (ROW, QUEUED, SPOOLED)]
+    assume(there)
+    gone = data.draw(st.sampled_from(there))
+    history.gone.add(gone.number)
+    found = compare(history.accounts())
+    difference = only(found)
+    assert (difference.kind, difference.run, difference.first) == ("adrift", RUN, gone.number)
+    assert difference.records == gone.records == found.lines["tweets"].difference
+    assert f"frame {gone.number} of run {RUN} (source tweets): {gone.records:,} rec" in str(
+        difference.text
+    )
+
+
+def content(book: Book) -> object:
+    return book.records, book.stored, [*book.frames], [*book.gaps]
+
+
+Tamper = Callable[[Book, int], None]
+
+
+def fewer_stored(book: Book, by: int) -> None:
+    book.stored = max(0, book.stored - by)
+
+
+def fewer_records(book: Book, by: int) -> None:
+    by = min(by, book.stored)
+    book.stored -= by
+    book.records -= by
+
+
+def a_row_less(book: Book, by: int) -> None:
+    rows = [*book.frames]
+    book.frames = Rows(3 + len(COUNTS))
+    for row in rows[:by] + rows[by + 1 :]:
+        book.frames.add(*row)
+
+
+def a_larger_row(book: Book, by: int) -> None:
+    rows = [*book.frames]
+    book.frames = Rows(3 + len(COUNTS))
+    for number, before, lacks, records, stored, *others in rows:
+        book.frames.add(number, before, lacks, records + by, stored + by, *others)
+
+
+def a_gap_less(book: Book, by: int) -> None:
+    rows = [*book.gaps]
+    book.gaps = Rows(4)
+    for row in rows[:by] + rows[by + 1 :]:
+        book.gaps.add(*row)
+
+
+def a_smaller_gap(book: Book, by: int) -> None:
+    rows = [*book.gaps]
+    book.gaps = Rows(4)
+    for first, last, records, recovered in rows:
+        book.gaps.add(first, last, max(recovered, records - by), recovered)
+
+
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize(
+    "tamper",
+    [fewer_stored, fewer_records, a_row_less, a_larger_row, a_gap_less, a_smaller_gap],
+)
+@given(histories(min_records=1), st.integers(0, 5))
+def test_a_ledger_that_was_changed_by_hand_never_adds_up(
+    tamper: Tamper, history: History, by: int
+) -> None:
+    """Whatever it was, the differences that are named explain all that is missing."""
+    for frame in history.frames:
+        frame.lacks = frame.never = 0
+        frame.still_queued = False  # else it is queued without its row
+        if frame.place in (LATE_ROW, LATE_QUEUED):  # either that or the gap: both add up
+            frame.place = GAP
+    history.__post_init__()
+    accounts = history.accounts()
+    book = accounts.books[RUN]
+    before = content(book)
+    tamper(book, by)
+    found = compare(accounts)
+    if content(book) == before:
+        return  # there was nothing of the kind
+    assert found.differences
+    named = Counter(one.kind for one in found.differences)
+    assert named.keys() <= {"adrift", "sums", "parts"}
+    said = sum(one.records or 0 for one in found.differences)
+    assert said == found.lines["tweets"].difference
+
+
+def frames(*places: str) -> History:
+    """Frames of 10, 20, 30 … stored records each."""
+    return History([Frame((10 * at, 0, 0, 0), one) for at, one in enumerate(places, 1)])
+
+
+def test_a_source_that_had_handed_over_more() -> None:
+    history = frames(ROW, ROW, QUEUED)
+    found = compare(replace(history.accounts(), handed=[Handed("tweets", RUN, 5, 1_294)]))
+    difference = only(found)
+    text = f"frames 4 to 5 of run {RUN} (source tweets): 1,234 records are in nobody's hands"
+    assert difference.text == text
+    assert found.lines["tweets"].received == 1_294
+
+
+def test_several_stretches_of_which_only_the_sum_is_known() -> None:
+    """Nobody can say how much was before the gap, and how much behind it."""
+    history = frames(*[ROW] * 7)
+    accounts = history.accounts()
+    book = accounts.books[RUN]
+    book.frames = Rows(3 + len(COUNTS))
+    book.gaps.add(3, 5, 100, 0)
+    text = f"frames 1 to 2, 6 to 7 of run {RUN} (source tweets): 180 records are in nobody's hands"
+    assert only(compare(accounts)).text == text
+
+
+def test_sums_that_do_not_fit_are_named_where_they_do_not() -> None:
+    history = frames(ROW, ROW, ROW)
+    history.frames[2].before += 40
+    found = compare(replace(history.accounts(), handed=[], states={}))
+    assert only(found).text == (
+        f"run {RUN} (source tweets), frame 2: the sums before frame 3 say 40 records more"
+        " than the frames up to there"
+    )
+    history.frames[2].before -= 41
+    found = compare(replace(history.accounts(), handed=[], states={}))
+    assert "say 1 record fewer than" in only(found).text
+
+
+def test_a_ledger_that_is_ahead_of_the_note() -> None:
+    history = frames(FOLDED, FOLDED, FOLDED)
+    history.up_to = 3
+    early = replace(history.accounts(), handed=[Handed("tweets", RUN, 1, 10)])
+    difference = only(compare(early))
+    assert difference.kind == "ahead"
+    assert f"frames up to 3 of run {RUN}, the note of source tweets knows of 1" in difference.text
+    older = replace(early, handed=[Handed("tweets", RUN, 1, 10, firm=False)])
+    assert compare(older).differences == [], "it is of another boot, and says the least there was"
+
+
+def test_a_run_that_nobody_has_stored_of_yet() -> None:
+    history = frames(QUEUED, SPOOLED)
+    accounts = replace(history.accounts(), books={})
+    found = compare(accounts)
+    assert (found.differences, found.lines["tweets"].queued) == ([], 30)
+    assert compare(replace(accounts, queued=Waiting())).differences[0].first == 1
+
+
+def test_sources_are_summed_up_by_themselves() -> None:
+    one, other = frames(ROW, QUEUED), frames(ROW)
+    other.source, other.run = "log", LATER
+    accounts, more = one.accounts(), other.accounts()
+    both = Accounts(
+        [*accounts.handed, *more.handed],
+        accounts.spooled,
+        {**accounts.states, **more.states},
+        accounts.queued,
+        {**accounts.books, **more.books},
+    )
+    found = compare(both)
+    assert [*found.lines] == ["log", "tweets"]
+    assert (found.lines["log"].received, found.lines["tweets"].received) == (10, 30)
+    assert (found.total.received, found.total.queued) == (40, 20)
+
+
+# ── remarks, recounts, looks ────────────────────────────────────────────────────────────
+
+
+def test_a_queue_that_has_forgotten_is_no_difference_by_itself() -> None:
+    history = frames(ROW, ROW, ROW)
+    for state, stands in ((None, 0), (SourceState(RUN, 2, None, 30, 0), 2)):
+        states = {"tweets": state} if state else {}
+        found = compare(replace(history.accounts(), states=states))
+        assert found.differences == []
+        assert f"at frame {stands} of source tweets, which had handed over 3" in (
+            found.remarks[0].text
+        )
+    waits = replace(frames(ROW, SPOOLED).accounts(), states={})
+    assert compare(waits).remarks == [], "it waits in the spool"
+
+
+def test_items_that_cannot_be_read_are_said() -> None:
+    accounts = frames(ROW).accounts()
+    accounts.queued.add([b"nonsense", b'{"format":99}'])
+    accounts.spooled.add([b""])
+    texts = [remark.text for remark in compare(accounts).remarks]
+    assert texts == [
+        "2 items in the queue can't be read as frames",
+        "1 frames in spools can't be read",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "rewrites", "differs"),
+    [(30, False, 0), (29, False, 1), (31, False, -1), (29, True, 0), (31, True, -1)],
+)
+def test_the_users_table_is_counted(rows: int, rewrites: bool, differs: int) -> None:
+    accounts = replace(
+        frames(ROW, ROW, QUEUED).accounts(), recount=Recount("tw", rows, {}, rewrites)
+    )
+    found = compare(accounts).differences
+    assert sum(one.records or 0 for one in found) == differs
+    texts = [one.text for one in found]
+    assert texts == (
+        [f"table tw has {rows} rows, the ledger says 30 were stored"] if differs else []
+    )
+
+
+def test_dead_letters_are_counted_by_source() -> None:
+    history = History([Frame((5, 0, 3, 0), ROW)])
+    accounts = replace(history.accounts(), recount=Recount("tw", 5, {"tweets": 2, "log": 1}))
+    texts = [one.text for one in compare(accounts).differences]
+    assert texts == [
+        "there are 1 dead letters of source log, the ledger says 0",
+        "there are 2 dead letters of source tweets, the ledger says 3",
+    ]
+    whole = replace(accounts, recount=Recount("tw", 5, {"tweets": 3}))
+    assert compare(whole).differences == []
+
+
+def test_what_was_in_every_look_stays() -> None:
+    def look(*firsts: int) -> Balance:
+        return Balance(differences=[Difference("adrift", "s", "", "", RUN, at) for at in firsts])
+
+    standing = Standing()
+    seen = []
+    for found in (look(1, 2), look(2, 3), look(3), look(4)):
+        standing.look(found)
+        seen.append([one.first for one in found.differences])
+    assert seen == [[1, 2], [2], [3], [4]], "when nothing stays, all that is there is said"
