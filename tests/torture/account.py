@@ -2,7 +2,8 @@
 
 Every record once, byte for byte, and in order: sorted by run, frame and position, the records
 of one connection are as they were sent, and the rows of one frame lie in this order in the
-table too. No dead letters but the halves of records that their senders broke off.
+table too. No dead letters but the halves of records that their senders broke off, and no gaps
+but the rest of those, and what was lost with a parent's connections.
 """
 
 from array import array
@@ -17,6 +18,7 @@ POSITION_BITS, FRAME_BITS = 20, 36  # a frame of 1 MiB has no more records; 62 b
 
 Row = tuple[bytes, bytes, int, int]  # record, run, frame, position, as they lie in the table
 Dead = tuple[str, bytes]  # code, record
+Gap = tuple[str, int | None, int | None]  # cause, its first number if it has one, records
 
 
 @dataclass
@@ -54,7 +56,10 @@ class _Sent:
 
 
 def compare(
-    senders: dict[str, tuple[Lines, Sequence[Stretch]]], rows: Iterable[Row], dead: Iterable[Dead]
+    senders: dict[str, tuple[Lines, Sequence[Stretch]]],
+    rows: Iterable[Row],
+    dead: Sequence[Dead],
+    gaps: Iterable[Gap],
 ) -> Account:
     """Compare what {name: its records, its stretches} have sent with what is stored."""
     account = Account()
@@ -63,6 +68,7 @@ def compare(
     for name, one in sent.items():
         _check_places(name, one, account)
     _check_dead(sent, dead, account)
+    _check_gaps(len(dead), gaps, account)
     return account
 
 
@@ -134,6 +140,17 @@ def _check_dead(sent: dict[str, _Sent], dead: Iterable[Dead], account: Account) 
             account.blame("dead", f"{code}: {raw[:60]!r}")
     for tail in expected:
         account.blame("half lost", repr(tail[:60]))
+
+
+def _check_gaps(halves: int, gaps: Iterable[Gap], account: Account) -> None:
+    cut = 0
+    for cause, first, records in gaps:
+        if cause == "cut" and first is None:
+            cut += 1
+        elif cause != "connection lost" or first is not None or (records or 0) > account.refused:
+            account.blame("gap", f"{cause}: {records} records, from number {first} on")
+    if cut != halves:
+        account.blame("gap", f"{cut} rests of records are missing, {halves} beginnings are there")
 
 
 def _is_refused_half(sent: dict[str, _Sent], raw: bytes) -> bool:

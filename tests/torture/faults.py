@@ -140,11 +140,25 @@ class Executor:
         while self._world.daemon.ended():  # it is started again in a moment
             if self._enough.wait(LOOK_S):
                 return False
+        if fault.kind == "pause":
+            return self._strike(self._world.parent, fault)
         began = time.monotonic()
+        children = list(self._world.children().values())
         done = self._strike(self._world.parent, fault)
-        if fault.kind == "kill":
-            self._world.parent_kills.append((began, time.monotonic()))
+        self._world.parent_kills.append((began, time.monotonic()))
+        if fault.kind == "massacre":
+            self._kill_orphans(children, fault)
         return done
+
+    def _kill_orphans(self, children: list[int], fault: Fault) -> None:
+        """Kill them in some order, as long as the fault lasts."""
+        random.Random(f"{self._world.seed} {fault}").shuffle(children)
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has handed over
+                pass
+            self._enough.wait(fault.lasts_s / len(children))
 
     def _child(self, title: str) -> int | None:
         """Its pid, as soon as it lives."""
@@ -161,14 +175,14 @@ class Executor:
         except ProcessLookupError:
             return False
         try:
-            if fault.kind == "kill":
+            if fault.kind != "pause":
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return bool(select.select([pidfd], [], [], DEAD_S)[0])
             signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
             self._last(fault)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         except ProcessLookupError:  # somebody else has killed it
-            return fault.kind != "kill"
+            return fault.kind == "pause"
         finally:
             os.close(pidfd)
         return True

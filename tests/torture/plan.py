@@ -6,6 +6,7 @@ faults of different lanes overlap as they like. Each lane throws dice of its own
 them gets another fault, or is left out, changes nothing in the others.
 
     kill, pause        SIGKILL; SIGSTOP and later SIGCONT
+    massacre           the parent is killed, and meanwhile its children, one after the other
     refuse             Redis is full: it refuses to take anything
     delay … late       weather on the way to a server (weather.py); cut: every connection is
     vanish             an instance on another machine, a lease in hand, is never heard of again
@@ -68,7 +69,7 @@ LINK = {"delay": 2, "throttle": 1, "freeze": 2, "cut": 3, "withhold": 2, "lose":
 COMMITS = {"unheard": 2, "late": 2}
 LANES = {
     "children": Lane(CHILDREN, 0.6, {"kill": 8, "pause": 1}, 0.5, 5.0),
-    "parent": Lane(("parent",), 20.0, {"kill": 4, "pause": 1}, 1.0, 8.0),
+    "parent": Lane(("parent",), 20.0, {"kill": 4, "massacre": 2, "pause": 1}, 1.0, 8.0),
     "redis": Lane(("redis",), 15.0, {"kill": 3, "pause": 2, "refuse": 1}, 2.0, 12.0),
     "mariadb": Lane(("mariadb",), 20.0, {"kill": 2, "pause": 2}, 3.0, 15.0),
     "way to redis": Lane(("way to redis",), 6.0, LINK, 1.5, 8.0),
@@ -78,7 +79,19 @@ LANES = {
     "senders": Lane(SENDERS, 3.0, {"break": 3, "end": 2, "slow": 2, "freeze": 2}, 1.0, 10.0),
 }
 AT_ONCE = frozenset({"cut", "break", "end"})
-KINDS = ("kill", "pause", "refuse", *LINK, *COMMITS, "vanish", "fill", "break", "end", "slow")
+KINDS = (
+    "kill",
+    "massacre",
+    "pause",
+    "refuse",
+    *LINK,
+    *COMMITS,
+    "vanish",
+    "fill",
+    "break",
+    "end",
+    "slow",
+)
 KILLS_LAST_S = 2.0  # a killed server stays away for so long; everybody else is there at once
 
 

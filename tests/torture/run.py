@@ -119,6 +119,7 @@ def _run(world: World, report: Report) -> None:
         {name: (sender.lines, sender.stretches) for name, sender in world.senders.items()},
         world.rows(),
         world.dead(),
+        world.gaps(),
     )
     _judge(world, report)
 
@@ -195,8 +196,6 @@ def _judge(world: World, report: Report) -> None:
     account = report.account
     for kind, shown in account.problems.items():
         report.problems.append(f"{account.counts[kind]} {kind}: {'; '.join(shown)}")
-    if gaps := world.gaps():
-        report.problems.append(f"{len(gaps)} gaps: {gaps[:3]}")
     for name, sender in world.senders.items():
         report.longest_pauses_s[name] = sender.longest_pause_s
         for stretch in sender.stretches:

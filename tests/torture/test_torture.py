@@ -1,12 +1,13 @@
 """The torture program itself: its plan, its account, and one short run of all of it."""
 
+from collections.abc import Sequence
 from itertools import islice, pairwise
 
 import pytest
 
 from tests.torture import __main__ as program
 from tests.torture import plan
-from tests.torture.account import Account, Dead, Row, compare
+from tests.torture.account import Account, Dead, Gap, Row, compare
 from tests.torture.lines import Lines, parse
 from tests.torture.report import table
 from tests.torture.run import Order, torture
@@ -69,8 +70,14 @@ def row(number: int, *, frame: int = 1, position: int | None = None, raw: bytes 
     return (raw or LINES.line(number), RUN, frame, place)
 
 
-def account(rows: list[Row], *stretches: Stretch, dead: list[Dead] | None = None) -> Account:
-    return compare({"tcp1": (LINES, stretches)}, rows, dead or [])
+def account(
+    rows: list[Row],
+    *stretches: Stretch,
+    dead: Sequence[Dead] = (),
+    gaps: Sequence[Gap] | None = None,
+) -> Account:
+    rests: list[Gap] = [("cut", None, None)] * len(dead)
+    return compare({"tcp1": (LINES, stretches)}, rows, dead, rests if gaps is None else gaps)
 
 
 def test_a_record_says_whose_it_is() -> None:
@@ -130,6 +137,21 @@ def test_half_a_record_before_a_proper_end_is_a_record() -> None:
     assert account([row(0), row(1, raw=half)], stretch).problems == {}
     assert account([row(0)], stretch).counts == {"lost": 1}
     assert account([row(0), row(1)], stretch).counts == {"changed": 1}
+
+
+@pytest.mark.parametrize(
+    ("gap", "is_wrong"),
+    [
+        (("connection lost", None, 1), False),
+        (("connection lost", None, 9), True),
+        (("connection lost", 7, 1), True),
+        (("cut", None, None), True),
+        (("truncated", None, 1), True),
+    ],
+)
+def test_only_what_a_parent_took_with_it_may_be_a_gap(gap: Gap, is_wrong: bool) -> None:
+    found = account([row(0)], Stretch(0, 3, "refused"), gaps=[gap])
+    assert found.counts == ({"gap": 1} if is_wrong else {})
 
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────

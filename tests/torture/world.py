@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pymysql.cursors
 
@@ -30,7 +29,7 @@ from tests.redis_servers import PrivateRedis, find_redis
 from tests.system.daemon import PASSWORD_VARIABLE, Daemon
 from tests.system.queues import QueueUnderTest
 from tests.torture import plan
-from tests.torture.account import Dead, Row
+from tests.torture.account import Dead, Gap, Row
 from tests.torture.lines import Lines
 from tests.torture.senders import FileWriter, Sender, SocketSender
 from tests.torture.weather import Weather
@@ -324,9 +323,9 @@ class World:
         """Code and content of each dead letter."""
         return list(self.database.run(f"SELECT code, raw FROM {NAME}_dead"))
 
-    def gaps(self) -> list[tuple[Any, ...]]:
+    def gaps(self) -> list[Gap]:
         """What the instance says is missing."""
-        return self.database.run(f"SELECT * FROM {NAME}_gaps")
+        return list(self.database.run(f"SELECT cause, first, records FROM {NAME}_gaps"))
 
     def _watch(self) -> None:
         while not self._enough.wait(SAMPLE_S):
