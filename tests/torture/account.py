@@ -17,7 +17,7 @@ SHOWN_MAX = 10  # of each kind of problem
 POSITION_BITS, FRAME_BITS = 20, 36  # a frame of 1 MiB has no more records; 62 bits with 6 for runs
 
 Row = tuple[bytes, bytes, int, int]  # record, run, frame, position, as they lie in the table
-Dead = tuple[str, bytes]  # code, record
+Dead = tuple[str, bytes, int]  # code, record, frame
 Gap = tuple[str, int | None, int | None]  # cause, its first number if it has one, records
 
 
@@ -68,7 +68,7 @@ def compare(
     for name, one in sent.items():
         _check_places(name, one, account)
     _check_dead(sent, dead, account)
-    _check_gaps(len(dead), gaps, account)
+    _check_gaps(len({frame for _, _, frame in dead}), gaps, account)
     return account
 
 
@@ -133,7 +133,7 @@ def _check_stretch(name: str, stretch: Stretch, places: "array[int]", account: A
 def _check_dead(sent: dict[str, _Sent], dead: Iterable[Dead], account: Account) -> None:
     broken = [s.tail for one in sent.values() for s in one.stretches if s.fate == "broken"]
     expected = {tail for tail in broken if tail}
-    for code, raw in dead:
+    for code, raw, _ in dead:
         if code == "cut" and raw in expected:
             expected.remove(raw)
         elif code != "cut" or not _is_refused_half(sent, raw):
@@ -142,15 +142,16 @@ def _check_dead(sent: dict[str, _Sent], dead: Iterable[Dead], account: Account) 
         account.blame("half lost", repr(tail[:60]))
 
 
-def _check_gaps(halves: int, gaps: Iterable[Gap], account: Account) -> None:
+def _check_gaps(frames: int, gaps: Iterable[Gap], account: Account) -> None:
+    """For each frame with cut records one gap says that their rest is missing."""
     cut = 0
     for cause, first, records in gaps:
         if cause == "cut" and first is None:
             cut += 1
         elif cause != "connection lost" or first is not None or (records or 0) > account.refused:
             account.blame("gap", f"{cause}: {records} records, from number {first} on")
-    if cut != halves:
-        account.blame("gap", f"{cut} rests of records are missing, {halves} beginnings are there")
+    if cut != frames:
+        account.blame("gap", f"{cut} say that records were cut, {frames} frames have such")
 
 
 def _is_refused_half(sent: dict[str, _Sent], raw: bytes) -> bool:

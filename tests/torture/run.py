@@ -14,7 +14,7 @@ from tests.torture.account import Account, compare
 from tests.torture.faults import Executor, Outage
 from tests.torture.plan import Fault
 from tests.torture.scenarios import Scenario
-from tests.torture.senders import Stretch
+from tests.torture.senders import Sender, Stretch, doubt
 from tests.torture.world import Sample, World, say, since
 
 PROGRESS_S = 10.0
@@ -115,6 +115,10 @@ def _run(world: World, report: Report) -> None:
     report.done, report.missed, report.outages = executor.done, executor.missed, executor.outages
     _settle(world, report)
     world.stop()
+    for sender in world.senders.values():
+        _check_refusals(world, sender)
+        for stretch in sender.stretches:
+            doubt(stretch, world.parent_kills)
     report.account = compare(
         {name: (sender.lines, sender.stretches) for name, sender in world.senders.items()},
         world.rows(),
@@ -196,16 +200,19 @@ def _judge(world: World, report: Report) -> None:
     account = report.account
     for kind, shown in account.problems.items():
         report.problems.append(f"{account.counts[kind]} {kind}: {'; '.join(shown)}")
-    for name, sender in world.senders.items():
-        report.longest_pauses_s[name] = sender.longest_pause_s
-        for stretch in sender.stretches:
-            if stretch.fate == "refused" and not _was_parent_killed(world, stretch):
-                opened, ended = stretch.opened_at - world.born_at, stretch.ended_at - world.born_at
-                report.problems.append(
-                    f"{name} was refused at {stretch.end} with no parent killed meanwhile"
-                    f" ({opened:.3f} to {ended:.3f} s)"
-                )
+    report.longest_pauses_s = {n: one.longest_pause_s for n, one in world.senders.items()}
     _judge_limits(world, report)
+
+
+def _check_refusals(world: World, sender: Sender) -> None:
+    """Only a parent that dies may cut a connection."""
+    for stretch in sender.stretches:
+        if stretch.fate == "refused" and not _was_parent_killed(world, stretch):
+            opened, ended = stretch.opened_at - world.born_at, stretch.ended_at - world.born_at
+            world.problems.append(
+                f"{sender.name} was refused at {stretch.end} with no parent killed meanwhile"
+                f" ({opened:.3f} to {ended:.3f} s)"
+            )
 
 
 def _was_parent_killed(world: World, stretch: Stretch) -> bool:

@@ -320,8 +320,10 @@ class World:
             connection.close()
 
     def dead(self) -> list[Dead]:
-        """Code and content of each dead letter."""
-        return list(self.database.run(f"SELECT code, raw FROM {NAME}_dead"))
+        """Code, content and frame of each dead letter; only connections to one port are reset, so
+        no two of them are of different runs under one number.
+        """
+        return list(self.database.run(f"SELECT code, raw, frame FROM {NAME}_dead"))
 
     def gaps(self) -> list[Gap]:
         """What the instance says is missing."""
