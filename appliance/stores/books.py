@@ -33,7 +33,7 @@ class Books(TableStore):
         if not self._is_there():
             return {}, self._recount(is_there=False) if recount else None
         with self._session():
-            is_there = "meta" not in self._check_ledger() and self._has_schema()
+            is_there = "meta" not in self._lacking()[0] and self._has_schema()
             if is_there:
                 self._check_schema()
             for statement in self.SNAPSHOT:
