@@ -40,6 +40,8 @@ OPTIONS = [
     (("collect", "--detach"), {"if_needed": False, "detach": True}),
     (("collect", "--detach", "--if-needed"), {"if_needed": True, "detach": True}),
     (("drain",), {"timeout": 60.0, "verbose": False}),
+    (("audit",), {"timeout": 60.0, "json": False, "recount": False}),
+    (("audit", "--json", "--recount", "--timeout", "9"), {"timeout": 9.0, "recount": True}),
     (("drain", "-v", "--timeout", "0.5"), {"timeout": 0.5, "verbose": True}),
     (("completion", "zsh"), {"shell": "zsh"}),
     (("dead", "list"), {"action": "list", "letter": [], "limit": None, "json": False}),
