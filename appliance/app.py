@@ -152,7 +152,8 @@ class App:
             try:
                 return self._drain(leftovers, subscriber, birth, progress)
             except process.Overdue:
-                slot.waiting_for(f"{subscriber.awaited}, which doesn't answer")
+                awaited = subscriber.awaited or "the queue"
+                slot.waiting_for(f"{awaited}, which doesn't answer")
                 return False
 
     def _drain(
@@ -164,12 +165,16 @@ class App:
     ) -> bool:
         """First what waits in spools goes into the queue, as long as that has room for it."""
         while True:
-            before = leftovers.size
+            before = leftovers.handed_over
             leftovers.all(birth.slot, birth.wish, random.random)
             if not subscriber.drain(progress):
                 return False
-            if not leftovers.size or leftovers.size == before:
-                return not leftovers.size
+            if not leftovers.size:
+                return True
+            if leftovers.handed_over == before:
+                text = f"the queue to take {leftovers.size} bytes that stay in the spool"
+                birth.slot.waiting_for(text)
+                return False
 
     @contextmanager
     def _own_server(self, alone: bool) -> Iterator[None]:

@@ -8,8 +8,7 @@ one calls a server: raise or kill there to end a process at that step.
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.batch import Batch, DeadLetter, Stored
@@ -39,6 +38,13 @@ class Tables:
     records: dict[tuple[bytes, int], int] = field(default_factory=dict)
     dead: dict[tuple[bytes, int, int], DeadLetter] = field(default_factory=dict)
     gaps: list[tuple[bytes, str, int | None, int | None]] = field(default_factory=list)
+
+    def copy(self) -> "Tables":
+        """The same for a transaction to change: all but a run's row is never changed in place."""
+        runs = {name: replace(run) for name, run in self.runs.items()}
+        return Tables(
+            [*self.rows], runs, {**self.frames}, {**self.records}, {**self.dead}, [*self.gaps]
+        )
 
 
 def refuse_nothing(_row: Row) -> Rejected | None:
@@ -79,7 +85,7 @@ class MemoryStore:
     def _store(self, batches: Sequence[Batch], hold: Hold | None) -> Stored:
         with self._database.lock:
             self._call()
-            tables = deepcopy(self._database.tables)
+            tables = self._database.tables.copy()
             total = Stored()
             by_name = {(batch.run, batch.number): batch for batch in batches}
             for name, batch in sorted(by_name.items()):
@@ -92,7 +98,7 @@ class MemoryStore:
     def fold(self) -> None:
         with self._database.lock:
             self._call()
-            tables = deepcopy(self._database.tables)
+            tables = self._database.tables.copy()
             for name, run in tables.runs.items():
                 while (name, run.up_to + 1) in tables.frames:
                     run.up_to += 1
