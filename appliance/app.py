@@ -49,6 +49,7 @@ from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.stores import address, mysql, sqlite
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -62,6 +63,7 @@ CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
+AnyStore = mysql.MySQLStore | sqlite.SQLiteStore
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
 
@@ -166,6 +168,12 @@ class App:
         """The dead letters, and the row makers of their sources as they are configured now."""
         with closing(self._store()) as store:
             yield store, cache(self._maker)
+
+    @contextmanager
+    def gaps(self) -> Iterator[GapList]:
+        """What is missing."""
+        with closing(self._store()) as store:
+            yield store
 
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
@@ -428,7 +436,7 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, beat: Callable[[], None] = lambda: None) -> Letters:
+    def _store(self, beat: Callable[[], None] = lambda: None) -> AnyStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(

@@ -43,6 +43,7 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -376,7 +377,7 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(Letters):
+class MySQLStore(Letters, GapList):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"

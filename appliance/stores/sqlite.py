@@ -24,6 +24,7 @@ from urllib.parse import unquote
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -80,7 +81,7 @@ def parse_url(url: str) -> str:
     return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
-class SQLiteStore(Letters):
+class SQLiteStore(Letters, GapList):
     """Stores batches in an SQLite file."""
 
     BEGIN = "BEGIN IMMEDIATE"
