@@ -52,6 +52,7 @@ from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -69,7 +70,7 @@ ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
 
-SomeStore = mysql.MySQLStore | sqlite.SQLiteStore
+AnyStore = mysql.MySQLStore | sqlite.SQLiteStore
 
 
 class App:
@@ -220,6 +221,12 @@ class App:
                     break  # and the first look says what is wrong
                 wish.wait(SERVER_LOOK_S)
             yield Auditor(self._instance, process.boot_id(os.environ), queue, store)
+
+    @contextmanager
+    def gaps(self) -> Iterator[GapList]:
+        """What is missing."""
+        with closing(self._store()) as store:
+            yield store
 
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
@@ -518,9 +525,7 @@ class App:
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(
-        self, beat: Callable[[], None] = lambda: None, io_s: float = mysql.IO_S
-    ) -> SomeStore:
+    def _store(self, beat: Callable[[], None] = lambda: None, io_s: float = mysql.IO_S) -> AnyStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
