@@ -56,6 +56,7 @@ class Handed:
         in_hand: records of the frame behind them, which may have arrived; None: there is none.
         previous: how the run before ended.
         firm: False: noted before this boot, so it may be older than a crash of the machine.
+        missing: why the newest frames may never arrive, if something is known.
     """
 
     source: str
@@ -65,17 +66,20 @@ class Handed:
     in_hand: int | None = None
     previous: RunEnd | None = None
     firm: bool = True
+    missing: str | None = None
 
 
 class Waiting:
     """Frames that wait in one kind of place, by their headers.
 
     frames: by run; number, the run's records before it, its records, those that it lacks.
+    holes: by run; why the frames directly before this number may never arrive.
     """
 
     def __init__(self) -> None:
         self.sources: dict[str, str] = {}
         self.frames: dict[str, Rows] = {}
+        self.holes: dict[str, dict[int, str]] = {}
         self.ends: dict[RunEnd, str] = {}
         self.unreadable = 0
 
@@ -94,6 +98,8 @@ class Waiting:
             lacks = sum(gap.records or 0 for gap in header.gaps)
             rows = self.frames.setdefault(header.run, Rows(4))
             rows.add(header.number, header.records_before, header.records, lacks)
+            if header.hole:
+                self.holes.setdefault(header.run, {})[header.number] = header.hole
             if header.previous:
                 self.ends[header.previous] = header.source
 
@@ -108,6 +114,7 @@ class Book:
         end: how the run ended, as far as the ledger has been told.
         frames: above up_to, or in a gap: number, records before (or UNKNOWN), lacking records,
             and the counts in the order of COUNTS; sorted.
+        holes: why the frames directly before this number may never arrive.
         gaps: with numbers: first, last, records (or UNKNOWN), recovered; sorted.
         refilled: records of gaps that were filled again, less those that came: 0.
         lacked: records that were counted and that frames, made again, lack; those of `frames` too.
@@ -124,6 +131,7 @@ class Book:
     reached: int | None = None
     end: RunEnd | None = None
     frames: Rows = field(default_factory=lambda: Rows(3 + len(COUNTS)))
+    holes: dict[int, str] = field(default_factory=dict)
     gaps: Rows = field(default_factory=lambda: Rows(4))
     refilled: int = 0
     lacked: int = 0

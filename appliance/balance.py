@@ -9,8 +9,8 @@ ledger that don't add up: each is a `Difference` that says where it is.
     received = stored + filtered + dead + blank + lost + queued
 
 `received` is the sum at the run's end, by the collector's counting; `lost` is the size of gaps
-that have numbers, and of what the header of a frame made again says it lacks. What never reached
-us was never counted: it is shown beside.
+that have numbers, of holes that will be gaps as their collector knows, and of what the header of a
+frame made again says it lacks. What never reached us was never counted: it is shown beside.
 
 **Accounts are read one after the other while frames move**, always in the order note, spool,
 queue, ledger, which is the way that frames go: one that moves meanwhile is seen twice, never not
@@ -158,6 +158,7 @@ class _Run:
     source: str
     book: Book
     waiting: dict[int, Rows] = field(default_factory=dict)
+    holes: dict[int, str] = field(default_factory=dict)
     ends: list[_End] = field(default_factory=list)
     horizon: int | None = None
     note: Handed | None = None
@@ -175,6 +176,7 @@ def compare(accounts: Accounts) -> Balance:
         audit.walk()
         balance.lines.setdefault(run.source, Line()).add(audit.line())
         balance.differences += audit.differences
+        balance.remarks += audit.remarks
         stored += audit.rows_stored
         dead[run.source] = dead.get(run.source, 0) + audit.rows_dead
     balance.lines = dict(sorted(balance.lines.items()))
@@ -191,7 +193,7 @@ class _Gathered:
         self._books = accounts.books
         self._runs: dict[str, _Run] = {}
         for run, book in accounts.books.items():
-            self._of(run, book.source)
+            self._of(run, book.source).holes |= book.holes
             self._ended(book.end, book.source, "what the ledger was told of the run's end")
         self._add_waiting(accounts.queued, QUEUED)
         self._add_waiting(accounts.spooled, SPOOLED)
@@ -216,7 +218,9 @@ class _Gathered:
 
     def _add_waiting(self, waiting: Waiting, place: int) -> None:
         for run, source in waiting.sources.items():
-            self._of(run, source).waiting[place] = waiting.frames[run]
+            of_run = self._of(run, source)
+            of_run.waiting[place] = waiting.frames[run]
+            of_run.holes |= waiting.holes.get(run, {})
         for end, source in waiting.ends.items():
             self._ended(end, source, "the headers of a later run")
 
@@ -229,6 +233,8 @@ class _Gathered:
             after = note.records + note.in_hand
             run.ends.append(_End(newest, after, "the source's notes", certain=False))
         run.horizon = newest if note.firm else None
+        if note.missing:
+            run.holes[note.number + 1] = note.missing
 
 
 FRAME, QUEUED, SPOOLED = 0, 1, 2  # where a frame is; the ledger's word goes first
@@ -247,6 +253,7 @@ class _Audit:
         book = run.book
         self.run = run
         self.differences: list[Difference] = []
+        self.remarks: list[Remark] = []
         self.rows_stored, self.rows_dead = book.stored, book.dead
         self._gaps = [gap for gap in book.gaps if run.judges(gap[0])]
         self._firsts = [gap[0] for gap in self._gaps]
@@ -258,7 +265,7 @@ class _Audit:
         self._records = book.records + self._lacked + book.refilled + sum(map(_missing, below))
         self._open: list[Span] = []
         self._hides = any(gap[2] == UNKNOWN for gap in below)
-        self._hidden = 0
+        self._hidden = 0  # and what is lost, but no gap yet
 
     def walk(self) -> None:
         """From the beginning to the end."""
@@ -368,9 +375,11 @@ class _Audit:
 
     def _settle(self, records: int, who: str) -> None:
         """Here the run's sum is certain: what was left open has a size, or nothing is missing."""
-        more = records - self._records
+        more, cause = records - self._records, self.run.holes.get(self._at + 1)
         if self._open and self._hides:
             self._is_adrift(None)
+        elif self._open and more > 0 and cause:
+            self._is_known_to_be_lost(more, cause)
         elif self._open and more > 0:
             self._is_adrift(more)
         elif self._hides and more > 0:
@@ -381,18 +390,30 @@ class _Audit:
 
     # ── differences ─────────────────────────────────────────────────────────────────────
 
+    def _is_known_to_be_lost(self, records: int, cause: str) -> None:
+        """Its collector knows that these frames may never arrive, and has said why."""
+        self._hidden += records
+        self.remarks.append(
+            Remark(
+                f"{self._stretch}: {_are(records)} lost ({cause})",
+                "nothing: a running instance makes a row of PREFIX_gaps of it",
+            )
+        )
+
+    @property
+    def _stretch(self) -> str:
+        return f"{_spans(self._open)} of run {self.run.run} (source {self.run.source})"
+
     def _say(self, kind: str, first: int, records: int | None, text: str, hint: str) -> None:
         run = self.run
         self.differences.append(Difference(kind, run.source, text, hint, run.run, first, records))
 
     def _is_adrift(self, records: int | None) -> None:
-        how_many = "an unknown number of records" if records is None else _number(records)
         self._say(
             "adrift",
             self._open[0][0],
             records,
-            f"{_spans(self._open)} of run {self.run.run} (source {self.run.source}):"
-            f" {how_many} are in nobody's hands",
+            f"{self._stretch}: {_are(records)} in nobody's hands",
             "look into the list of bad items and at damaged segments of the spool (docs: Audit);"
             " a running instance makes a row of PREFIX_gaps of it when nobody can have them",
         )
@@ -442,6 +463,12 @@ def _missing(gap: Sequence[int]) -> int:
 
 def _number(records: int) -> str:
     return f"{records:,} record{'' if records == 1 else 's'}"
+
+
+def _are(records: int | None) -> str:
+    if records is None:
+        return "an unknown number of records is"
+    return f"{_number(records)} {'is' if records == 1 else 'are'}"
 
 
 def _spans(spans: Sequence[Span]) -> str:

@@ -469,6 +469,26 @@ def test_a_source_that_had_handed_over_more() -> None:
     assert found.lines["tweets"].received == 1_294
 
 
+@pytest.mark.parametrize("who", ["row", "header", "note"])
+def test_a_hole_that_its_collector_knows_of_is_lost(who: str) -> None:
+    """A frame was in hand at a death, or found no room anywhere: that will be a gap."""
+    history = frames(ROW, ROW, QUEUED if who == "header" else ROW)
+    accounts = history.accounts()
+    if who == "note":
+        accounts = replace(accounts, handed=[Handed("tweets", RUN, 4, 80, missing="killed")])
+    else:
+        history.gone.add(2)
+        accounts = history.accounts()
+        holes = accounts.queued.holes.setdefault(RUN, {})
+        (holes if who == "header" else accounts.books[RUN].holes)[3] = "killed"
+    found = compare(accounts)
+    assert found.differences == []
+    number = 4 if who == "note" else 2
+    text = f"frame {number} of run {RUN} (source tweets): 20 records are lost (killed)"
+    assert [remark.text for remark in found.remarks if "lost" in remark.text] == [text]
+    assert (found.lines["tweets"].lost, found.lines["tweets"].difference) == (20, 0)
+
+
 def test_several_stretches_of_which_only_the_sum_is_known() -> None:
     """Nobody can say how much was before the gap, and how much behind it."""
     history = frames(*[ROW] * 7)
@@ -491,7 +511,7 @@ def test_frames_that_nobody_has_beside_something_of_unknown_size(unknown: str) -
     else:
         book.frames.add(3, UNKNOWN, 0, 30, 30, 0, 0, 0)
         accounts = replace(accounts, handed=[], states={})
-    assert "an unknown number of records are in nobody's hands" in only(compare(accounts)).text
+    assert "an unknown number of records is in nobody's hands" in only(compare(accounts)).text
 
 
 def test_rows_and_gaps_of_an_older_version_are_no_differences() -> None:

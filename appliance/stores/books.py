@@ -71,13 +71,15 @@ class Books(TableStore):
         return books
 
     def _add_frames(self, run: bytes, book: Book) -> None:
-        names = ("frame", "records_before", "lost", *COUNTS)
-        for frame, before, *counts in self._pages(
+        names = ("frame", "hole", "records_before", "lost", *COUNTS)
+        for frame, hole, before, *counts in self._pages(
             f'SELECT {quoted_names(names)} FROM {self._frames} WHERE "run" = ? AND "frame" > ?'
             f' ORDER BY "frame" LIMIT {PAGE_ROWS}',
             run,
         ):
             book.frames.add(int(frame), _known(before), *map(int, counts))
+            if hole:
+                book.holes[int(frame)] = str(hole)
 
     def _add_gaps(self, books: dict[str, Book]) -> None:
         numbered: dict[str, list[tuple[int, ...]]] = {}

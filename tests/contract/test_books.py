@@ -42,6 +42,7 @@ def content(found: dict[str, Book]) -> dict[str, object]:
         run: (
             [getattr(book, name) for name in ("source", "up_to", *COUNTS, "reached", "end")],
             [*book.frames],
+            book.holes,
             [*book.gaps],
             (book.refilled, book.lacked, book.stretches),
         )
@@ -60,8 +61,8 @@ def test_what_the_ledger_says(bench: SQLBench, monkeypatch: pytest.MonkeyPatch) 
     lacking = replace(batch(2, 4, BAD, 5, filtered=2), gaps=(Gap("cut", 3), Gap("gone")))
     store.store([batch(1, 1, 2, 3, blank=1, dead=[LETTER]), lacking])
     store.fold()
-    late = [replace(batch(n, n), records_before=n * 10) for n in (4, 5, 6, 9)]
-    store.store(late)
+    late = [replace(batch(n, n), records_before=n * 10) for n in (4, 5, 6)]
+    store.store([*late, replace(batch(9, 9), records_before=90, hole="killed")])
     run = f"X'{RUN.hex()}'"
     for first, last, records, recovered in (
         (7, 8, 20, 0),
@@ -81,6 +82,7 @@ def test_what_the_ledger_says(bench: SQLBench, monkeypatch: pytest.MonkeyPatch) 
         RUN.hex(): (
             ["tweets", 2, 10, 5, 2, 2, 1, 33, RunEnd(RUN.hex(), 9, 95, 7)],
             [(n, n * 10, 0, 1, 1, 0, 0, 0) for n in (4, 5, 6, 9)],
+            {9: "killed"},
             [(3, 3, UNKNOWN, 0), (7, 8, 20, 0)],
             (0, 3, 1),
         )
