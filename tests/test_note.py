@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import note as notes
-from appliance.balance import Handed
+from appliance.accounts import Handed
 from appliance.errors import InstanceError
 from appliance.frame import Gap, RunEnd
 from appliance.note import (
