@@ -179,6 +179,7 @@ def _settle(world: World, report: Report) -> None:
             said = time.monotonic()
             say(f"settling: {missing:,} to be stored")
         time.sleep(LOOK_S)
+    world.sample()
     say(f"settled after {since(start):.1f} s")
 
 
