@@ -308,6 +308,14 @@ class World:
             return {}
         return {source: int(records) for source, records in rows}
 
+    def spooled(self) -> int:
+        """Bytes that wait on the state directory's disk, as `status` says; 1 while it can't."""
+        status = self.daemon.try_status()
+        if status is None:
+            return 1
+        parts = [*status["sources"].values(), status["recovery"]]
+        return sum(int(part["spool"]["bytes"]) for part in parts)
+
     def rows(self) -> Iterator[Row]:
         """All that is in the user's table, in the order of its key."""
         connection = self.mariadb.connect(self.database.name)
