@@ -138,7 +138,8 @@ class Letters(LedgerStore):
         if not self._is_there():
             return False
         with self._session():
-            if self._check_ledger():
+            tables, _ = self._lacking()
+            if tables:
                 return False
             self._check_schema()
             return True
