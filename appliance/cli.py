@@ -157,6 +157,22 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             ),
         ),
     ),
+    "gaps": (
+        "list what is known to be missing, and why; exit 0",
+        "stream-daemon gaps --since 7d",
+        (
+            (("--json",), {"action": "store_true", "help": "print a JSON object for each"}),
+            (
+                ("--since",),
+                {
+                    "type": times.moment,
+                    "metavar": "TIME",
+                    "help": "only those that ended then or later: 2h, 7d, or a date and time (UTC)",
+                },
+            ),
+            (("--all",), {"action": "store_true", "help": "also those that were filled after all"}),
+        ),
+    ),
     "check": (
         "check configuration, connections and leftovers; changes nothing; exit 0, 69 or 78",
         "stream-daemon -c stream-daemon.toml check",

@@ -63,6 +63,8 @@ OPTIONS = [
     (("running", "--quiet"), {"quiet": True}),
     (("status",), {"json": False}),
     (("status", "--json"), {"json": True}),
+    (("gaps",), {"json": False, "since": None, "all": False}),
+    (("gaps", "--json", "--all", "--since", "1970-01-02"), {"json": True, "since": 86400.0}),
     (("check",), {"offline": False}),
     (("check", "--offline"), {"offline": True}),
     (("demo",), {"keep": None, "seed": 1}),

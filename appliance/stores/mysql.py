@@ -45,6 +45,7 @@ from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailab
 from appliance.stores.address import MySQLAddress
 from appliance.stores.books import Books
 from appliance.stores.disposable import Disposable
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -378,7 +379,7 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(Books, Letters, Disposable):
+class MySQLStore(Books, Letters, GapList, Disposable):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"
