@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.balance import Handed
+from appliance.accounts import Handed
 from appliance.errors import InstanceError
 from appliance.frame import RunEnd
 

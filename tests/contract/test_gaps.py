@@ -18,6 +18,8 @@ from appliance.batch import Batch, Stored
 from appliance.contracts import Hole, Store
 from appliance.frame import Gap, RunEnd
 from appliance.stores.folding import CAUSE
+from appliance.stores.gaps import GapList, GapSums, GapsWanted
+from appliance.stores.ledger import LedgerStore
 from tests.contract import test_store
 from tests.contract.test_store import (
     CALLS_MAX,
@@ -324,6 +326,40 @@ def test_when_a_gap_was(sql_bench: SQLBench) -> None:
         ("22:13:23.50", "22:13:22.25"),  # they overlap: a frame lasts longer than a second here
         ("22:13:25.50", "22:13:24.25"),
     ]
+
+
+def test_gaps_are_listed_over_any_database(sql_bench: SQLBench) -> None:
+    frames = sent(1, 2, 3, 4)
+    store = sql_bench.open()
+    assert isinstance(store, LedgerStore)
+    assert isinstance(store, GapList)
+    never = (Gap("c" * 40, 5, 50, RECEIVED_AT - 10, RECEIVED_AT - 5), Gap("cut"))
+    store.store([frames[0], replace(frames[3], gaps=never, hole="h" * 40)])
+    give_up(store)
+    store.store(some(frames, 2))
+    store.fold()
+    found = list(store.newest_gaps(GapsWanted()))
+    assert [(gap.cause, gap.records, gap.recovered) for gap in found] == [
+        ("h" * 32, 5, 2),
+        ("cut", None, 0),
+        ("c" * 32, 5, 0),
+    ]
+    assert found[0].run == RUN.hex()
+    assert (found[0].first, found[0].last, found[0].bytes) == (3, 3, size_of(frames[1:3])[1])
+    assert (found[2].began, found[2].ended) == (
+        "2023-11-14 22:13:10.250000",
+        "2023-11-14 22:13:15.250000",
+    )
+    assert store.sum_gaps(GapsWanted()) == GapSums(3, 3 + 5, 1)
+    assert store.sum_gaps(GapsWanted(since=RECEIVED_AT - 5)) == GapSums(3, 8, 1)
+    assert store.sum_gaps(GapsWanted(since=RECEIVED_AT - 4)) == GapSums(2, 3, 1)
+    store.store(frames)
+    store.fold()
+    assert store.sum_gaps(GapsWanted()) == GapSums(2, 5, 1)
+    assert store.sum_gaps(GapsWanted(all=True)) == GapSums(3, 5, 1)
+    sql_bench.query("UPDATE nfl_gaps SET began_at = NULL, ended_at = NULL")
+    assert len(list(store.newest_gaps(GapsWanted(since=UNTIL + 1)))) == 2, "it may have been then"
+    store.close()
 
 
 # ── crashes, and others at the same time ────────────────────────────────────────────────
