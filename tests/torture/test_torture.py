@@ -14,7 +14,7 @@ from tests.torture.run import Order, torture
 from tests.torture.senders import TAKEN_S, Stretch, doubt
 
 SEED = 4
-SHORT_S = 15.0
+SHORT_S = 12.0
 RUN = b"r" * 16
 
 
