@@ -39,6 +39,7 @@ from appliance.frame import Header, RunEnd, decode_header
 PARTS = ("stored", "filtered", "dead", "blank")  # of a frame's records, each is one of these
 COUNTS = ("records", *PARTS)
 SPANS_SAID_MAX = 5
+UNKNOWN = 2**64 - 1  # in Rows: no number
 
 Span = tuple[int, int]
 
@@ -93,7 +94,7 @@ class Handed:
 
 
 class Waiting:
-    """Frames that wait in one place, by their header lines.
+    """Frames that wait in one kind of place, by their headers.
 
     frames: by run; number, the run's records before it, its records, those that it lacks.
     """
@@ -104,21 +105,23 @@ class Waiting:
         self.ends: dict[RunEnd, str] = {}
         self.unreadable = 0
 
-    def add(self, lines: Iterable[bytes]) -> None:
-        """Take down some more of them."""
+    def add_lines(self, lines: Iterable[bytes]) -> None:
+        """Take down some more header lines; those that can't be read are counted."""
         for line in lines:
             try:
-                self._add(decode_header(line))
+                self.add([decode_header(line)])
             except Corrupt:
                 self.unreadable += 1
 
-    def _add(self, header: Header) -> None:
-        self.sources[header.run] = header.source
-        lacks = sum(gap.records or 0 for gap in header.gaps)
-        rows = self.frames.setdefault(header.run, Rows(4))
-        rows.add(header.number, header.records_before, header.records, lacks)
-        if header.previous:
-            self.ends[header.previous] = header.source
+    def add(self, headers: Iterable[Header]) -> None:
+        """Take down some more headers."""
+        for header in headers:
+            self.sources[header.run] = header.source
+            lacks = sum(gap.records or 0 for gap in header.gaps)
+            rows = self.frames.setdefault(header.run, Rows(4))
+            rows.add(header.number, header.records_before, header.records, lacks)
+            if header.previous:
+                self.ends[header.previous] = header.source
 
 
 @dataclass(slots=True)
@@ -128,9 +131,9 @@ class Book:
     Attributes:
         up_to: up to this number all is accounted for; the counts are of these frames.
         end: how the run ended, as far as the ledger has been told.
-        frames: above up_to, or in a gap: number, records before, lacking records, and the
-            counts in the order of COUNTS; sorted.
-        gaps: with numbers: first, last, records, recovered; sorted.
+        frames: above up_to, or in a gap: number, records before (or UNKNOWN), lacking records,
+            and the counts in the order of COUNTS; sorted.
+        gaps: with numbers: first, last, records (or UNKNOWN), recovered; sorted.
         refilled: records of gaps that were filled again, less those that came: 0.
         unnumbered: what never reached us (or what a frame lacks): records, where they are known.
         stretches: how many such stretches there are; sized: how many have a known size.
@@ -150,6 +153,17 @@ class Book:
     unnumbered: int = 0
     stretches: int = 0
     sized: int = 0
+
+    def add_counts(self, counts: Iterable[int]) -> None:
+        """Counts of frames that are folded, in the order of COUNTS."""
+        for name, count in zip(COUNTS, counts, strict=True):
+            setattr(self, name, getattr(self, name) + count)
+
+    def add_stretch(self, records: int | None) -> None:
+        """One more stretch that never reached us."""
+        self.unnumbered += records or 0
+        self.stretches += 1
+        self.sized += records is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +384,8 @@ class _Audit:
     """Walks along one run, from what is folded to its end, and says what doesn't fit.
 
     `at` and `records`: the frame that was reached, and the run's sum by then. `lacking`: what
-    the frames since the last certain sum say that they lack; it may be in the sums. `open`:
-    numbers since then that nobody has.
+    the frames since the last certain sum say that they lack, which may be in the sums (a gap of
+    unknown size may hold anything). `open`: numbers since then that nobody has.
     """
 
     def __init__(self, run: _Run) -> None:
@@ -387,6 +401,7 @@ class _Audit:
         below = [gap for gap in self._gaps if gap[1] <= book.up_to]
         self._records = book.records + book.refilled + sum(map(_missing, below))
         self._lacking = max(0, book.unnumbered - sum(row[2] for row in book.frames))
+        self._lacking += sum(map(_hidden, below))
         self._lacked = 0  # records that were counted, and that a frame made again lacks
         self._said_to_lack = book.unnumbered  # by all frames, counted or not
         self._open: list[Span] = []
@@ -453,8 +468,10 @@ class _Audit:
 
     def _pass_gap(self, first: int, last: int, records: int, recovered: int) -> None:
         self._leave_open(first - 1)
+        gap = (first, last, records, recovered)
         self._at = last
-        self._records += records - recovered
+        self._records += _missing(gap)
+        self._lacking += _hidden(gap)
 
     def _meet(self, number: int, place: int, before: int, records: int, lacks: int) -> None:
         if self._is_in_gap(number):
@@ -463,9 +480,11 @@ class _Audit:
             self._found[number] = records
         elif number > self._at:
             self._leave_open(number - 1)
-            self._settle(before, f"the sums before frame {number}")
-            self._at, self._lacking = number, lacks
+            if before != UNKNOWN:
+                self._settle(before, f"the sums before frame {number}")
+            self._at = number
             self._records += records
+            self._lacking += lacks
         else:
             return  # stored, and still waiting to be forgotten
         if place != FRAME:
@@ -570,7 +589,12 @@ def _counts(book: Book) -> list[int]:
 
 
 def _missing(gap: Sequence[int]) -> int:
-    return gap[2] - gap[3]
+    return 0 if gap[2] == UNKNOWN else gap[2] - gap[3]
+
+
+def _hidden(gap: Sequence[int]) -> int:
+    """How much may be missing there that nobody has counted."""
+    return UNKNOWN if gap[2] == UNKNOWN else 0
 
 
 def _number(records: int) -> str:
@@ -593,8 +617,6 @@ def _remarks(accounts: Accounts) -> Iterator[Remark]:
             f"{accounts.queued.unreadable} items in the queue can't be read as frames",
             "a subscriber sets them aside; see `a queue item is set aside` in docs/operations.md",
         )
-    if accounts.spooled.unreadable:
-        yield Remark(f"{accounts.spooled.unreadable} frames in spools can't be read")
     for note in accounts.handed:
         state = accounts.states.get(note.source)
         stands = state.number if state and state.run == note.run else 0
@@ -614,8 +636,8 @@ def _recounted(recount: Recount, stored: int, dead: Mapping[str, int]) -> Iterat
             "table",
             "",
             f"table {table} has {rows:,} rows, the ledger says {stored:,} were stored",
-            "rows that others wrote or deleted are counted too; if nobody did, restore a backup"
-            " of the whole database: table and ledger change together",
+            "has somebody else written or deleted rows? If nobody has, restore a backup of the"
+            " whole database: table and ledger change together",
             records=stored - rows,
         )
     for source in sorted({*dead, *recount.dead}):

@@ -178,6 +178,26 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "stream-daemon -c stream-daemon.toml check",
         ((("--offline",), {"action": "store_true", "help": "connect to nothing"}),),
     ),
+    "audit": (
+        "is every record that came in accounted for? exit 0 if it is, 1 and what is missing if not",
+        "stream-daemon audit --recount",
+        (
+            (("--json",), {"action": "store_true", "help": "print JSON"}),
+            (
+                ("--recount",),
+                {"action": "store_true", "help": "count your table and the dead letters, too"},
+            ),
+            (
+                ("--timeout",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "default": 60.0,
+                    "help": "take at most about so many seconds (default: 60)",
+                },
+            ),
+        ),
+    ),
     "spool": (
         "check, repair or print what waits on this machine's disk; exit 1 if something is damaged",
         "stream-daemon spool dump | less",

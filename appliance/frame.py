@@ -79,6 +79,8 @@ class Header:
         skipped_bytes: bytes of over-long records that were dropped.
         previous: the run before this one, None if there was none.
         hole: why the frames directly before this one may never arrive, if something is known.
+        lacks, lacks_bytes: what the sums count for this frame and nobody holds any more: its
+            number was noted with them.
     """
 
     run: str
@@ -98,6 +100,8 @@ class Header:
     skipped_bytes: int = 0
     previous: RunEnd | None = None
     hole: str | None = None
+    lacks: int | None = None
+    lacks_bytes: int | None = None
     layout: str = LINES
     codec: str = "none"
     format: int = FORMAT

@@ -222,7 +222,7 @@ class Subscriber:
             try:
                 frame = decode(item)
             except Corrupt as error:
-                self._log.error("a queue item is set aside: %s", error)
+                self._log.error("a queue item is set aside: %s", error.line)
                 self._gauge.error(error.message)
                 if not self._queue.set_aside(lease, item):
                     self._log.error(

@@ -114,6 +114,8 @@ def test_a_released_format_stays_readable() -> None:
         "rejected": {1: "too long"},
         "skipped_bytes": 9,
         "hole": None,
+        "lacks": None,
+        "lacks_bytes": None,
         "layout": "lines",
         "codec": "none",
         "gaps": ({"cause": "lost", "records": 4, "bytes": None, "began": None, "ended": None},),

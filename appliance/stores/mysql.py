@@ -43,6 +43,7 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
+from appliance.stores.books import Books
 from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
@@ -377,10 +378,14 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(Letters, GapList):
+class MySQLStore(Books, Letters, GapList):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"
+    SNAPSHOT = (
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",  # of the next one alone
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    )
     SHARED = " LOCK IN SHARE MODE"
     EXCLUSIVE = " FOR UPDATE"
     INSERT_NEW = "INSERT IGNORE INTO"
@@ -410,8 +415,10 @@ class MySQLStore(Letters, GapList):
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         on_duplicate: OnDuplicate = "dead",
+        io_s: float = IO_S,
     ) -> None:
         super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate)
+        self._io_s = io_s
         self._address = dsn
         self._password = password
         self._record_bytes_max = record_bytes_max
@@ -453,8 +460,8 @@ class MySQLStore(Letters, GapList):
                 init_command=SESSION,
                 autocommit=True,
                 connect_timeout=CONNECT_S,
-                read_timeout=IO_S,
-                write_timeout=IO_S,
+                read_timeout=self._io_s,
+                write_timeout=self._io_s,
                 program_name="stream-daemon",
                 **address.tls_options(),
             )
@@ -483,6 +490,9 @@ class MySQLStore(Letters, GapList):
         finally:
             self._used_at = self._clock()
             self._beat()
+
+    def _as_it_stands(self, sql: str) -> list[Row]:
+        return self.run(sql)
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         marked = sql.replace('"', "`").replace("?", "%s")

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
+from appliance.stores.books import Books
 from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
@@ -81,10 +82,11 @@ def parse_url(url: str) -> str:
     return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
-class SQLiteStore(Letters, GapList):
+class SQLiteStore(Books, Letters, GapList):
     """Stores batches in an SQLite file."""
 
     BEGIN = "BEGIN IMMEDIATE"
+    SNAPSHOT = ("BEGIN",)  # what the first SELECT sees stays
     SHARED = EXCLUSIVE = ""  # BEGIN IMMEDIATE has locked everything
     INSERT_NEW = "INSERT OR IGNORE INTO"
     SERIAL = "INTEGER PRIMARY KEY AUTOINCREMENT"
@@ -140,6 +142,9 @@ class SQLiteStore(Letters, GapList):
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         return self._foreign(lambda connection: connection.execute(sql, parameters).fetchall())
+
+    def _as_it_stands(self, sql: str) -> list[Row]:
+        return self._execute(sql, ())
 
     def _writer(
         self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
