@@ -11,7 +11,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, cached_property, partial
 
@@ -21,7 +21,7 @@ from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
-from appliance.contracts import Checkpoint, Remark, Source, no_checkpoint
+from appliance.contracts import Checkpoint, Queue, Remark, Source, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
@@ -33,6 +33,7 @@ from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
+from appliance.replay import Leftovers
 from appliance.rows import RowMaker
 from appliance.settings import (
     AnySource,
@@ -49,6 +50,7 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
+from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
@@ -92,6 +94,7 @@ class App:
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
         self._disk = DiskSpace(instance.queue, config.disk_free_min)
+        self._spool_disk = DiskSpace(instance.spool, config.disk_free_min)
         process.forget_variables(_variables(config.queue.password, config.store.password))
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
@@ -143,12 +146,34 @@ class App:
         `slot` says what is awaited where something is left.
         """
         birth = Birth(wish, slot)
-        with self._own_server(alone), self._subscriber("drain", "drain", birth) as subscriber:
+        with (
+            self._own_server(alone),
+            self._leftovers(
+                "drain", birth, stock.sources(self._instance.spool) if alone else []
+            ) as leftovers,
+            self._subscriber("drain", "drain", birth) as subscriber,
+        ):
             try:
-                return subscriber.drain(progress)
+                return self._drain(leftovers, subscriber, birth, progress)
             except process.Overdue:
                 slot.waiting_for(f"{subscriber.awaited}, which doesn't answer")
                 return False
+
+    def _drain(
+        self,
+        leftovers: Leftovers,
+        subscriber: Subscriber,
+        birth: Birth,
+        progress: Callable[[int, int], None],
+    ) -> bool:
+        """First what waits in spools goes into the queue, as long as that has room for it."""
+        while True:
+            before = leftovers.size
+            leftovers.all(birth.slot, birth.wish, random.random)
+            if not subscriber.drain(progress):
+                return False
+            if not leftovers.size or leftovers.size == before:
+                return not leftovers.size
 
     @contextmanager
     def _own_server(self, alone: bool) -> Iterator[None]:
@@ -288,10 +313,12 @@ class App:
             self._close_stdin()
         notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
         source = self._source(name, config, birth)
+        spool = self._spool(name, birth)
         collector = Collector(
             name,
             source,
             self._queue(f"collector-{name}", birth, self._config.queue.push_s, self._identity),
+            spool,
             notes,
             birth.slot,
             birth.wish,
@@ -306,6 +333,7 @@ class App:
             return Exit.TIMED_OUT if isinstance(config, FileSource) else Exit.MAY_BE_LOST
         finally:
             source.close()
+            spool.close()
         return Exit.OK
 
     def _subscribe(self, number: str, birth: Birth) -> Exit:
@@ -341,10 +369,17 @@ class App:
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()
         queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
-        recovery = Recovery(
-            queue, birth.slot, birth.wish, deaths=self._deaths.newest, chance=random.random
-        )
-        recovery.run()
+        gone = {*stock.sources(self._instance.spool)} - {*self._config.sources}
+        with self._leftovers("recovery", birth, sorted(gone), queue) as leftovers:
+            recovery = Recovery(
+                queue,
+                birth.slot,
+                birth.wish,
+                deaths=self._deaths.newest,
+                leftovers=leftovers,
+                chance=random.random,
+            )
+            recovery.run()
         orphaned = birth.wish.orphaned
         if orphaned:
             self._wait_for_siblings(birth)
@@ -413,7 +448,9 @@ class App:
         return make(
             birth.wish,
             held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s),
-            Beginnings(self._instance.beginnings(name), self._boot, time.monotonic_ns),
+            Beginnings(
+                self._instance.beginnings(name), self._boot, time.monotonic_ns, self._disk.is_low
+            ),
             birth.connections,
             fleeting=holding is None,
             checkpoint=self._checkpoint,
@@ -432,6 +469,30 @@ class App:
             chance=random.random,
             checkpoint=self._checkpoint,
         )
+
+    def _spool(self, source: str, birth: Birth) -> DiskSpool:
+        return DiskSpool(
+            self._instance.spool_of(source),
+            self._config.spool.bytes_max,
+            disk_is_low=self._spool_disk.is_low,
+            beat=birth.slot.beat,
+        )
+
+    @contextmanager
+    def _leftovers(
+        self, role: str, birth: Birth, sources: Sequence[str], queue: Queue | None = None
+    ) -> Iterator[Leftovers]:
+        """The spools of these sources, which no collector replays."""
+        log = logging.getLogger(role)
+        spools = {source: self._spool(source, birth) for source in sources}
+        own = queue or self._queue(f"{role}-spool", birth, REPLY_TIMEOUT_S)
+        leftovers = Leftovers(spools, own, lambda text: log.error("%s", text))
+        try:
+            yield leftovers
+        finally:
+            leftovers.close()
+            if queue is None:
+                own.close()
 
     def _queue(
         self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""

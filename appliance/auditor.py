@@ -15,6 +15,7 @@ from appliance.contracts import Remark, SourceState
 from appliance.errors import InstanceError
 from appliance.instance import Instance
 from appliance.note import read_note
+from appliance.shelf import REPAIR
 
 
 class ShowsFrames(Protocol):
@@ -81,4 +82,4 @@ class Auditor:
             spooled.add(stock.headers(directory))
             if damaged := len(stock.set_aside(directory)):
                 text = f"{damaged} damaged segments of source {source}'s spool are set aside"
-                remarks.append(Remark(text, stock.REPAIR))
+                remarks.append(Remark(text, REPAIR))

@@ -23,10 +23,21 @@ class Killed(BaseException):
 
 @dataclass(eq=False)
 class File:
-    """What is written, and what of it is on the disk for good."""
+    """What is written, and what of it is on the disk for good.
+
+    `dirty` are stretches that still have to go there. A sync that fails forgets them, as
+    systems do: the next one succeeds, and they are not on the disk.
+    """
 
     data: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
+    dirty: list[slice] = field(default_factory=list)
+
+    def sync(self) -> None:
+        disk = bytearray(self.synced[: len(self.data)].ljust(len(self.data), b"\0"))
+        for stretch in self.dirty:
+            disk[stretch] = self.data[stretch]
+        self.synced, self.dirty = bytes(disk[: len(self.data)]), []
 
 
 @dataclass(eq=False)
@@ -83,7 +94,7 @@ def _crash(directory: Directory, unsynced: Unsynced, names_too: bool) -> None:
             _crash(one, unsynced, names_too)
         else:
             one.data = bytearray(unsynced(one.synced, bytes(one.data)))
-            one.synced = bytes(one.data)
+            one.synced, one.dirty = bytes(one.data), []
 
 
 Fault = Callable[["FakeFiles", str], None]
@@ -133,9 +144,10 @@ class FakeFiles(Files):
     def pwritev(self, fd: int, parts: Sequence[Buffer], at: int) -> int:
         self._call("pwritev")
         new = b"".join(parts)[: self.write_bytes_max]
-        data = self._file(fd).data
-        data.extend(bytes(max(0, at - len(data))))
-        data[at : at + len(new)] = new
+        file = self._file(fd)
+        file.data.extend(bytes(max(0, at - len(file.data))))
+        file.data[at : at + len(new)] = new
+        file.dirty.append(slice(at, at + len(new)))
         return len(new)
 
     def ftruncate(self, fd: int, length: int) -> None:
@@ -144,11 +156,16 @@ class FakeFiles(Files):
 
     def fsync(self, fd: int) -> None:
         one = self._open[fd]
-        self._call("fsync directory" if isinstance(one, Directory) else "fsync")
         if isinstance(one, Directory):
+            self._call("fsync directory")
             one.synced = dict(one.names)
-        else:
-            one.synced = bytes(one.data)
+            return
+        try:
+            self._call("fsync")
+        except OSError:
+            one.dirty = []
+            raise
+        one.sync()
 
     def size(self, fd: int) -> int:
         self._call("size")

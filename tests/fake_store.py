@@ -155,15 +155,15 @@ class MemoryStore:
             for run in tables.runs:
                 _fold_run(tables, run)
             self._commit(tables)
-            found = [holes_of(tables.account(run), row.up_to) for run, row in tables.runs.items()]
-            return [hole for holes in found for hole in holes]
+            accounts = map(tables.account, sorted(tables.runs))
+            return [hole for one in accounts for hole in holes_of(one, one.up_to)]
 
     def give_up(self, holes: Sequence[Hole]) -> list[Hole]:
         with self._database.lock:
             self._call()
             tables = self._database.tables.copy()
             given_up = []
-            for run in {hole.run for hole in holes}:
+            for run in sorted({hole.run for hole in holes}):
                 spans = {(hole.first, hole.last) for hole in holes if hole.run == run}
                 found = holes_of(tables.account(run), tables.runs[run].up_to)
                 given_up += [hole for hole in found if (hole.first, hole.last) in spans]

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance import app, link, process
+from appliance import app, link, process, stock
 from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, SERVER_LOOK_S, App
 from appliance.child import Birth, ChildSpec
 from appliance.config import parse
@@ -315,19 +315,21 @@ def test_another_boot_is_another_run_at_the_same_place(
         made._collect("log", made._config.sources["log"], place.birth())
         place.redis.sources.clear()  # Redis has lost everything with the machine
     frames = [decode(item) for item in place.redis.working]
-    assert [frame.body for frame in frames] == [b"one\n", b"two\n"]
-    first, second = (frame.header for frame in frames)
-    assert second.run > first.run
+    assert [frame.body for frame in frames] == [b"one\n", b"", b"two\n"]
+    first, second, third = (frame.header for frame in frames)
+    assert third.run == second.run > first.run
     assert second.previous
     assert (second.previous.run, second.previous.records) == (first.run, 1)
+    assert second.hole == third.hole == "queue forgot"
 
 
 QUICK_EXITS = [("file", Exit.TIMED_OUT), ("tcp", Exit.MAY_BE_LOST), ("stdin", Exit.MAY_BE_LOST)]
 
 
+@pytest.mark.parametrize("has_spool", [False, True])
 @pytest.mark.parametrize(("kind", "code"), QUICK_EXITS)
 def test_a_frame_in_hand_at_a_quick_stop_may_be_lost_or_is_safe(
-    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str, code: Exit
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str, code: Exit, has_spool: bool
 ) -> None:
     path = place.directory / "app.log"
     path.write_bytes(b"one\n")
@@ -337,12 +339,14 @@ def test_a_frame_in_hand_at_a_quick_stop_may_be_lost_or_is_safe(
     wish = place.wish
     made = place.app(
         sources,
+        "disk_free_min = 0" if has_spool else "[spool]\nbytes_max = 0",
         checkpoint=lambda step: setattr(wish, "quick", True) if step == "noted" else None,
     )
     place.redis.away = True
     ((name, source),) = made._config.sources.items()
     wires = connected(b"one\n") if kind == "tcp" else {}
-    assert made._collect(name, source, place.birth(**wires)) is code
+    assert made._collect(name, source, place.birth(**wires)) is (Exit.OK if has_spool else code)
+    assert stock.sources(place.instance.spool) == ([name] if has_spool else [])
 
 
 def connected(data: bytes) -> dict[str, Any]:

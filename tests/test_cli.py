@@ -33,7 +33,7 @@ def test_each_verb_is_a_module_with_a_run() -> None:
     assert {name for name in runs if (folder / f"{name}.py").exists()} <= set(cli.VERBS)
 
 
-POSITIONAL = {"completion": ["bash"], "dead": ["list"]}
+POSITIONAL = {"completion": ["bash"], "dead": ["list"], "spool": ["check"]}
 OPTIONS = [
     (("collect",), {"if_needed": False}),
     (("collect", "--if-needed"), {"if_needed": True}),

@@ -519,7 +519,7 @@ def test_a_server_that_is_gone_is_noticed_by_probes(place: Place) -> None:
         connection.getsockopt(socket.IPPROTO_TCP, option)
         for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
     ]
-    assert probes[0] + probes[1] * probes[2] == 90
+    assert tcp.Keepalive(*probes).gone_s == 90
     assert not connection.getblocking()
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > tcp.RECEIVE_BUFFER_BYTES

@@ -154,7 +154,7 @@ class FoldingStore(TableStore):
             budget = FOLD_FRAMES_MAX
             for (run,) in self._query(
                 f'SELECT DISTINCT "run" FROM {self._frames}'
-                f' UNION SELECT "run" FROM {self._runs} WHERE "last" > "up_to"'
+                f' UNION SELECT "run" FROM {self._runs} WHERE "last" > "up_to" ORDER BY "run"'
             ):
                 if budget > 0:
                     folded, holes = self._fold_run(run, budget)
@@ -168,7 +168,7 @@ class FoldingStore(TableStore):
         for hole in holes:
             spans.setdefault(hole.run, set()).add((hole.first, hole.last))
         with self._session():
-            return [hole for run in spans for hole in self._give_up_run(run, spans[run])]
+            return [hole for run in sorted(spans) for hole in self._give_up_run(run, spans[run])]
 
     # ── one run, in a transaction of its own ────────────────────────────────────────────
 
@@ -381,10 +381,11 @@ def gap_of(hole: Hole) -> GapRow:
 
 
 def uncovered(up_to: int, spans: Sequence[Span], known_to: int) -> Iterator[Span]:
-    """Numbers from up_to to known_to, both not included in it, that none of the spans covers."""
+    """Numbers above up_to, as far as known_to, that none of the spans (sorted) covers."""
     for first, last in (*spans, (known_to + 1, known_to + 1)):
-        if up_to + 1 < first <= known_to + 1:
-            yield up_to + 1, first - 1
+        end = min(first - 1, known_to)
+        if up_to < end:
+            yield up_to + 1, end
         up_to = max(up_to, last)
 
 

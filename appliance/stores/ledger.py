@@ -328,10 +328,11 @@ def span_of(batch: Batch) -> tuple[str, str]:
 def gap_rows(batch: Batch) -> list[Row]:
     """A batch's gaps as rows. They have no numbers: the frame itself is stored."""
     run, source, span = batch.run, batch.source, span_of(batch)
-    recovered = (0, 0, None, None)
+    rest = (0, 0, None, None)  # nothing is recovered, and it has no place among numbers
+    causes = [gap.cause[:WORD_CHARS_MAX] for gap in batch.gaps]
     return [
-        (run, None, None, source, *_times(gap, span), gap.cause, gap.records, gap.bytes, *recovered)
-        for gap in batch.gaps
+        (run, None, None, source, *_times(gap, span), cause, gap.records, gap.bytes, *rest)
+        for gap, cause in zip(batch.gaps, causes, strict=True)
     ]
 
 

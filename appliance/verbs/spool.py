@@ -16,6 +16,7 @@ from appliance.files import Files
 from appliance.instance import Instance
 from appliance.salvage import Found, Lost, salvage
 from appliance.segments import split
+from appliance.shelf import REPAIR
 from appliance.stock import Stock
 from appliance.verbs import locate
 from appliance.verbs.figures import print_figures
@@ -80,7 +81,7 @@ def _worries(source: str, one: Stock) -> Iterator[str]:
     for name, why in one.damaged.items():
         yield f"{source}: {name} is damaged: {why}\n  → it is set aside when it is its turn"
     for name in one.bad:
-        yield f"{source}: {name} is set aside\n  → {stock.REPAIR}"
+        yield f"{source}: {name} is set aside\n  → {REPAIR}"
 
 
 # ── repair ──────────────────────────────────────────────────────────────────────────────

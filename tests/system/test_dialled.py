@@ -161,7 +161,7 @@ def test_it_goes_away_comes_back_and_resets_while_the_collector_is_killed(
         until(lambda: MISSED in daemon.said()[before:], WAIT_S, "a line that says so")
         feed.come()
         until(lambda: FOUND in daemon.said()[before:], WAIT_S, "a line that says so")
-        assert probed_in_s(port) <= tcp.KEEPALIVE_IDLE_S
+        assert probed_in_s(port) <= tcp.SERVER.idle_s
         feed.send(records.block() + HALF)
         feed.until_acknowledged()
         kill_collector(daemon)

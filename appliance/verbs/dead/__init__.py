@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what is asked for; exit 0, also where there is no dead letter."""
     asked.check(args)
     config, instance, _file = locate.load(args)
-    if config.store.url == "embedded":
+    if not config.store.url.startswith("mysql:"):  # SQLite makes files beside its own
         locate.refuse_others(instance, args, ["dead", args.action, "…"])
     with App(config, instance).letters() as (letters, maker):
         if not letters.has_letters():
