@@ -26,6 +26,7 @@ stand on each new connection, and now and then: what it forgot is made visible (
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -191,7 +192,8 @@ class Collector:
     def _open_spool(self) -> None:
         """See what a predecessor has left; the note may be older than that (another boot)."""
         self._spool.open()
-        self._replay.oldest()
+        with suppress(Unavailable):  # it is said when it has to be waited for
+            self._replay.oldest()
         self._say_notices()
         if self._spool.size:
             self._log.info("%d bytes wait in the spool", self._spool.size)

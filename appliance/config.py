@@ -41,6 +41,7 @@ from appliance.settings import (
     LATER_VALUES,
     MIB,
     SOURCE_TYPES,
+    SOURCES_LIMIT,
     AnySource,
     Column,
     Config,
@@ -105,6 +106,9 @@ def parse(text: str, file: str) -> Config:
     _check_name(config.name, top / "name")
     if not config.sources:
         raise no_source(file)
+    if len(config.sources) > SOURCES_LIMIT:
+        text = f"{len(config.sources)} sources are too many for one instance ({SOURCES_LIMIT})"
+        raise (top / "source").error(text, "make several instances, each with a name of its own")
     _check_table(config, top / "store" / "table")
     _check_formats(config, top / "source")
     _check_origins(config.sources, top / "source")

@@ -20,6 +20,7 @@ DISK_BYTES_LIMIT = 2**62
 PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
 WAIT_S_LIMIT = 86_400
 SUBSCRIBERS_LIMIT = 64
+SOURCES_LIMIT = 256  # each is a process
 
 _A_SIZE = 'a size such as "64KiB", "1MiB" or a number of bytes'
 _SECONDS = "a number of seconds"

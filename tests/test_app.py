@@ -20,11 +20,11 @@ import msgspec
 import pytest
 
 from appliance import app, link, process, stock
-from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, App
+from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, SERVER_LOOK_S, App
 from appliance.child import Birth, ChildSpec
 from appliance.config import parse
 from appliance.counters import Board
-from appliance.errors import AddressError, ConfigError, Exit
+from appliance.errors import AddressError, ConfigError, Exit, Unavailable
 from appliance.frame import checksum, decode, encode_header
 from appliance.instance import Instance
 from appliance.settings import Config, TcpSource
@@ -389,6 +389,11 @@ class OwnServer:
 
     def __init__(self, said: list[str]) -> None:
         self._said = said
+        self.looks_to_wait = 2
+
+    def is_ready(self, _timeout_s: float) -> bool:
+        self.looks_to_wait -= 1
+        return self.looks_to_wait < 0
 
     def take_over(self) -> None:
         self._said.append("taken over")
@@ -441,6 +446,49 @@ def test_a_drain_that_is_interrupted_says_whom_it_had_asked(place: Place) -> Non
     assert said[-1] == "taken over", "its server goes all the same"
     [orphaned] = place.redis.busy
     assert orphaned not in place.redis.clients
+
+
+# ── audit ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_auditor_looks_at_all_of_it_and_changes_nothing(place: Place, alone: bool) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\ntwo\n")
+    made = place.app(file_source(path), "subscribers = 0")
+    made._collect("log", made._config.sources["log"], place.birth())
+    said: list[str] = []
+    made._server = server = OwnServer(said)  # type: ignore[assignment]
+    queued = [*place.redis.working]
+    with made.auditor(place.wish, Board().slot("audit"), alone, 60.0) as auditor:  # type: ignore[arg-type]
+        found = auditor.look(recount=True)
+        said.append("looked")
+    assert found.differences == []
+    assert (found.total.received, found.total.queued) == (2, 2)
+    if alone:
+        assert said == ["taken over", "started", "looked", "taken over"]
+        assert place.wish.waits[-2:] == [SERVER_LOOK_S] * 2, "until its data are loaded"
+    else:
+        assert said == ["looked"]
+        assert server.looks_to_wait == 2
+    assert place.queues[-1][3] == "audit", "under a name of its own"
+    assert [*place.redis.working] == queued
+    assert not (place.instance.directory / "nfl.db").exists()
+
+
+def test_an_auditor_whose_server_never_loads_says_so(place: Place) -> None:
+    made = place.app(STDIN)
+    said: list[str] = []
+    made._server = server = OwnServer(said)  # type: ignore[assignment]
+    server.looks_to_wait = 10**6
+    place.wish.drain = True
+    place.redis.away = True
+    with (
+        pytest.raises(Unavailable, match="the queue is away"),
+        made.auditor(place.wish, Board().slot("audit"), True, 60.0) as auditor,  # type: ignore[arg-type]
+    ):
+        auditor.look(recount=False)
+    assert said[-1] == "taken over"
 
 
 def spool(place: Place, source: str, *bodies: bytes) -> None:

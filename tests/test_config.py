@@ -34,8 +34,16 @@ from appliance.config import (
     parse,
     search_paths,
 )
+from appliance.counters import SLOTS_MAX
 from appliance.errors import ConfigError, Exit
-from appliance.settings import DEFAULT_COLUMNS, LATER_KEYS, LATER_VALUES, SOURCE_TYPES
+from appliance.settings import (
+    DEFAULT_COLUMNS,
+    LATER_KEYS,
+    LATER_VALUES,
+    SOURCE_TYPES,
+    SOURCES_LIMIT,
+    SUBSCRIBERS_LIMIT,
+)
 from appliance.toml_lines import line_of
 from appliance.toml_tables import size_text
 
@@ -285,6 +293,19 @@ def test_frames_grow_with_records() -> None:
 def test_listening_addresses(listen: str, host: str, port: int) -> None:
     assert host_and_port(listen) == (host, port)
     assert parse(source(f'listen = "{listen}"', "tcp"), "x").sources["s"].listen == listen  # type: ignore[union-attr]
+
+
+def test_an_instance_has_only_so_many_sources() -> None:
+    """Each is a process, with a slot among the shared numbers."""
+    sources = [
+        f'[source.s{number}]\ntype = "file"\npath = "/{number}"\n'
+        for number in range(SOURCES_LIMIT + 1)
+    ]
+    error = failure("".join(sources))
+    assert f"{SOURCES_LIMIT + 1} sources are too many for one instance" in error.message
+    assert "several instances" in error.hint
+    assert len(parse("".join(sources[1:]), "x").sources) == SOURCES_LIMIT
+    assert SOURCES_LIMIT + SUBSCRIBERS_LIMIT < SLOTS_MAX
 
 
 @pytest.mark.parametrize("connect", ["stream.example.net:5170", "127.0.0.1:1", "[::1]:65535"])
