@@ -49,7 +49,7 @@ from appliance.errors import Occupied, Unavailable
 from appliance.frame import Header, RunEnd, checksum, encode_header
 from appliance.logs import Outage
 from appliance.note import KILLED, SPOOL_FULL, Note, NoteFile
-from appliance.replay import DONE, QUEUE_FORGOT, Line, Replay, end_of, is_behind
+from appliance.replay import DONE, QUEUE_FORGOT, Line, Replay, Unreadable, end_of, is_behind
 
 WAIT_S_MAX = 5.0  # between heartbeats when nothing comes
 LOOK_INTERVAL_S = 5.0  # between two looks whether the queue still knows us, when nothing comes
@@ -58,6 +58,7 @@ ROOM_RETRY_S = 1.0  # between two tries whether the spool has room, while the qu
 AGAIN_RETRY_S = 1.0
 REPLAY_FRAMES = 8  # out of the spool in one turn, which puts one in: it shrinks in a flood, too
 QUEUE = "the queue (records go to the spool)"
+SPOOL = "the disk of the spool (what is in it waits)"
 NO_ROOM = {
     Pushed.FULL: (
         "room in the queue (records go to the spool)",
@@ -446,7 +447,7 @@ class Collector:
         except Unavailable as error:
             if isinstance(error, Occupied) and not self._gauge.get("attached"):
                 raise
-            self._outage.goes_on(QUEUE, error)
+            self._outage.goes_on(SPOOL if isinstance(error, Unreadable) else QUEUE, error)
             self._rest(backoff.full_jitter(self._failures, self._chance()))
             self._failures += 1
             return None
