@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from appliance import stock
-from appliance.balance import Accounts, Balance, Book, Handed, Recount, Waiting, compare
+from appliance.accounts import Accounts, Book, Handed, Recount, Waiting
+from appliance.balance import Balance, compare
 from appliance.contracts import Remark, SourceState
 from appliance.errors import InstanceError
 from appliance.instance import Instance

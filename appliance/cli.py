@@ -241,6 +241,38 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             ),
         ),
     ),
+    "rehearse": (
+        "kill an instance of your configuration for a while, and see that nothing is lost",
+        "stream-daemon -c stream-daemon.toml rehearse --time 600 --restarts",
+        (
+            (
+                ("--time",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "default": 60.0,
+                    "help": "send and kill for so many seconds (default: 60)",
+                },
+            ),
+            (
+                ("--restarts",),
+                {"action": "store_true", "help": "stop and start the instance, too"},
+            ),
+            (
+                ("--rate",),
+                {
+                    "type": count,
+                    "metavar": "R",
+                    "default": 2000,
+                    "help": "records a second in all (default: 2000)",
+                },
+            ),
+            (
+                ("--seed",),
+                {"type": int, "metavar": "N", "help": "which records, and whom it kills when"},
+            ),
+        ),
+    ),
 }
 """Verb → what it does, an example, its options."""
 

@@ -50,7 +50,8 @@ class RunEnd:
 class Gap:
     """What never reached us, or is held by nobody any more, around this frame.
 
-    `cause` is one word or two; `records` and `bytes` are None where nobody knows how many.
+    `cause` is one word or two; `records` and `bytes` are None where nobody knows how many. Where
+    they are known they had been counted for this frame, so they are in the run's sums behind it.
     `began` and `ended` are seconds since the epoch, None: while this frame was received.
     """
 

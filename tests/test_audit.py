@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from appliance import process
-from appliance.balance import Balance, Difference, Line, Recount
+from appliance.accounts import Recount
+from appliance.balance import Balance, Difference, Line
 from appliance.contracts import Remark
 from appliance.errors import Exit, InstanceError, Unavailable
 from appliance.instance import Instance
@@ -196,7 +197,7 @@ def test_where_no_instance_has_run(tmp_path: Path) -> None:
 WHOLE = Balance(
     {
         "tweets": Line(1_234_567, 1_000_000, 200_000, 1, 2, 3, 34_561, spooled=5),
-        "log": Line(10, 10, never=40, unsized=2),
+        "log": Line(10, 10, stretches=2),
     },
     [],
     [Remark("the queue has forgotten some", "look"), Remark("so it is")],
@@ -214,10 +215,10 @@ def test_a_page_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "the queue has forgotten some",
         "  → look",
         "so it is",
-        "never reached us, of source log: 40 records and 2 stretches of unknown size",
+        "2 stretches of source log never reached us, and nobody knows how many records they were",
         "counted: 1,000,010 rows in table records",
         "counted: 1 dead letters",
-        "all 1,234,577 records are accounted for",
+        "all 1,234,577 records are accounted for; 3 of them are lost",
     ]
     print(audit._page(Balance({"s": Line(received=10)}, [difference(4)])))
     assert capsys.readouterr().out.splitlines() == [

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.accounts import Book, Recount
 from appliance.auditor import Auditor
-from appliance.balance import Balance, Book, Recount
+from appliance.balance import Balance
 from appliance.batch import Batch
 from appliance.contracts import SourceState
 from appliance.errors import Unavailable

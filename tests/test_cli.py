@@ -68,6 +68,11 @@ OPTIONS = [
     (("check",), {"offline": False}),
     (("check", "--offline"), {"offline": True}),
     (("demo",), {"keep": None, "seed": 1}),
+    (("rehearse",), {"time": 60.0, "restarts": False, "rate": 2000, "seed": None}),
+    (
+        ("rehearse", "--time", "8", "--restarts", "--rate", "9", "--seed", "0"),
+        {"time": 8.0, "restarts": True, "rate": 9, "seed": 0},
+    ),
     (("demo", "--keep", "/tmp/x", "--seed", "7"), {"keep": "/tmp/x", "seed": 7}),
 ]
 

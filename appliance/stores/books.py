@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from appliance.balance import COUNTS, UNKNOWN, Book, Recount
+from appliance.accounts import COUNTS, UNKNOWN, Book, Recount
 from appliance.frame import RunEnd
 from appliance.stores.tables import Row, TableStore, quoted_names
 
@@ -33,9 +33,7 @@ class Books(TableStore):
         if not self._is_there():
             return {}, self._recount(is_there=False) if recount else None
         with self._session():
-            is_there = "meta" not in self._lacking()[0] and self._has_schema()
-            if is_there:
-                self._check_schema()
+            is_there = self._has_ledger()
             for statement in self.SNAPSHOT:
                 self._query(statement)
             books = self._books() if is_there else {}
@@ -43,15 +41,28 @@ class Books(TableStore):
             self._query("ROLLBACK")
         return books, counted
 
+    def _has_ledger(self) -> bool:
+        """Whether there is one, of this version.
+
+        Raises:
+            Unavailable: it is of another version.
+        """
+        tables, _ = self._lacking()
+        if "meta" in tables or not self._has_schema():
+            return False
+        self._check_schema()
+        return True
+
     def _books(self) -> dict[str, Book]:
         books: dict[str, Book] = {}
-        names = ("up_to", *COUNTS, "last", "last_records", "last_bytes")
+        names = ("up_to", *COUNTS, "up_to_records", "last", "last_records", "last_bytes")
         for run, source, up_to, *rest in self._query(
             f'SELECT "run", "source", {quoted_names(names)} FROM {self._runs}'
         ):
             book = Book(str(source), int(up_to))
             book.add_counts(map(int, rest[: len(COUNTS)]))
-            last, *sums = rest[len(COUNTS) :]
+            reached, last, *sums = rest[len(COUNTS) :]
+            book.reached = None if reached is None else int(reached)
             if last is not None:
                 book.end = RunEnd(bytes(run).hex(), int(last), *map(int, sums))
             self._add_frames(bytes(run), book)
@@ -60,13 +71,15 @@ class Books(TableStore):
         return books
 
     def _add_frames(self, run: bytes, book: Book) -> None:
-        names = ("frame", "records_before", "lost", *COUNTS)
-        for frame, before, *counts in self._pages(
+        names = ("frame", "hole", "records_before", "lost", *COUNTS)
+        for frame, hole, before, *counts in self._pages(
             f'SELECT {quoted_names(names)} FROM {self._frames} WHERE "run" = ? AND "frame" > ?'
             f' ORDER BY "frame" LIMIT {PAGE_ROWS}',
             run,
         ):
             book.frames.add(int(frame), _known(before), *map(int, counts))
+            if hole:
+                book.holes[int(frame)] = str(hole)
 
     def _add_gaps(self, books: dict[str, Book]) -> None:
         numbered: dict[str, list[tuple[int, ...]]] = {}
@@ -82,9 +95,11 @@ class Books(TableStore):
                     (int(first), int(last), _known(records), int(recovered))
                 )
             elif recovered:  # it had numbers, until all of its frames came
-                book.refilled += int(records) - int(recovered)
+                book.refilled += int(records or recovered) - int(recovered)
+            elif records is None:
+                book.stretches += 1
             else:
-                book.add_stretch(None if records is None else int(records))
+                book.lacked += int(records)
         for name, gaps in numbered.items():
             for gap in sorted(gaps):
                 books[name].gaps.add(*gap)

@@ -18,9 +18,10 @@ from dataclasses import asdict
 from typing import Any
 
 from appliance import logs, process
+from appliance.accounts import Recount
 from appliance.app import App
 from appliance.auditor import Auditor
-from appliance.balance import Balance, Line, Recount, Standing
+from appliance.balance import Balance, Line, Standing
 from appliance.counters import Board
 from appliance.errors import Exit, InstanceError, StreamDaemonError, Unavailable
 from appliance.instance import Instance
@@ -186,10 +187,11 @@ def _notes(found: Balance) -> Iterator[str]:
         if remark.hint:
             yield f"  → {remark.hint}"
     for source, line in found.lines.items():
-        if line.never or line.unsized:
-            sizes = [f"{line.never:,} records"] if line.never else []
-            sizes += [f"{line.unsized:,} stretches of unknown size"] if line.unsized else []
-            yield f"never reached us, of source {source}: {' and '.join(sizes)}"
+        if line.stretches:
+            yield (
+                f"{line.stretches:,} stretches of source {source} never reached us, and nobody"
+                " knows how many records they were"
+            )
     if found.recount:
         yield from _counted(found.recount, found.total)
 
@@ -203,7 +205,8 @@ def _counted(recount: Recount, total: Line) -> Iterator[str]:
 
 def _verdict(found: Balance) -> Iterator[str]:
     if not found.differences:
-        yield f"all {found.total.received:,} records are accounted for"
+        lost = f"; {found.total.lost:,} of them are lost" if found.total.lost else ""
+        yield f"all {found.total.received:,} records are accounted for{lost}"
     for one in found.differences:
         yield f"DIFFERENCE: {one.text}\n  → {one.hint}"
 
