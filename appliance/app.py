@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
 
 from appliance import __version__, credentials, process, stock
@@ -52,6 +52,7 @@ from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -69,7 +70,12 @@ ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
 
-SomeStore = mysql.MySQLStore | sqlite.SQLiteStore
+AnyStore = mysql.MySQLStore | sqlite.SQLiteStore
+Beat = Callable[[], None]
+
+
+def no_beat() -> None:
+    """The sign of life of a process that nobody watches."""
 
 
 class App:
@@ -156,7 +162,8 @@ class App:
             try:
                 return self._drain(leftovers, subscriber, birth, progress)
             except process.Overdue:
-                slot.waiting_for(f"{subscriber.awaited}, which doesn't answer")
+                awaited = subscriber.awaited or "the queue"
+                slot.waiting_for(f"{awaited}, which doesn't answer")
                 return False
 
     def _drain(
@@ -168,12 +175,16 @@ class App:
     ) -> bool:
         """First what waits in spools goes into the queue, as long as that has room for it."""
         while True:
-            before = leftovers.size
+            before = leftovers.handed_over
             leftovers.all(birth.slot, birth.wish, random.random)
             if not subscriber.drain(progress):
                 return False
-            if not leftovers.size or leftovers.size == before:
-                return not leftovers.size
+            if not leftovers.size:
+                return True
+            if leftovers.handed_over == before:
+                text = f"the queue to take {leftovers.size} bytes that stay in the spool"
+                birth.slot.waiting_for(text)
+                return False
 
     @contextmanager
     def _own_server(self, alone: bool) -> Iterator[None]:
@@ -207,7 +218,7 @@ class App:
         birth = Birth(wish, slot)
         with (
             self._own_server(alone),
-            closing(self._queue("audit", birth, REPLY_TIMEOUT_S)) as queue,
+            closing(self._queue("audit", birth.slot.beat, REPLY_TIMEOUT_S)) as queue,
             closing(self._store(birth.slot.beat, timeout_s)) as store,
         ):
             while alone and self._server and not self._server.is_ready(REPLY_TIMEOUT_S):
@@ -215,6 +226,22 @@ class App:
                     break  # and the first look says what is wrong
                 wish.wait(SERVER_LOOK_S)
             yield Auditor(self._instance, process.boot_id(os.environ), queue, store)
+
+    @contextmanager
+    def gaps(self) -> Iterator[GapList]:
+        """What is missing."""
+        with closing(self._store()) as store:
+            yield store
+
+    @contextmanager
+    def traces(self) -> Iterator[tuple[RedisQueue | None, AnyStore]]:
+        """What an instance leaves outside its directory: keys in a Redis, tables in the store."""
+        with ExitStack() as stack:
+            queue = None
+            if not self._server:
+                queue = self._queue("rehearse", no_beat, REPLY_TIMEOUT_S)
+                stack.enter_context(closing(queue))
+            yield queue, stack.enter_context(closing(self._store()))
 
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
@@ -233,7 +260,7 @@ class App:
     def _look_at_queue(self, birth: Birth, runs: bool) -> list[Remark]:
         if self._server and not runs:
             return [Remark("collect starts the embedded server")]
-        with closing(self._queue("check", birth, REPLY_TIMEOUT_S)) as queue:
+        with closing(self._queue("check", birth.slot.beat, REPLY_TIMEOUT_S)) as queue:
             return queue.look(self._config.sources)
 
     def _look_at_store(self, birth: Birth) -> list[Remark]:
@@ -317,7 +344,9 @@ class App:
         collector = Collector(
             name,
             source,
-            self._queue(f"collector-{name}", birth, self._config.queue.push_s, self._identity),
+            self._queue(
+                f"collector-{name}", birth.slot.beat, self._config.queue.push_s, self._identity
+            ),
             spool,
             notes,
             birth.slot,
@@ -346,7 +375,7 @@ class App:
     def _subscriber(self, name: str, role: str, birth: Birth) -> Iterator[Subscriber]:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
-        queue = self._queue(role, birth, REPLY_TIMEOUT_S)
+        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S)
         store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
@@ -368,7 +397,7 @@ class App:
 
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()
-        queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
+        queue = self._queue("recovery", birth.slot.beat, REPLY_TIMEOUT_S)
         gone = {*stock.sources(self._instance.spool)} - {*self._config.sources}
         with self._leftovers("recovery", birth, sorted(gone), queue) as leftovers:
             recovery = Recovery(
@@ -485,7 +514,7 @@ class App:
         """The spools of these sources, which no collector replays."""
         log = logging.getLogger(role)
         spools = {source: self._spool(source, birth) for source in sources}
-        own = queue or self._queue(f"{role}-spool", birth, REPLY_TIMEOUT_S)
+        own = queue or self._queue(f"{role}-spool", birth.slot.beat, REPLY_TIMEOUT_S)
         leftovers = Leftovers(spools, own, lambda text: log.error("%s", text))
         try:
             yield leftovers
@@ -495,7 +524,7 @@ class App:
                 own.close()
 
     def _queue(
-        self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
+        self, role: str, beat: Beat, reply_timeout_s: float, instance: str = ""
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
@@ -507,15 +536,13 @@ class App:
             instance=instance,
             disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
-            beat=birth.slot.beat,
+            beat=beat,
         )
 
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(
-        self, beat: Callable[[], None] = lambda: None, io_s: float = mysql.IO_S
-    ) -> SomeStore:
+    def _store(self, beat: Beat = no_beat, io_s: float = mysql.IO_S) -> AnyStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(

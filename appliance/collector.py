@@ -256,8 +256,7 @@ class Collector:
             self._turn(chunk)
             return True
         if self._may_replay:
-            self._replay_some()
-            return True
+            return self._replay_some()
         self._wait()
         return False
 
@@ -401,8 +400,8 @@ class Collector:
     def _may_replay(self) -> bool:
         return self._spool.size > 0 and self._may_ask
 
-    def _replay_some(self) -> None:
-        """Hand a few frames of the spool over, oldest first."""
+    def _replay_some(self) -> bool:
+        """Hand a few frames of the spool over, oldest first; whether the queue took them."""
         answer = self._ask(lambda: self._replay.some(REPLAY_FRAMES))
         self._say_notices()
         self._gauge.set("spool_bytes", self._spool.size)
@@ -412,6 +411,7 @@ class Collector:
             self._gauge.worked()
         if not self._spool.size:
             self._say_replayed()
+        return answer in DONE
 
     def _adopt(self) -> None:
         """The queue stands at another cursor than we: go on from there, under a new run.

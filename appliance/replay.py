@@ -62,10 +62,12 @@ class Line:
 
     Attributes:
         state: what the queue knew of the source when it was last asked.
+        last: run and number of the frame that it has got last, as far as we know.
     """
 
     def __init__(self, source: str, queue: Queue, say: Callable[[str], None]) -> None:
         self.state: SourceState | None = None
+        self.last: tuple[str, int] | None = None
         self._source = source
         self._queue = queue
         self._say = say
@@ -77,6 +79,7 @@ class Line:
         """Where the queue stands now."""
         self.state = self._queue.source_state(self._source)
         self._asked_as = self._queue.owner
+        self.last = (self.state.run, self.state.number) if self.state else None
         return self.state
 
     def has(self, header: Header) -> bool:
@@ -96,6 +99,7 @@ class Line:
             answer = self._queue.push(_push_of(self._told(frame), force=True))
         if answer in DONE:
             self._forgot, self._said = False, ""
+            self.last = (frame.header.run, frame.header.number)
         return answer
 
     def lacks(self, floor: RunEnd | None) -> bool:
@@ -135,7 +139,7 @@ class Replay:
     """Hands what waits in a spool over, oldest first.
 
     Attributes:
-        hole: why frames before the next one may be missing; None if nothing is known.
+        hole: why frames are missing that came behind the last one; None if nothing is known.
         frames, records, bytes: handed over so far (`bytes` of records).
     """
 
@@ -178,10 +182,17 @@ class Replay:
     def _push(self, frame: Spooled) -> Pushed:
         if not frame.repaired and self._line.has(frame.header):
             return Pushed.HAVE_IT
-        return self._line.push(with_hole(frame, self.hole) if self.hole else frame)
+        if self.hole and not frame.repaired and self._is_behind_hole(frame.header):
+            answer = self._line.push(with_hole(frame, self.hole))
+            self.hole = None if answer in DONE else self.hole
+            return answer
+        return self._line.push(frame)
+
+    def _is_behind_hole(self, header: Header) -> bool:
+        floor = before(header)
+        return floor is not None and (floor.run, floor.number) != self._line.last
 
     def _count(self, header: Header) -> None:
-        self.hole = None
         self.frames += 1
         self.records += header.records
         self.bytes += header.body_bytes
@@ -198,9 +209,15 @@ class Leftovers:
         self._say = say
         self._spools = spools
         self._replays: dict[str, Replay] = {}
+        self._left_alone: set[str] = set()
         for name, spool in spools.items():
             spool.open()
             self._replays[name] = Replay(Line(name, queue, say), spool)
+
+    @property
+    def handed_over(self) -> int:
+        """Frames that went into the queue so far."""
+        return sum(replay.frames for replay in self._replays.values())
 
     @property
     def size(self) -> int:
@@ -218,7 +235,7 @@ class Leftovers:
             for notice in self._spools[name].notices():
                 self._say(notice)
             if answer is Pushed.ELSEWHERE:
-                del self._replays[name]
+                self._left_alone.add(name)
                 text = f"the spool of source {name} stays as it is: the queue has gone on without"
                 self._say(f"{text}, and only its collector can tell from where")
             elif answer not in DONE:
@@ -248,8 +265,9 @@ class Leftovers:
             spool.close()
 
     def _left(self) -> Iterator[tuple[str, Replay]]:
-        replays = list(self._replays.items())
-        return (item for item in replays if self._spools[item[0]].size)
+        for name, replay in self._replays.items():
+            if self._spools[name].size and name not in self._left_alone:
+                yield name, replay
 
 
 def _push_of(frame: Spooled, force: bool) -> Push:

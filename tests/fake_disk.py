@@ -42,10 +42,11 @@ class File:
 
 @dataclass(eq=False)
 class Directory:
-    """The same for names."""
+    """The same for names; `unlinked` since the last sync."""
 
     names: dict[str, "File | Directory"] = field(default_factory=dict)
     synced: dict[str, "File | Directory"] = field(default_factory=dict)
+    unlinked: set[str] = field(default_factory=set)
 
 
 Unsynced = Callable[[bytes, bytes], bytes]
@@ -80,18 +81,22 @@ class Disk:
             here.names[part] = here.synced[part] = below = Directory()
             here = below
 
-    def crash(self, unsynced: Unsynced, names_too: bool) -> None:
-        """The machine dies. names_too: of the names only what was synced is there again."""
-        _crash(self.root, unsynced, names_too)
+    def crash(self, unsynced: Unsynced, names_too: bool, unlinks_first: bool = False) -> None:
+        """The machine dies. names_too: of the names only what was synced is there again.
+
+        unlinks_first: of what was not synced, removals reached the disk before all else.
+        """
+        _crash(self.root, unsynced, names_too, unlinks_first)
 
 
-def _crash(directory: Directory, unsynced: Unsynced, names_too: bool) -> None:
+def _crash(directory: Directory, unsynced: Unsynced, names_too: bool, unlinks_first: bool) -> None:
     if names_too:
-        directory.names = dict(directory.synced)
-    directory.synced = dict(directory.names)
+        gone = directory.unlinked if unlinks_first else set()
+        directory.names = {key: one for key, one in directory.synced.items() if key not in gone}
+    directory.synced, directory.unlinked = dict(directory.names), set()
     for one in directory.names.values():
         if isinstance(one, Directory):
-            _crash(one, unsynced, names_too)
+            _crash(one, unsynced, names_too, unlinks_first)
         else:
             one.data = bytearray(unsynced(one.synced, bytes(one.data)))
             one.synced, one.dirty = bytes(one.data), []
@@ -158,7 +163,7 @@ class FakeFiles(Files):
         one = self._open[fd]
         if isinstance(one, Directory):
             self._call("fsync directory")
-            one.synced = dict(one.names)
+            one.synced, one.unlinked = dict(one.names), set()
             return
         try:
             self._call("fsync")
@@ -184,6 +189,7 @@ class FakeFiles(Files):
         if found is None:
             raise _error(errno.ENOENT)
         del directory.names[path.name]
+        directory.unlinked.add(path.name)
 
     def make(self, directory: Path) -> None:
         self._call("make")

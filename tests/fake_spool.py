@@ -36,8 +36,9 @@ class MemoryDisk:
         return [frame.header.number for frame in self.frames]
 
     def damage(self, at: int) -> None:
-        """A segment can't be read any more; whoever looks at it next sets it aside."""
-        self.segments[at] = []
+        """A segment can't be read any more: it is set aside by whoever comes to it, or by `open`
+        if it is the last.
+        """
         self.damaged.append(self.segments[at])
 
     def repair(self, *frames: Spooled) -> None:
@@ -73,7 +74,8 @@ class MemorySpool:
     def open(self) -> None:
         assert not self.is_open
         self.is_open = True
-        self._set_damaged_aside()
+        while self.disk.segments and self._is_damaged(-1):
+            self._set_aside(-1)
 
     def append(self, line: bytes, body: Buffer) -> None:
         assert self.is_open
@@ -91,7 +93,8 @@ class MemorySpool:
 
     def oldest(self) -> Spooled | None:
         assert self.is_open
-        self._set_damaged_aside()
+        while self.disk.segments and self._is_damaged(0):
+            self._set_aside(0)
         return next(iter(self._waiting()), None)
 
     def forget(self, frame: Spooled) -> None:
@@ -121,14 +124,15 @@ class MemorySpool:
     def _waiting(self) -> list[Spooled]:
         return self.disk.frames[self._forgotten :]
 
-    def _set_damaged_aside(self) -> None:
-        while self.disk.damaged:
-            segment = self.disk.damaged.pop(0)
-            if self.disk.segments and self.disk.segments[0] is segment:
-                self._forgotten = 0
-            self.disk.segments = [one for one in self.disk.segments if one is not segment]
-            self.set_aside += 1
-            self._notices.append("a damaged segment was set aside")
+    def _is_damaged(self, at: int) -> bool:
+        return any(self.disk.segments[at] is segment for segment in self.disk.damaged)
+
+    def _set_aside(self, at: int) -> None:
+        self.disk.segments.pop(at)
+        if at == 0 or not self.disk.segments:
+            self._forgotten = 0
+        self.set_aside += 1
+        self._notices.append("a damaged segment was set aside")
 
     @contextmanager
     def _calling(self) -> Iterator[None]:

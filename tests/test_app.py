@@ -25,13 +25,15 @@ from appliance.child import Birth, ChildSpec
 from appliance.config import parse
 from appliance.counters import Board
 from appliance.errors import AddressError, ConfigError, Exit, Unavailable
-from appliance.frame import decode
+from appliance.frame import checksum, decode, encode_header
 from appliance.instance import Instance
 from appliance.settings import Config, TcpSource
 from appliance.sources import tcp
 from appliance.sources.kernel import PlainKernel
+from appliance.spool import DiskSpool
 from tests.fake_queue import MemoryQueue, MemoryRedis
 from tests.ports import free_port
+from tests.test_replay import header
 
 MIB = 1024**2
 
@@ -489,6 +491,49 @@ def test_an_auditor_whose_server_never_loads_says_so(place: Place) -> None:
     assert said[-1] == "taken over"
 
 
+def spool(place: Place, source: str, *bodies: bytes) -> None:
+    """Frames that a collector has left in its spool."""
+    kept = DiskSpool(place.instance.spool_of(source), 2**30)
+    kept.open()
+    for number, body in enumerate(bodies, start=1):
+        run = source.encode().hex().ljust(32, "0")
+        made = header(number, run=run, source=source, body_bytes=len(body), crc=checksum(body))
+        kept.append(encode_header(made), body)
+    kept.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_drain_alone_stores_what_waits_in_spools(place: Place, alone: bool) -> None:
+    """Also of sources that are gone; beside an instance that is its collectors' business."""
+    spool(place, "pipe", b"one\n", b"two\n")
+    spool(place, "gone", b"three\n")
+    said: list[str] = []
+    assert drain(place.app(STDIN), place, said, alone) == (True, "")
+    rows = [("gone", "three"), ("pipe", "one"), ("pipe", "two")]
+    if alone:
+        assert place.rows() == rows
+    assert stock.sources(place.instance.spool) == ([] if alone else ["gone", "pipe"])
+
+
+def test_a_drain_goes_on_with_the_spool_when_it_has_made_room(place: Place) -> None:
+    spool(place, "pipe", *[b"%d\n" % n for n in range(200)])
+    made = place.app(STDIN, "[queue]\nurl = 'redis://localhost:6379'\nbytes_max = 10000")
+    assert drain(made, place, [], alone=True) == (True, "")
+    assert [raw for _, raw in place.rows()] == [f"{n}" for n in range(200)]
+
+
+def test_a_drain_says_what_stays_in_a_spool(place: Place) -> None:
+    spool(place, "pipe", b"one\n")
+    made = place.app(STDIN)
+    place.redis.away = True
+    place.wish.drain = True
+    done, said = drain(made, place, [], alone=True)
+    assert not done
+    assert said == "the queue: the queue is away"
+    place.redis.away = place.wish.drain = False
+    assert drain(made, place, [], alone=True) == (True, "")
+
+
 # ── recovery, and its last duty ─────────────────────────────────────────────────────────
 
 
@@ -522,6 +567,17 @@ def test_recovery_ends_well_while_the_queue_is_away(place: Place) -> None:
     place.wish.drain = True
     place.redis.away = True
     assert place.app(STDIN)._recover(place.birth()) is Exit.OK
+
+
+def test_recovery_hands_over_what_nobody_else_would(place: Place) -> None:
+    spool(place, "gone", b"one\n")
+    spool(place, "pipe", b"two\n")
+    made = place.app(STDIN)
+    wish = place.wish
+    wish.wait = lambda _timeout_s: setattr(wish, "drain", True)  # type: ignore[method-assign]
+    assert made._recover(place.birth()) is Exit.OK
+    assert [decode(item).body for item in place.redis.working] == [b"one\n"]
+    assert stock.sources(place.instance.spool) == ["pipe"]
 
 
 def test_an_orphaned_recovery_waits_for_its_siblings_and_ends_the_server(

@@ -63,9 +63,16 @@ OPTIONS = [
     (("running", "--quiet"), {"quiet": True}),
     (("status",), {"json": False}),
     (("status", "--json"), {"json": True}),
+    (("gaps",), {"json": False, "since": None, "all": False}),
+    (("gaps", "--json", "--all", "--since", "1970-01-02"), {"json": True, "since": 86400.0}),
     (("check",), {"offline": False}),
     (("check", "--offline"), {"offline": True}),
     (("demo",), {"keep": None, "seed": 1}),
+    (("rehearse",), {"time": 60.0, "restarts": False, "rate": 2000, "seed": None}),
+    (
+        ("rehearse", "--time", "8", "--restarts", "--rate", "9", "--seed", "0"),
+        {"time": 8.0, "restarts": True, "rate": 9, "seed": 0},
+    ),
     (("demo", "--keep", "/tmp/x", "--seed", "7"), {"keep": "/tmp/x", "seed": 7}),
 ]
 

@@ -20,9 +20,11 @@ from appliance.errors import InstanceError
 from appliance.frame import Gap, RunEnd
 from appliance.note import (
     FILE_BYTES,
+    KILLED,
     PAGE,
     SLOT_BYTES,
     SPOOL_FULL,
+    Missing,
     Note,
     NoteFile,
     later_run,
@@ -261,6 +263,30 @@ def test_a_new_run_at_another_cursor(path: Path) -> None:
         assert (found.previous, found.cursor) == (RunEnd(RUNS[5], 4, 3, 2), "elsewhere")
     file.begin(noted(1))
     assert opened(path).last() == noted(1)  # it maps the new file, not the old one
+
+
+def test_what_may_be_missing_is_kept_over_kills_until_a_frame_tells_of_it(path: Path) -> None:
+    file = with_frames(path, 3, in_hand=True)
+    assert file.missing is None
+    file.may_miss(4, "spool full")
+    assert opened(path).missing == Missing(4, "spool full")
+    file.done(4)
+    file.begin(noted(5))
+    file.may_miss(5, "killed")  # the first of several is where the hole begins
+    file.done(5)
+    assert opened(path).missing == Missing(4, "spool full")
+    file.begin(noted(6))
+    file.arrived()
+    assert opened(path).missing is None
+    assert opened(path).word == 11
+
+
+@pytest.mark.parametrize("cause", [KILLED, SPOOL_FULL])
+@pytest.mark.parametrize("number", [1, 2, 10**12])
+def test_why_something_may_be_missing(path: Path, cause: str, number: int) -> None:
+    opened(path).may_miss(number, cause)
+    assert opened(path).missing == Missing(number, cause)
+    assert opened(path, boot="later").missing is None
 
 
 def test_the_file_is_never_half_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,16 @@ def test_a_frame_of_a_newer_version_is_set_aside_and_kept() -> None:
     assert "format 9 can't be read by this version" in done.lost[0].why
 
 
+def test_only_the_newest_may_be_unfinished() -> None:
+    """Also when the newest is damaged itself, or nothing of it is whole."""
+    for newest in (b"x" * ENTRY, entry(7)[:-1]):
+        life = damaged(SEGMENT[:-1])
+        life.files.put(SOURCE / name(3), newest)
+        heir = Life(life.disk).open()
+        assert name(2, "bad") in heir.names()
+        assert heir.replay() == [1, 2, 3]
+
+
 def test_random_bytes_are_survived() -> None:
     chance = random.Random(11)
     for _ in range(200):
@@ -253,38 +263,33 @@ def test_damage_in_the_segment_that_is_appended_to() -> None:
     assert life.names() == [name(1, "bad")]
 
 
-def test_a_repair_that_dies_anywhere_loses_nothing() -> None:
-    """One segment comes back whole, of the other one a frame is lost; the machine dies, too."""
+@pytest.mark.parametrize("crash", ["none", "names kept", "names synced", "unlinks first"])
+def test_a_repair_that_dies_anywhere_loses_nothing(crash: str) -> None:
+    """One segment comes back whole, of the other one a frame is lost."""
     two_bits = turned(SEGMENT, 8 * ENTRY, 8 * ENTRY + 9)
-    for machine_too in (False, True):
-        for number in range(1000):
-            life = damaged(turned(SEGMENT, 100))
-            life.files.put(SOURCE / name(1), two_bits)
-            life.replay()
-            _sync_all(life)
-            files = FakeFiles(life.disk, {number: kill})
-            try:
-                list(repair.repair(SOURCE, files))
-            except Killed:
-                if machine_too:
-                    life.disk.crash(all_lost, names_too=True)
-            heir = Life(life.disk).open()
-            list(repair.repair(SOURCE, heir.files))
-            assert {*heir.replay(), *_late(heir)} == {4, 5, 6}
-            assert [one for one in heir.names() if "lost" in one] == [name(1, "lost")]
-            assert not [one for one in heir.names() if "bad" in one]
-            if not files.is_dead:
-                break
-        assert number > 20
+    for number in range(1000):
+        life = damaged(turned(SEGMENT, 100))
+        life.files.put(SOURCE / name(1), two_bits)
+        life.replay()
+        life.disk.crash(all_kept, names_too=False)
+        files = FakeFiles(life.disk, {number: kill})
+        with suppress(Killed):
+            list(repair.repair(SOURCE, files))
+        if crash != "none":
+            life.disk.crash(all_lost, crash != "names kept", crash == "unlinks first")
+        heir = Life(life.disk).open()
+        list(repair.repair(SOURCE, heir.files))
+        assert {*heir.replay(), *_late(heir)} == {4, 5, 6}
+        assert [one for one in heir.names() if "lost" in one] == [name(1, "lost")]
+        assert not [one for one in heir.names() if "bad" in one]
+        if not files.is_dead:
+            break
+    assert number > 20
 
 
 def _late(life: Life) -> list[int]:
     life.clock.now += LOOK_S
     return life.replay()
-
-
-def _sync_all(life: Life) -> None:
-    life.disk.crash(all_kept, names_too=False)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])

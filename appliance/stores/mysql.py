@@ -44,6 +44,8 @@ from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
 from appliance.stores.books import Books
+from appliance.stores.disposable import Disposable
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -377,7 +379,7 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(Books, Letters):
+class MySQLStore(Books, Letters, GapList, Disposable):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"

@@ -25,6 +25,8 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.books import Books
+from appliance.stores.disposable import Disposable
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -81,7 +83,7 @@ def parse_url(url: str) -> str:
     return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
-class SQLiteStore(Books, Letters):
+class SQLiteStore(Books, Letters, GapList, Disposable):
     """Stores batches in an SQLite file."""
 
     BEGIN = "BEGIN IMMEDIATE"

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from appliance.config import Column, OnDuplicate
@@ -31,6 +32,7 @@ OLDER_SCHEMAS = ("1",)  # what `prepare` brings to this version
 DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
 
 LOOK_AT_LETTERS = "see: stream-daemon dead list; when table or columns are mended: dead retry"
+LOOK_AT_GAPS = "see: stream-daemon gaps"
 
 COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
 SPAN = ("first_received", "last_received")
@@ -190,6 +192,17 @@ class TableStore(ABC):
         with self._session():
             return self._kept("store", uuid.uuid4().hex)
 
+    def is_prepared(self) -> bool:
+        """Whether the tables are there. Raises Unavailable where another version made them."""
+        if not self._is_there():
+            return False
+        with self._session():
+            tables, _ = self._lacking()
+            if tables or not self._has_schema():
+                return False
+            self._check_schema()
+            return True
+
     def look(self) -> list[Remark]:
         """What is there, and what `prepare` would make. Changes nothing.
 
@@ -227,8 +240,7 @@ class TableStore(ABC):
         if letters:
             remarks.append(Remark(f"{letters} dead letters", LOOK_AT_LETTERS))
         if gaps:
-            look = f"SELECT * FROM {self._name('gaps')}"
-            remarks.append(Remark(f"{gaps} gaps: records that are missing", f"see: {look}"))
+            remarks.append(Remark(f"{gaps} gaps: records that are missing", LOOK_AT_GAPS))
         return remarks
 
     @abstractmethod
@@ -487,3 +499,8 @@ class TableStore(ABC):
 def quoted_names(names: Sequence[str]) -> str:
     """Names of the ledger's own columns, as its SQL has them."""
     return ", ".join(f'"{name}"' for name in names)
+
+
+def time_text(value: Any) -> str | None:
+    """A time of the database's as utc_text writes it, however the database gives it."""
+    return value.isoformat(" ", "microseconds") if isinstance(value, datetime) else value

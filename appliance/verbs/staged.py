@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Staged:
         *,
         keep: str,
         stop_s_max: float = STOP_S_MAX,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._who = who
         self._file = file
@@ -53,13 +55,14 @@ class Staged:
         self._socket = control_socket
         self._keep = keep
         self._stop_s_max = stop_s_max
+        self._environ = environ
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
 
     def start(self) -> None:
         """Start the process; returns at once."""
         with self._log.open("ab") as log:
-            self._process = program.start(["-c", str(self._file), "collect"], log)
+            self._process = program.start(["-c", str(self._file), "collect"], log, self._environ)
         self._pidfd = os.pidfd_open(self._process.pid)
 
     def pause(self, timeout_s: float) -> None:

@@ -18,6 +18,8 @@ from appliance.batch import Batch, Stored
 from appliance.contracts import Hole, Store
 from appliance.frame import Gap, RunEnd
 from appliance.stores.folding import CAUSE
+from appliance.stores.gaps import GapList, GapSums, GapsWanted
+from appliance.stores.ledger import LedgerStore
 from tests.contract import test_store
 from tests.contract.test_store import (
     CALLS_MAX,
@@ -235,16 +237,22 @@ def test_a_hole_without_records_takes_a_late_frame_all_the_same(bench: Bench) ->
     assert lost(bench) == 7
 
 
-def test_what_was_lost_in_hand_is_not_missing_twice(bench: Bench) -> None:
-    """A frame that was made again without what a dead connection held: its gap has said it."""
+@pytest.mark.parametrize("folded_between", [True, False])
+@pytest.mark.parametrize("missing", [3, 4])
+def test_what_was_lost_in_hand_is_not_missing_twice(
+    bench: Bench, missing: int, folded_between: bool
+) -> None:
+    """Frame 2 was made again without what a dead connection held: its own gap has said it."""
     frames = sent(1, 5, 1, 1, 1)
     again = replace(test_store.batch(2, 200, 201), gaps=(Gap("connection lost", 3, 15),))
     again = replace(again, records_before=1, bytes_before=frames[1].bytes_before)
     store = bench.open()
-    store.store([frames[0], again, frames[2]])
-    store.fold()
-    store.store(some(frames, 5))
-    assert give_up(store) == [hole(frames, 4, 4)]
+    store.store([frames[0], again])
+    if folded_between:
+        store.fold()
+    store.store([frame for frame in frames[2:] if frame.number != missing])
+    [found] = give_up(store)
+    assert (found.first, found.last, found.records) == (missing, missing, 1)
     assert lost(bench) == 3 + 1
 
 
@@ -288,8 +296,14 @@ def test_few_rows_are_read_at_once(
     assert bench.folded() == size_of(came)[0]
 
 
-def test_sums_that_nobody_knows(sql_bench: SQLBench) -> None:
-    """Rows that an older version has stored: the size of the hole before one is unknown, not 0."""
+@pytest.mark.parametrize(("came", "left", "known"), [(2, 3, None), (3, 2, 2)])
+def test_sums_that_nobody_knows(
+    sql_bench: SQLBench, came: int, left: int, known: int | None
+) -> None:
+    """Rows that an older version has stored: the size of the hole before one is unknown, not 0.
+
+    What came of it may tell the size of the rest.
+    """
     frames = sent(1, 2, 3, 4, 5, 6)
     store = sql_bench.open()
     store.store(some(frames, 1, 4))
@@ -299,11 +313,12 @@ def test_sums_that_nobody_knows(sql_bench: SQLBench) -> None:
     assert give_up(store) == [unknown]
     assert gaps(sql_bench) == [(2, 3, CAUSE, None, None, 0)]
     assert lost(sql_bench) == 0
-    store.store(some(frames, 2, 6))
+    store.store(some(frames, came, 6))
     store.fold()
     first, *_ = gaps(sql_bench)
-    assert (first[:4], first[5]) == ((3, 3, CAUSE, None), 2)
-    store.store(some(frames, 3, 5))
+    assert (first[:2], first[3], first[5]) == ((left, left), known and known + came, came)
+    assert lost(sql_bench) == (known or 0)
+    store.store(some(frames, left, 5))
     store.fold()
     assert [(*row[:4], row[5]) for row in gaps(sql_bench)] == [(None, None, CAUSE, 5, 5)]
     assert (sql_bench.up_to(), sql_bench.folded(), lost(sql_bench)) == (6, 21, 0)
@@ -324,6 +339,40 @@ def test_when_a_gap_was(sql_bench: SQLBench) -> None:
         ("22:13:23.50", "22:13:22.25"),  # they overlap: a frame lasts longer than a second here
         ("22:13:25.50", "22:13:24.25"),
     ]
+
+
+def test_gaps_are_listed_over_any_database(sql_bench: SQLBench) -> None:
+    frames = sent(1, 2, 3, 4)
+    store = sql_bench.open()
+    assert isinstance(store, LedgerStore)
+    assert isinstance(store, GapList)
+    never = (Gap("c" * 40, 5, 50, RECEIVED_AT - 10, RECEIVED_AT - 5), Gap("cut"))
+    store.store([frames[0], replace(frames[3], gaps=never, hole="h" * 40)])
+    give_up(store)
+    store.store(some(frames, 2))
+    store.fold()
+    found = list(store.newest_gaps(GapsWanted()))
+    assert [(gap.cause, gap.records, gap.recovered) for gap in found] == [
+        ("h" * 32, 5, 2),
+        ("cut", None, 0),
+        ("c" * 32, 5, 0),
+    ]
+    assert found[0].run == RUN.hex()
+    assert (found[0].first, found[0].last, found[0].bytes) == (3, 3, size_of(frames[1:3])[1])
+    assert (found[2].began, found[2].ended) == (
+        "2023-11-14 22:13:10.250000",
+        "2023-11-14 22:13:15.250000",
+    )
+    assert store.sum_gaps(GapsWanted()) == GapSums(3, 3 + 5, 1)
+    assert store.sum_gaps(GapsWanted(since=RECEIVED_AT - 5)) == GapSums(3, 8, 1)
+    assert store.sum_gaps(GapsWanted(since=RECEIVED_AT - 4)) == GapSums(2, 3, 1)
+    store.store(frames)
+    store.fold()
+    assert store.sum_gaps(GapsWanted()) == GapSums(2, 5, 1)
+    assert store.sum_gaps(GapsWanted(all=True)) == GapSums(3, 5, 1)
+    sql_bench.query("UPDATE nfl_gaps SET began_at = NULL, ended_at = NULL")
+    assert len(list(store.newest_gaps(GapsWanted(since=UNTIL + 1)))) == 2, "it may have been then"
+    store.close()
 
 
 # ── crashes, and others at the same time ────────────────────────────────────────────────
@@ -390,8 +439,8 @@ def meet(
     together(stand, follow)
 
 
-@pytest.mark.parametrize("who", ["give_up", "store"])
-def test_giving_up_and_storing_meet_at_every_point(bench: Bench, who: str) -> None:
+@pytest.mark.parametrize("first", ["give_up", "store", "give_up, then store and fold"])
+def test_giving_up_and_storing_meet_at_every_point(bench: Bench, first: str) -> None:
     """One stands still at its n-th call while the other goes on: nothing lost, nothing twice."""
     for call in range(1, CALLS_MAX):
         run, where = call.to_bytes(16, "big"), f"at call {call}"
@@ -399,11 +448,23 @@ def test_giving_up_and_storing_meet_at_every_point(bench: Bench, who: str) -> No
         store, beat = bench.open(), At(call, crash)
         store.store(some(frames, 1, 4))
         holes, late = store.fold(), some(frames, 2)
-        acts = [lambda one, holes=holes: one.give_up(holes), lambda one, late=late: one.store(late)]
-        meet(bench, beat, *(acts if who == "give_up" else acts[::-1]))
+
+        def give_up(store: Store, holes: Sequence[Hole] = holes) -> None:
+            store.give_up(holes)
+
+        def fill(store: Store, late: Sequence[Batch] = late) -> None:
+            store.store(late)
+
+        def fill_and_fold(store: Store, frames: Sequence[Batch] = frames) -> None:
+            store.store(frames)
+            store.fold()
+
+        acts = {"give_up": (give_up, fill), "store": (fill, give_up)}
+        meet(bench, beat, *acts.get(first, (give_up, fill_and_fold)))
         store.fold()
-        assert lost(bench, run) in (0, 3), where  # not given up, or frame 3 is missing
-        assert store.store(frames).frames == 1, where
+        left = 0 if first not in acts else 1
+        assert lost(bench, run) in (0, 3 * left), where  # not given up, or frame 3 is missing
+        assert store.store(frames).frames == left, where
         assert store.fold() == [], where
         assert (bench.up_to(run), bench.folded(run), lost(bench, run)) == (4, 10, 0), where
         if beat.calls_left > 0:

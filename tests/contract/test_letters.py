@@ -473,13 +473,13 @@ def test_a_list_holds_beginnings_only(world: World) -> None:
 
 
 def test_whether_there_are_tables(world: World, tmp_path: Path) -> None:
-    assert world.open().has_letters()
+    assert world.open().is_prepared()
     nowhere = SQLiteStore(str(tmp_path / "no.db"), "nfl", "records", GOOD)
-    assert not nowhere.has_letters()
+    assert not nowhere.is_prepared()
     assert not (tmp_path / "no.db").exists()
     world.run("ALTER TABLE nfl_meta RENAME TO elsewhere")
     try:
-        assert not world.open().has_letters()
+        assert not world.open().is_prepared()
     finally:
         world.run("ALTER TABLE elsewhere RENAME TO nfl_meta")
 

@@ -24,10 +24,11 @@ from appliance.contracts import Pushed, Source
 from appliance.errors import Unavailable
 from appliance.frame import Frame, decode
 from appliance.link import cookie_of
-from appliance.note import later_run, open_note
+from appliance.note import later_run, open_note, replace_file
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp, unix
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
@@ -48,21 +49,27 @@ CALLS = (  # steps at which a connection may break
     "before confirm",
     "confirm done, answer lost",
 )
+BYTES_MAX = 2**31
 DIALS = 5  # times that the collector may be told to dial
 IDLE_PEEKS = 5  # a source that skips an over-long record shows nothing for a while
 LIMITS = held.Limits(record_bytes_max=1000, frame_bytes_max=1000, close_wait_s=0.0)
 
 
 class Steps:
-    """Counts every step of the world; kills or fails at the chosen ones."""
+    """Counts every step of the world; kills or fails at the chosen ones.
+
+    at: called with the index of each step, before anything else.
+    """
 
     def __init__(self, kill_at: set[int], fail_at: set[int]) -> None:
         self.names: list[str] = []
+        self.at: Callable[[int], None] = lambda _index: None
         self._kill_at = kill_at
         self._fail_at = fail_at
 
     def __call__(self, name: str) -> None:
         self.names.append(name)
+        self.at(len(self.names) - 1)
         if len(self.names) - 1 in self._kill_at:
             raise Killed
         if len(self.names) - 1 in self._fail_at and name in CALLS:
@@ -113,13 +120,18 @@ class SteppedQueue(MemoryQueue):
     """A queue whose calls are steps: before and after their effect."""
 
     steps: Steps
-    pushed: list[Frame]
+    world: "World"
 
     def push(self, push: Any) -> Any:
         self._step("before push")
+        self.bytes_max = 0 if self.world.is_full else BYTES_MAX
         answer = super().push(push)
         if answer is Pushed.TAKEN:
-            self.pushed.append(decode(push.header + bytes(push.body)))
+            self.world.pushed.append(decode(push.header + bytes(push.body)))
+            if self.world.hangs_at_push:
+                self.server.away = True
+                self.close()
+                raise Unavailable("no answer")
         self._step("push done, answer lost")
         return answer
 
@@ -171,12 +183,14 @@ class SteppedStore(MemoryStore):
 class World:
     """One TCP connection, its collector, Redis, a subscriber and the database.
 
-    pushed: every frame that Redis took, in this order.
+    pushed: every frame that Redis took, in this order. is_full: it takes none. hangs_at_push: it
+    takes one more without an answer, and is gone.
     """
 
     type = "tcp"
     boot = BOOT
     behind: tuple[bytes, ...] = ()  # records that come behind the end
+    absences: tuple[str, ...] = ()  # causes of gaps that a server's absence may make
     kernel: Kernel = tcp.TcpKernel()
 
     def __init__(
@@ -187,6 +201,7 @@ class World:
         self.redis = MemoryRedis()
         self.disk = MemoryDisk()
         self.pushed: list[Frame] = []
+        self.is_full = self.hangs_at_push = False
         self._seconds = itertools.count()
         self._database = MemoryDatabase()
         self._wish = Wish()
@@ -242,6 +257,16 @@ class World:
             self._collecting[1].close()  # as the kernel does with a dead process's
         self._collecting = None
         self.redis.clients = {c for c in self.redis.clients if not c.startswith("col")}
+
+    def break_queue(self, how: str) -> None:
+        """From here on it takes nothing: it is away, full, or hangs."""
+        self.redis.away = how == "away"
+        self.is_full = how == "full"
+        self.hangs_at_push = how == "hangs"
+
+    def mend_queue(self) -> None:
+        """It takes everything again."""
+        self.redis.away = self.is_full = self.hangs_at_push = False
 
     def store(self) -> None:
         """Leases until the queue is empty; what dead or cut off ones held is given back."""
@@ -312,7 +337,7 @@ class World:
         source.wait = lambda _timeout_s: wait(0.0)  # type: ignore[method-assign]
         queue, spool = SteppedQueue(self.redis, "col"), SteppedSpool(self.disk)
         queue.steps = spool.steps = self.steps
-        queue.pushed = self.pushed
+        queue.world = self
         collector = Collector(
             "s",
             source,
@@ -340,6 +365,7 @@ class World:
         queue = SteppedQueue(self.redis, "sub")
         store = SteppedStore(self._database)
         queue.steps = store.steps = self.steps
+        queue.world = self
         maker = RowMaker(DEFAULT_COLUMNS, "text", (), "s")
         subscriber = Subscriber(
             "1",
@@ -363,6 +389,7 @@ class DialledWorld(World):
     """
 
     behind = (b"behind the end",)
+    absences = ("source down", "stopped")
 
     def _open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -429,7 +456,8 @@ class DialledWorld(World):
         )
         folder = self._directory / "beginnings"
         beginnings = Beginnings(folder, self.boot, lambda: next(self._numbers))
-        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings)
+        absence = Absence(self._directory / "s.absence", replace_file, monotonic=self.now)
+        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings, absence=absence)
 
 
 class HurriedWorld(World):

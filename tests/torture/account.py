@@ -17,7 +17,7 @@ SHOWN_MAX = 10  # of each kind of problem
 POSITION_BITS, FRAME_BITS = 20, 36  # a frame of 1 MiB has no more records; 62 bits with 6 for runs
 
 Row = tuple[bytes, bytes, int, int]  # record, run, frame, position, as they lie in the table
-Dead = tuple[str, bytes, int]  # code, record, frame
+Dead = tuple[str, bytes, str]  # code, record, its frame
 Gap = tuple[str, int | None, int | None]  # cause, its first number if it has one, records
 
 

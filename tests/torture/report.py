@@ -25,6 +25,8 @@ def table(report: Report) -> str:
         ("starts refused on a full disk", report.refused_starts),
     ):
         lines.append(f"{label:30} {count:12,}")
+    audits = {f"exit {code}": f"{count} times" for code, count in report.audits.items()}
+    lines.append("audits                         " + _pairs(audits))
     pauses = {name: f"{pause:.1f} s" for name, pause in report.longest_pauses_s.items()}
     lines.append("longest pause of a sender      " + _pairs(pauses))
     memory = {title: f"{used / MIB:.0f} MiB" for title, used in sorted(report.memory.items())}

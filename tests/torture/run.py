@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.errors import Exit
 from tests.torture import plan
 from tests.torture.account import Account, compare
 from tests.torture.faults import Executor, Outage
@@ -23,6 +24,9 @@ SETTLE_S = 120.0  # without any progress, once everything is there again
 FINISH_S = 180.0  # for one sender
 PSS_BYTES_MAX = 128 * 1024**2  # of one process of the instance
 LOG_LINES_BASE, LOG_LINES_PER_FAULT = 200, 40
+AUDIT_S = 20.0  # between two audits while things go wrong
+AUDIT_LOOKS_S = 10  # for each of them
+WRONG = 1  # its exit code where accounts differ; others say that it couldn't see them all
 MIB = 1024**2
 
 
@@ -65,6 +69,7 @@ class Report:
     longest_pauses_s: dict[str, float] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
+    audits: Counter[int] = field(default_factory=Counter)
     log_lines: int = 0
     refused_starts: int = 0
     unmounted: str = ""
@@ -111,9 +116,11 @@ def _run(world: World, report: Report) -> None:
     for sender in world.senders.values():
         sender.start()
     with _faults(world, order) as executor:
-        _wait(world, executor, order)
+        _wait(world, executor, report)
     report.done, report.missed, report.outages = executor.done, executor.missed, executor.outages
     _settle(world, report)
+    if _audit(world, report, "--recount") != Exit.OK:
+        world.problems.append("the audit at the end can't tell")
     world.stop()
     for sender in world.senders.values():
         _check_refusals(world, sender)
@@ -138,11 +145,15 @@ def _faults(world: World, order: Order) -> Iterator[Executor]:
         executor.end()
 
 
-def _wait(world: World, executor: Executor, order: Order) -> None:
-    """Wait until the faults are over, and say how far it is."""
-    start = said = time.monotonic()
+def _wait(world: World, executor: Executor, report: Report) -> None:
+    """Wait until the faults are over, have audits meanwhile, and say how far it is."""
+    order = report.order
+    start = said = audited = time.monotonic()
     while since(start) < order.time_s or (order.kills and executor.running):
         time.sleep(LOOK_S)
+        if since(audited) > AUDIT_S:
+            _audit(world, report)
+            audited = time.monotonic()
         if since(said) > PROGRESS_S:
             said = time.monotonic()
             stored = sum(world.accounted().values())
@@ -150,6 +161,15 @@ def _wait(world: World, executor: Executor, order: Order) -> None:
                 f"{since(start):6.0f} s  {executor.kills:5} kills  {sum(executor.done.values()):5}"
                 f" faults  {_sent(world):10,} sent  {stored:10,} stored"
             )
+
+
+def _audit(world: World, report: Report, *words: str) -> int:
+    """Have the accounts compared; its exit code."""
+    done = world.daemon.run("audit", "--timeout", str(AUDIT_LOOKS_S), *words)
+    report.audits[done.returncode] += 1
+    if done.returncode == WRONG:
+        world.problems.append(f"audit after {since(world.born_at):.1f} s:\n{done.stdout}")
+    return done.returncode
 
 
 def _sent(world: World) -> int:
@@ -179,6 +199,7 @@ def _settle(world: World, report: Report) -> None:
             said = time.monotonic()
             say(f"settling: {missing:,} to be stored")
         time.sleep(LOOK_S)
+    world.sample()
     say(f"settled after {since(start):.1f} s")
 
 
@@ -190,7 +211,7 @@ def _missing(world: World) -> int:
         proven = (s for s in sender.stretches if s.fate != "refused")
         wanted[name.rstrip("0123456789")] += sum(s.end - s.first + bool(s.tail) for s in proven)
     missing = sum(max(0, count - accounted.get(source, 0)) for source, count in wanted.items())
-    return missing or int(bool(world.queue.waiting() or world.queue.busy()))
+    return missing or int(bool(world.queue.waiting() or world.queue.busy() or world.spooled()))
 
 
 # ── the verdict ─────────────────────────────────────────────────────────────────────────

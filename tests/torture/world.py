@@ -308,6 +308,14 @@ class World:
             return {}
         return {source: int(records) for source, records in rows}
 
+    def spooled(self) -> int:
+        """Bytes that wait on the state directory's disk, as `status` says; 1 while it can't."""
+        status = self.daemon.try_status()
+        if status is None:
+            return 1
+        parts = [*status["sources"].values(), status["recovery"]]
+        return sum(int(part["spool"]["bytes"]) for part in parts)
+
     def rows(self) -> Iterator[Row]:
         """All that is in the user's table, in the order of its key."""
         connection = self.mariadb.connect(self.database.name)
@@ -320,10 +328,9 @@ class World:
             connection.close()
 
     def dead(self) -> list[Dead]:
-        """Code, content and frame of each dead letter; only connections to one port are reset, so
-        no two of them are of different runs under one number.
-        """
-        return list(self.database.run(f"SELECT code, raw, frame FROM {NAME}_dead"))
+        """Code, content and frame of each dead letter."""
+        frame = "CONCAT(HEX(run), ':', frame)"
+        return list(self.database.run(f"SELECT code, raw, {frame} FROM {NAME}_dead"))
 
     def gaps(self) -> list[Gap]:
         """What the instance says is missing."""
@@ -331,15 +338,19 @@ class World:
 
     def _watch(self) -> None:
         while not self._enough.wait(SAMPLE_S):
-            found = self.children() | {"parent": self.parent}
-            self.samples.append(
-                Sample(
-                    since(self.born_at),
-                    sum(sender.sent for sender in self.senders.values()),
-                    sum(self.accounted().values()),
-                    {title: pss_bytes(pid) for title, pid in found.items()},
-                )
+            self.sample()
+
+    def sample(self) -> None:
+        """Write down how it is now."""
+        found = self.children() | {"parent": self.parent}
+        self.samples.append(
+            Sample(
+                since(self.born_at),
+                sum(sender.sent for sender in self.senders.values()),
+                sum(self.accounted().values()),
+                {title: pss_bytes(pid) for title, pid in found.items()},
             )
+        )
 
 
 def pss_bytes(pid: int) -> int:

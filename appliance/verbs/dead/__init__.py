@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if not config.store.url.startswith("mysql:"):  # SQLite makes files beside its own
         locate.refuse_others(instance, args, ["dead", args.action, "…"])
     with App(config, instance).letters() as (letters, maker):
-        if not letters.has_letters():
+        if not letters.is_prepared():
             asked.say_nothing_there(args, config.store.url)
         elif args.action == "retry":
             retry.retry(args, letters, maker)
