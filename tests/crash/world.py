@@ -27,6 +27,7 @@ from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp, unix
+from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
@@ -398,7 +399,13 @@ class DialledWorld(World):
         )
         folder = self._directory / "beginnings"
         beginnings = Beginnings(folder, BOOT, lambda: next(self._numbers))
-        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings)
+        absence = Absence(
+            self._directory / "absence",
+            Path.write_bytes,
+            clock=lambda: 1e9 + 60.0 * next(self._seconds),
+            monotonic=lambda: 60.0 * next(self._seconds),
+        )
+        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings, absence=absence)
 
 
 class HurriedWorld(World):
