@@ -203,6 +203,13 @@ class MemoryQueue:
             in_hand = [item for items in self.server.busy.values() for item in items]
             return [item.partition(b"\n")[0] for item in waiting + in_hand]
 
+    def every_header(self) -> Iterator[list[bytes]]:
+        yield self.headers(2**31)
+
+    def source_states(self) -> dict[str, SourceState]:
+        with self._talking():
+            return dict(self.server.sources)
+
     def close(self) -> None:
         self.server.clients.discard(self.owner)
         self.owner, self._held_bytes = "", 0

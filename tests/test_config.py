@@ -24,6 +24,7 @@ from appliance.config import (
     LogConfig,
     QueueConfig,
     SecretRef,
+    SpoolConfig,
     StdinSource,
     StoreConfig,
     TcpSource,
@@ -84,6 +85,7 @@ def test_the_smallest_configuration_has_all_defaults() -> None:
             )
         },
         queue=QueueConfig(url="embedded", password=None, bytes_max=None, push_s=2.0),
+        spool=SpoolConfig(bytes_max=8 * GIB),
         store=StoreConfig(
             url="embedded",
             password=None,
@@ -154,6 +156,9 @@ password = { env = "REDIS_PW" }
 bytes_max = 1000000
 push_s = 0.25
 
+[spool]
+bytes_max = 0
+
 [store]
 url = "mysql://nfl@db.example.net:3306/nfl?unix_socket=/run/mysqld.sock"
 password = { cred = "mysql" }
@@ -216,6 +221,7 @@ format = "text"
             bytes_max=1_000_000,
             push_s=0.25,
         ),
+        spool=SpoolConfig(bytes_max=0),
         store=StoreConfig(
             url="mysql://nfl@db.example.net:3306/nfl?unix_socket=/run/mysqld.sock",
             password=SecretRef(cred="mysql"),
@@ -424,6 +430,7 @@ MISTAKES = [
      '"64KiB", "1MiB" or a number of bytes, at least 1, at most', '= "2GiB"'),
     (STDIN + "[queue]\nbytes_max = '1mib'", 'found "1mib"', ""),
     (STDIN + "[queue]\nbytes_max = 0", "found 0", ""),
+    (STDIN + "[spool]\nbytes_max = 'all'", "x.toml:4: spool.bytes_max: expected a size", '"8GiB"'),
     (STDIN + "[queue]\nbytes_max = '9999999999GiB'", "queue.bytes_max: expected a size", ""),
     (STDIN + "[queue]\npush_s = 21", "above 0, at most 20, found 21", "push_s = 2"),
     (STDIN + "[store]\nlease_bytes_max = '1GiB'", "store.lease_bytes_max", '= "4MiB"'),
@@ -634,7 +641,7 @@ def test_later_keys_are_refused_whatever_they_hold(key: str, value: str) -> None
     assert error.hint == f"take {key.rpartition('.')[2]} out"
 
 
-@pytest.mark.parametrize("header", ["[http]", '[http]\nlisten = "127.0.0.1:9170"', "[spool]"])
+@pytest.mark.parametrize("header", ["[http]", '[http]\nlisten = "127.0.0.1:9170"'])
 def test_later_sections_are_refused_even_when_empty(header: str) -> None:
     assert ": not in this version" in failure(STDIN + header).message
 

@@ -15,13 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import note as notes
-from appliance.balance import Handed
+from appliance.accounts import Handed
 from appliance.errors import InstanceError
 from appliance.frame import Gap, RunEnd
 from appliance.note import (
     FILE_BYTES,
+    KILLED,
     PAGE,
     SLOT_BYTES,
+    SPOOL_FULL,
+    Missing,
     Note,
     NoteFile,
     later_run,
@@ -254,12 +257,36 @@ def test_a_run_without_frames_hands_its_cursor_on(path: Path) -> None:
 
 def test_a_new_run_at_another_cursor(path: Path) -> None:
     file = with_frames(path, 2, in_hand=True)
-    file.start_run(RUNS[7], "elsewhere")
+    file.start_run(RUNS[7], "elsewhere", RunEnd(RUNS[5], 4, 3, 2))
     for found in (file, opened(path)):
         assert (found.run, found.word, found.last()) == (RUNS[7], 0, None)
-        assert (found.previous, found.cursor) == (None, "elsewhere")
+        assert (found.previous, found.cursor) == (RunEnd(RUNS[5], 4, 3, 2), "elsewhere")
     file.begin(noted(1))
     assert opened(path).last() == noted(1)  # it maps the new file, not the old one
+
+
+def test_what_may_be_missing_is_kept_over_kills_until_a_frame_tells_of_it(path: Path) -> None:
+    file = with_frames(path, 3, in_hand=True)
+    assert file.missing is None
+    file.may_miss(4, "spool full")
+    assert opened(path).missing == Missing(4, "spool full")
+    file.done(4)
+    file.begin(noted(5))
+    file.may_miss(5, "killed")  # the first of several is where the hole begins
+    file.done(5)
+    assert opened(path).missing == Missing(4, "spool full")
+    file.begin(noted(6))
+    file.arrived()
+    assert opened(path).missing is None
+    assert opened(path).word == 11
+
+
+@pytest.mark.parametrize("cause", [KILLED, SPOOL_FULL])
+@pytest.mark.parametrize("number", [1, 2, 10**12])
+def test_why_something_may_be_missing(path: Path, cause: str, number: int) -> None:
+    opened(path).may_miss(number, cause)
+    assert opened(path).missing == Missing(number, cause)
+    assert opened(path, boot="later").missing is None
 
 
 def test_the_file_is_never_half_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +410,18 @@ def test_who_only_looks_is_told_of_the_run_before(path: Path) -> None:
     assert read_note(path, "s", "next") == Handed(
         "s", RUNS[1], 0, 0, previous=RunEnd(RUNS[0], 1, 1, 10)
     )
+
+
+def test_who_only_looks_is_told_what_may_be_missing(path: Path) -> None:
+    file = with_frames(path, 2, in_hand=True)
+    file.may_miss(3, SPOOL_FULL)
+    assert read_note(path, "s", "boot").missing is None, "it isn't handed over yet"
+    file.done(3)
+    assert read_note(path, "s", "boot").missing == SPOOL_FULL
+    file.begin(noted(4))
+    assert read_note(path, "s", "boot").missing == SPOOL_FULL
+    file.arrived()
+    assert read_note(path, "s", "boot").missing is None
 
 
 def test_a_writer_at_work_is_never_seen_half(path: Path) -> None:

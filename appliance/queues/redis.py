@@ -483,6 +483,17 @@ class RedisQueue:
             remarks.append(Remark(text, "nothing, or configure it again to have columns filled"))
         return remarks
 
+    def keys(self) -> list[str]:
+        """All keys of this instance, whatever they hold."""
+        with self._talking():
+            return self._scan(self._keys.every)
+
+    def delete_all(self) -> None:
+        """Delete all keys of this instance: frames that wait in them are gone."""
+        with self._talking():
+            for key in self._scan(self._keys.every):
+                self._command("UNLINK", key)
+
     def _settings(self) -> dict[str, str]:
         """The server's settings that matter to us; empty where it doesn't tell."""
         try:

@@ -95,6 +95,8 @@ class Limits:
 class HeldSource:
     """Records of any number of connections that the parent accepted (contract: Source)."""
 
+    patient = True
+
     def __init__(
         self,
         kernel: Kernel,

@@ -52,6 +52,7 @@ class StdinSource:
 
     connections = 0
     fleeting = True
+    patient = True
     waiting_for = ""
 
     def __init__(

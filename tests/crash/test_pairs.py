@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import pytest
 
-from appliance.sources.absence import SERVER_AWAY
 from tests.crash.world import CALLS, DialledWorld, FileWorld, HurriedWorld, UnixWorld, World
 
 LAST_STEPS = 15  # those of the turn that the reset ends
@@ -72,7 +71,7 @@ def check(directory: Path, how: Play) -> list[str]:
         assert records == sorted([*SENT, unfinished, *world.behind]), hit
         assert letters == [("too long", LONG[:999])], hit
     # The server was away once: told once, and so is the rest of a record that was cut.
-    gaps = [SERVER_AWAY] * (how.kind is DialledWorld) + ["cut"] * (how.end == "reset")
+    gaps = [*world.absences, *(["cut"] if how.end == "reset" else [])]
     assert sorted(cause for _run, cause, *_ in world.gaps) == sorted(gaps), hit
     assert not [*directory.glob("beginnings/*")], hit
     numbers = sorted(world.frames())

@@ -11,10 +11,14 @@ connection ended says what must become of it:
     refused   reset by the daemon, which only a killed parent may cause: the first of them, up
               to somewhere, are stored, and nothing behind
 
+An end that overlaps with a parent's death says less than it seems: a dying collector closes its
+side before it has read everything, and who has reset sees no reset (`doubt`).
+
 After a refusal nothing is sent again: the next connection goes on with the next number. What a
 file's writer writes is one stretch, whole at its end.
 """
 
+import errno
 import fcntl
 import random
 import socket
@@ -23,7 +27,7 @@ import termios
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +41,8 @@ SLOW_PIECE_BYTES_MAX = 40
 SLOW_INTERVAL_S = 0.02
 END_S = 600.0  # a daemon that doesn't read for so long never will
 TAIL_BYTES_MIN = 40  # so much of a half record is sent at least: it says whose it is
+RESETS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)  # what a reset is called
+TAKEN_S = 60.0  # what was in the kernel is handed over by then, whatever else goes wrong
 NORMAL = "normal"
 Where = int | str
 
@@ -54,6 +60,15 @@ class Stretch:
     tail: bytes = b""
     opened_at: float = 0.0
     ended_at: float = 0.0
+
+
+def doubt(stretch: Stretch, deaths: Iterable[tuple[float, float]]) -> None:
+    """Think of it as refused if a parent has died meanwhile: [(killed, dead)], monotonic."""
+    if stretch.fate == "open" or not stretch.ended_at:
+        return
+    taken_at = stretch.ended_at + (TAKEN_S if stretch.fate == "broken" else 0.0)
+    if any(killed <= taken_at and stretch.opened_at <= dead for killed, dead in deaths):
+        stretch.fate = "refused"
 
 
 class Sender(ABC):
@@ -184,7 +199,9 @@ class SocketSender(Sender):
         with self._connection:
             try:
                 self._send_until_its_end(stretch)
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError as error:
+                if error.errno not in RESETS:
+                    raise
                 stretch.fate = "refused"
         stretch.ended_at = time.monotonic()
 
