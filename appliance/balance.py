@@ -396,7 +396,7 @@ class _Audit:
         self.remarks.append(
             Remark(
                 f"{self._stretch}: {_are(records)} lost ({cause})",
-                "nothing: a running instance makes a row of PREFIX_gaps of it",
+                "nothing: a running instance makes a gap of it (see `gaps`)",
             )
         )
 
@@ -414,8 +414,8 @@ class _Audit:
             self._open[0][0],
             records,
             f"{self._stretch}: {_are(records)} in nobody's hands",
-            "look into the list of bad items and at damaged segments of the spool (docs: Audit);"
-            " a running instance makes a row of PREFIX_gaps of it when nobody can have them",
+            "see `spool check`, and the queue's list of bad items; where nobody can have them any"
+            " more, a running instance makes a gap of it (see `gaps`)",
         )
 
     def _does_not_fit(self, more: int, who: str) -> None:

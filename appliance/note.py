@@ -140,8 +140,7 @@ class NoteFile:
     @property
     def missing(self) -> Missing | None:
         """Which frames before the next one may be missing, if any."""
-        first, cause = divmod(self._missing[0], len(_CAUSES))
-        return Missing(first, _CAUSES[cause]) if first else None
+        return _missing_in(self._missing[0])
 
     def may_miss(self, number: int, cause: str) -> None:
         """Frame `number`, which is in hand, may never arrive. The first of several is kept."""
@@ -215,6 +214,7 @@ def _handed(path: Path, source: str, boot: str | None, page: bytes, slot: bytes)
     if identity is None or (last is None and number):
         raise InstanceError(f"{path}: the note is damaged", "start its instance: it says more")
     end = _end_of_run(identity["run"], last, word) if last else RunEnd(identity["run"], 0, 0, 0)
+    missing = _missing_in(int.from_bytes(page[MISSING_AT:WORD_AT], "little", signed=True))
     return Handed(
         source,
         end.run,
@@ -223,7 +223,13 @@ def _handed(path: Path, source: str, boot: str | None, page: bytes, slot: bytes)
         in_hand=last.records if last and word % 2 else None,
         previous=_before(identity),
         firm=boot in (None, identity["boot"]),
+        missing=missing.cause if missing and missing.first <= end.number else None,
     )
+
+
+def _missing_in(word: int) -> Missing | None:
+    first, cause = divmod(word, len(_CAUSES))
+    return Missing(first, _CAUSES[cause]) if first else None
 
 
 def _word_in(page: bytes) -> int:

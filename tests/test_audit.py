@@ -218,7 +218,7 @@ def test_a_page_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "2 stretches of source log never reached us, and nobody knows how many records they were",
         "counted: 1,000,010 rows in table records",
         "counted: 1 dead letters",
-        "all 1,234,577 records are accounted for",
+        "all 1,234,577 records are accounted for; 3 of them are lost",
     ]
     print(audit._page(Balance({"s": Line(received=10)}, [difference(4)])))
     assert capsys.readouterr().out.splitlines() == [

@@ -710,6 +710,38 @@ def test_an_end_in_good_order_and_a_server_that_is_there_at_once_is_none(place: 
     assert len(place.gaps) == 1, "after a reset nobody knows what is missing"
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("step", ["shared", "connecting"])
+def test_an_attempt_that_a_killed_collector_made_ends_no_absence(
+    place: Place, step: str, known: bool
+) -> None:
+    server = place.server()
+    began = place.clock.now
+    if known:
+        reset(place.dial(server))
+        place.turn()
+        place.clock.now += place.dialler.due_in_s
+    port = server.address
+    server.listener.close()
+    place.checkpoint = kill_at(step)
+    with pytest.raises(Killed):
+        place.turn()
+    place.checkpoint = no_checkpoint
+    place.born()
+    place.source.resume(None, None)
+    place.later(60.0)
+    place.later(60.0)
+    again = place.server(known=False)
+    again.listener.close()
+    again.listener = socket.create_server(port, backlog=8)
+    place.targets[:] = [server.target]
+    ended = place.clock.now + 60.0
+    place.later(60.0)
+    again.accept().sendall(b"one\n")
+    assert place.turn() == b"one\n"
+    assert place.gaps == ([Gap(SERVER_AWAY, began=began, ended=ended)] if known else [])
+
+
 def test_a_stop_is_told_of_by_the_next_start(place: Place) -> None:
     server = place.server()
     place.dial(server).sendall(b"one\n")

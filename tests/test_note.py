@@ -412,6 +412,18 @@ def test_who_only_looks_is_told_of_the_run_before(path: Path) -> None:
     )
 
 
+def test_who_only_looks_is_told_what_may_be_missing(path: Path) -> None:
+    file = with_frames(path, 2, in_hand=True)
+    file.may_miss(3, SPOOL_FULL)
+    assert read_note(path, "s", "boot").missing is None, "it isn't handed over yet"
+    file.done(3)
+    assert read_note(path, "s", "boot").missing == SPOOL_FULL
+    file.begin(noted(4))
+    assert read_note(path, "s", "boot").missing == SPOOL_FULL
+    file.arrived()
+    assert read_note(path, "s", "boot").missing is None
+
+
 def test_a_writer_at_work_is_never_seen_half(path: Path) -> None:
     """Before each read of the one who looks the writer is through with one more frame."""
     file, number = with_frames(path, 1), 1

@@ -468,7 +468,7 @@ def args(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace
     monkeypatch.setattr(play, "KILL_EVERY_S", (60.0, 60.0))
     file = short_dir / "toml"
     file.write_text(f'state_dir = "{short_dir}/s"\n[source.a]\ntype = "tcp"\nlisten = "[::1]:1"\n')
-    return argparse.Namespace(config=str(file), time=1.0, restarts=False, rate=1500, seed=3)
+    return argparse.Namespace(config=str(file), time=0.6, restarts=False, rate=2000, seed=3)
 
 
 def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:

@@ -205,7 +205,8 @@ def _counted(recount: Recount, total: Line) -> Iterator[str]:
 
 def _verdict(found: Balance) -> Iterator[str]:
     if not found.differences:
-        yield f"all {found.total.received:,} records are accounted for"
+        lost = f"; {found.total.lost:,} of them are lost" if found.total.lost else ""
+        yield f"all {found.total.received:,} records are accounted for{lost}"
     for one in found.differences:
         yield f"DIFFERENCE: {one.text}\n  → {one.hint}"
 

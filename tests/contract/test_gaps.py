@@ -237,16 +237,22 @@ def test_a_hole_without_records_takes_a_late_frame_all_the_same(bench: Bench) ->
     assert lost(bench) == 7
 
 
-def test_what_was_lost_in_hand_is_not_missing_twice(bench: Bench) -> None:
-    """A frame that was made again without what a dead connection held: its gap has said it."""
+@pytest.mark.parametrize("folded_between", [True, False])
+@pytest.mark.parametrize("missing", [3, 4])
+def test_what_was_lost_in_hand_is_not_missing_twice(
+    bench: Bench, missing: int, folded_between: bool
+) -> None:
+    """Frame 2 was made again without what a dead connection held: its own gap has said it."""
     frames = sent(1, 5, 1, 1, 1)
     again = replace(test_store.batch(2, 200, 201), gaps=(Gap("connection lost", 3, 15),))
     again = replace(again, records_before=1, bytes_before=frames[1].bytes_before)
     store = bench.open()
-    store.store([frames[0], again, frames[2]])
-    store.fold()
-    store.store(some(frames, 5))
-    assert give_up(store) == [hole(frames, 4, 4)]
+    store.store([frames[0], again])
+    if folded_between:
+        store.fold()
+    store.store([frame for frame in frames[2:] if frame.number != missing])
+    [found] = give_up(store)
+    assert (found.first, found.last, found.records) == (missing, missing, 1)
     assert lost(bench) == 3 + 1
 
 
@@ -290,8 +296,14 @@ def test_few_rows_are_read_at_once(
     assert bench.folded() == size_of(came)[0]
 
 
-def test_sums_that_nobody_knows(sql_bench: SQLBench) -> None:
-    """Rows that an older version has stored: the size of the hole before one is unknown, not 0."""
+@pytest.mark.parametrize(("came", "left", "known"), [(2, 3, None), (3, 2, 2)])
+def test_sums_that_nobody_knows(
+    sql_bench: SQLBench, came: int, left: int, known: int | None
+) -> None:
+    """Rows that an older version has stored: the size of the hole before one is unknown, not 0.
+
+    What came of it may tell the size of the rest.
+    """
     frames = sent(1, 2, 3, 4, 5, 6)
     store = sql_bench.open()
     store.store(some(frames, 1, 4))
@@ -301,11 +313,12 @@ def test_sums_that_nobody_knows(sql_bench: SQLBench) -> None:
     assert give_up(store) == [unknown]
     assert gaps(sql_bench) == [(2, 3, CAUSE, None, None, 0)]
     assert lost(sql_bench) == 0
-    store.store(some(frames, 2, 6))
+    store.store(some(frames, came, 6))
     store.fold()
     first, *_ = gaps(sql_bench)
-    assert (first[:4], first[5]) == ((3, 3, CAUSE, None), 2)
-    store.store(some(frames, 3, 5))
+    assert (first[:2], first[3], first[5]) == ((left, left), known and known + came, came)
+    assert lost(sql_bench) == (known or 0)
+    store.store(some(frames, left, 5))
     store.fold()
     assert [(*row[:4], row[5]) for row in gaps(sql_bench)] == [(None, None, CAUSE, 5, 5)]
     assert (sql_bench.up_to(), sql_bench.folded(), lost(sql_bench)) == (6, 21, 0)
@@ -426,8 +439,8 @@ def meet(
     together(stand, follow)
 
 
-@pytest.mark.parametrize("who", ["give_up", "store"])
-def test_giving_up_and_storing_meet_at_every_point(bench: Bench, who: str) -> None:
+@pytest.mark.parametrize("first", ["give_up", "store", "give_up, then store and fold"])
+def test_giving_up_and_storing_meet_at_every_point(bench: Bench, first: str) -> None:
     """One stands still at its n-th call while the other goes on: nothing lost, nothing twice."""
     for call in range(1, CALLS_MAX):
         run, where = call.to_bytes(16, "big"), f"at call {call}"
@@ -435,11 +448,23 @@ def test_giving_up_and_storing_meet_at_every_point(bench: Bench, who: str) -> No
         store, beat = bench.open(), At(call, crash)
         store.store(some(frames, 1, 4))
         holes, late = store.fold(), some(frames, 2)
-        acts = [lambda one, holes=holes: one.give_up(holes), lambda one, late=late: one.store(late)]
-        meet(bench, beat, *(acts if who == "give_up" else acts[::-1]))
+
+        def give_up(store: Store, holes: Sequence[Hole] = holes) -> None:
+            store.give_up(holes)
+
+        def fill(store: Store, late: Sequence[Batch] = late) -> None:
+            store.store(late)
+
+        def fill_and_fold(store: Store, frames: Sequence[Batch] = frames) -> None:
+            store.store(frames)
+            store.fold()
+
+        acts = {"give_up": (give_up, fill), "store": (fill, give_up)}
+        meet(bench, beat, *acts.get(first, (give_up, fill_and_fold)))
         store.fold()
-        assert lost(bench, run) in (0, 3), where  # not given up, or frame 3 is missing
-        assert store.store(frames).frames == 1, where
+        left = 0 if first not in acts else 1
+        assert lost(bench, run) in (0, 3 * left), where  # not given up, or frame 3 is missing
+        assert store.store(frames).frames == left, where
         assert store.fold() == [], where
         assert (bench.up_to(run), bench.folded(run), lost(bench, run)) == (4, 10, 0), where
         if beat.calls_left > 0:

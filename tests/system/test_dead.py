@@ -48,6 +48,8 @@ def test_a_retry_that_is_killed_beside_an_instance_under_load(seed: int, store: 
         code, said = cron.run(daemon, "dead", "retry")  # without an instance, too
         assert (code, said.startswith("stored ")) == (0, True), said
         assert cron.run(daemon, "dead", "list") == (0, "no dead letters\n")
+        code, said = cron.run(daemon, "audit", "--recount")
+        assert code == 0, said
         records.check(store.raws(daemon), records.sent)
         sums = [
             store.rows(daemon, f"SELECT SUM(records), SUM(`stored`), SUM(dead) FROM {table}")[0]

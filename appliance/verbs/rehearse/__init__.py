@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from appliance import control
+from appliance import config, control
 from appliance.app import App
 from appliance.errors import StreamDaemonError
 from appliance.instance import Instance
@@ -28,41 +28,50 @@ from appliance.verbs.rehearse.ground import Ground
 from appliance.verbs.rehearse.play import Play
 from appliance.verbs.staged import InstanceFailed, Staged, free_port
 
-SPARE_S = 300.0  # beside the time that was asked for: start, last records, stop, comparing
+SPARE_S = 600.0  # beside the time that was asked for: start, last records, stop, comparing
 STOP_SPARE_S = 15.0  # beside drain_s
 SEED_LIMIT = 10**6
 
 
 def run(args: argparse.Namespace) -> int:
     """Rehearse for the given time; 0 if each record was stored once, 74 if one was lost."""
-    config, real, _file = locate.load(args)
-    name = plan.name_of(config.name)
+    users, real, _file = locate.load(args)
     locate.refuse_others(real, args, ["rehearse"])
-    instance = Instance(real.directory.parent / name)
+    instance = Instance(real.directory.parent / plan.name_of(users.name))
     control.check_path(instance.control)
-    environ = dict(os.environ)  # App forgets the variables that hold passwords
-    own = plan.derive(config, instance.directory, free_port)
-    seed = random.randrange(SEED_LIMIT) if args.seed is None else args.seed
-    ground = Ground(instance, app := App(own, instance), _say)
-    for sentence in plan.left_out(config):
+    text = plan.text(plan.derive(users, instance.directory, free_port))
+    own = config.parse(text, "the rehearsal's configuration")
+    for sentence in plan.left_out(users):
         _say(sentence)
+    environ = dict(os.environ)  # App forgets the variables that hold passwords
+    app = App(own, instance)
+    staged = Staged(
+        "the rehearsal's instance",
+        instance.directory / "toml",
+        instance.directory / "log",
+        instance.control,
+        keep="it is removed with all else",
+        stop_s_max=own.drain_s + STOP_SPARE_S,
+        environ=environ,
+    )
+    play = Play(
+        staged,
+        instance,
+        own,
+        seconds=args.time,
+        rate=args.rate,
+        restarts=args.restarts,
+        seed=random.randrange(SEED_LIMIT) if args.seed is None else args.seed,
+    )
     with Interrupts(args.time + SPARE_S) as interrupts:
         try:
-            with _claimed(ground, interrupts):
-                (instance.directory / "toml").write_text(plan.text(own), encoding="utf-8")
-                staged = Staged(
-                    "the rehearsal's instance",
-                    instance.directory / "toml",
-                    instance.directory / "log",
-                    instance.control,
-                    keep="it is removed with all else",
-                    stop_s_max=own.drain_s + STOP_SPARE_S,
-                    environ=environ,
-                )
-                play = Play(staged, instance, own, seed, args)
+            with _claimed(Ground(instance, app, _say), interrupts):
+                (instance.directory / "toml").write_text(text, encoding="utf-8")
                 account = _play(play, staged, app, interrupts)
         except Overdue as overdue:
-            raise InstanceFailed(f"the rehearsal was given up after {SPARE_S:g} s") from overdue
+            raise InstanceFailed(
+                f"the rehearsal took {SPARE_S:g} s more than its time"
+            ) from overdue
         except Interrupted as interrupted:
             _say("interrupted; the instance is stopped, all is removed")
             return interrupted.exit_code
@@ -73,9 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _play(play: Play, staged: Staged, app: App, interrupts: Interrupts) -> Account:
     """Send and kill, end it in order, and compare."""
-    total_s = play.seconds
     with app.traces() as (_, store), _running(staged, interrupts):
-        with progress_on(sys.stderr, "rehearse", total_s) as progress:
+        with progress_on(sys.stderr, "rehearse", play.seconds) as progress:
             play.run(progress)
             play.wait_until_accounted(store.accounted, progress)
             play.stop()

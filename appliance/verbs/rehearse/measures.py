@@ -73,10 +73,10 @@ class ServerDeath(Death):
 
     def is_over(self, report: Report) -> bool:
         """Whether something was stored since, which takes a push and a take."""
-        return progress(report) > self.work
+        return stored(report) > self.work
 
 
-def progress(report: Report) -> int:
+def stored(report: Report) -> int:
     """What is stored, as the instance counts it."""
     return int(report["store"]["stored"])
 
@@ -108,7 +108,7 @@ class Measures:
     def look(self, report: Report, now: float) -> None:
         """This is what the instance says now."""
         self._reading.look(sum(one["records"] for one in report["sources"].values()), now)
-        self._storing.look(progress(report), now)
+        self._storing.look(stored(report), now)
         for death in [death for death in self._deaths if death.is_over(report)]:
             self._deaths.remove(death)
             self._recovered(death, now)

@@ -4,7 +4,6 @@ What is killed is one of the processes that the instance names in `status`, or i
 server, whose lock lies in its own directory. One child isn't killed again before it is back.
 """
 
-import argparse
 import math
 import random
 import time
@@ -23,7 +22,7 @@ from appliance.verbs.rehearse.measures import (
     Report,
     ServerDeath,
     children,
-    progress,
+    stored,
 )
 from appliance.verbs.staged import InstanceFailed, Staged, kill_child
 
@@ -47,15 +46,18 @@ class Play:
         staged: Staged,
         instance: Instance,
         config: Config,
+        *,
+        seconds: float,
+        rate: float,
+        restarts: bool,
         seed: int,
-        args: argparse.Namespace,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.seconds: float = args.time
-        self.seed = seed
+        self.seconds = seconds
         self.restarts = 0
-        self._rate: float = args.rate
-        self._restarts_wanted = max(1, round(args.time / RESTART_EVERY_S)) if args.restarts else 0
+        self._rate = rate
+        self._restarts_wanted = max(1, round(seconds / RESTART_EVERY_S)) if restarts else 0
+        self._seed = seed
         self._staged = staged
         self._instance = instance
         self._config = config
@@ -107,7 +109,7 @@ class Play:
             InstanceFailed: the instance ended by itself, isn't ready in time, or doesn't read.
         """
         progress.say(
-            f"{self.seconds:g} s with seed {self.seed}, {self._rate:g} records/s into"
+            f"{self.seconds:g} s with seed {self._seed}, {self._rate:g} records/s into"
             f" {', '.join(self._config.sources)}; instance in {self._instance.directory}"
         )
         self._wait_until_ready()
@@ -130,7 +132,8 @@ class Play:
 
     def _open(self) -> None:
         self._feeds = {
-            name: feed_for(name, source, self.seed) for name, source in self._config.sources.items()
+            name: feed_for(name, source, self._seed)
+            for name, source in self._config.sources.items()
         }
 
     def _wait_until_ready(self) -> None:
@@ -145,7 +148,7 @@ class Play:
             "see what it waits for with: stream-daemon check",
         )
 
-    def _tick(self, progress_: Progress, began: float) -> float:
+    def _tick(self, progress: Progress, began: float) -> float:
         """Send what is due, and look now and then; the time."""
         now = self._clock()
         self._due += self._rate * min(now - self._ticked, TICK_LATE_S_MAX)
@@ -159,13 +162,13 @@ class Play:
             self._report = self._staged.report()
             if self._report is not None:
                 self._measures.look(self._report, self._clock())
-            progress_.show(self._figures(), now - began)
+            progress.show(self._figures(), now - began)
         return now
 
     def _figures(self) -> str:
-        stored = progress(self._report) if self._report else 0
+        rows = stored(self._report) if self._report else 0
         return (
-            f"sent {sum(self.sent.values()):>8}  stored {stored:>8}"
+            f"sent {sum(self.sent.values()):>8}  stored {rows:>8}"
             f"  kills {self._measures.kills:>3}  restarts {self.restarts}"
         )
 
@@ -188,14 +191,14 @@ class Play:
         usual = min(high, max(low, self.seconds / 20))
         return usual * self._dice.uniform(0.5, 1.5)
 
-    def _kill(self, progress_: Progress, now: float) -> None:
+    def _kill(self, progress: Progress, now: float) -> None:
         """Kill one process of the instance, one of those that were killed the fewest times."""
         report = self._report
         if report is None:
             return
         deaths = [Death(one.name, one.pid, one.work, now) for one in children(report)]
         deaths += [
-            ServerDeath(SERVER, pid, progress(report), now)
+            ServerDeath(SERVER, pid, stored(report), now)
             for pid in process.holders(self._instance.queue / "valkey.lock")
         ]
         free = [death for death in deaths if not self._measures.awaits(death.name)]
@@ -204,7 +207,7 @@ class Play:
         if rarest and kill_child((death := self._dice.choice(rarest)).pid, report["pid"]):
             self._killed[death.name] += 1
             self._measures.died(death)
-            progress_.say(f"killed {death.name} (pid {death.pid})")
+            progress.say(f"killed {death.name} (pid {death.pid})")
 
     # ── restarting ──────────────────────────────────────────────────────────────────────
 
@@ -212,19 +215,19 @@ class Play:
         count = self._restarts_wanted
         return [began + self.seconds * (index + 1) / (count + 1) for index in range(count)]
 
-    def _restart(self, progress_: Progress, began: float) -> None:
+    def _restart(self, progress: Progress, began: float) -> None:
         """Stop the instance in order while sending goes on, and start it again."""
         self._staged.ask_to_stop()
         deadline = self._clock() + self._config.drain_s
         while not self._staged.has_ended(TICK_S):
-            self._tick(progress_, began)
+            self._tick(progress, began)
             if self._clock() > deadline:
                 break
         self._note_exit(self._staged.stopped(STOP_LAST_S))
         self._staged.start()
         self.restarts += 1
         self._measures.restarted()
-        progress_.say("stopped the instance and started it again")
+        progress.say("stopped the instance and started it again")
 
     def stop(self) -> None:
         """Stop the instance in order."""
@@ -236,7 +239,7 @@ class Play:
 
     # ── the end ─────────────────────────────────────────────────────────────────────────
 
-    def wait_until_accounted(self, accounted: Callable[[], int], progress_: Progress) -> None:
+    def wait_until_accounted(self, accounted: Callable[[], int], progress: Progress) -> None:
         """Until the ledger has all that was sent; if it doesn't come, the verdict will say it."""
         total, seen = sum(self.sent.values()), -1
         deadline = math.inf
@@ -244,9 +247,9 @@ class Play:
             if now_seen > seen:
                 seen, deadline = now_seen, self._clock() + SETTLE_S_MAX
             if self._clock() >= deadline:
-                progress_.say(f"only {seen} of {total} records are accounted for")
+                progress.say(f"only {seen} of {total} records are accounted for")
                 return
-            progress_.show(f"waiting for the last records: {seen} of {total}", self.seconds)
+            progress.show(f"waiting for the last records: {seen} of {total}", self.seconds)
             self._staged.pause(LOOK_EVERY_S)
 
 
