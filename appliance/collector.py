@@ -49,7 +49,7 @@ from appliance.errors import Occupied, Unavailable
 from appliance.frame import Header, RunEnd, checksum, encode_header
 from appliance.logs import Outage
 from appliance.note import KILLED, SPOOL_FULL, Note, NoteFile
-from appliance.replay import DONE, QUEUE_FORGOT, Line, Replay, end_of, is_behind
+from appliance.replay import DONE, QUEUE_FORGOT, Line, Replay, Unreadable, end_of, is_behind
 
 WAIT_S_MAX = 5.0  # between heartbeats when nothing comes
 LOOK_INTERVAL_S = 5.0  # between two looks whether the queue still knows us, when nothing comes
@@ -58,6 +58,7 @@ ROOM_RETRY_S = 1.0  # between two tries whether the spool has room, while the qu
 AGAIN_RETRY_S = 1.0
 REPLAY_FRAMES = 8  # out of the spool in one turn, which puts one in: it shrinks in a flood, too
 QUEUE = "the queue (records go to the spool)"
+SPOOL = "the disk of the spool (what is in it waits)"
 NO_ROOM = {
     Pushed.FULL: (
         "room in the queue (records go to the spool)",
@@ -446,7 +447,7 @@ class Collector:
         except Unavailable as error:
             if isinstance(error, Occupied) and not self._gauge.get("attached"):
                 raise
-            self._outage.goes_on(QUEUE, error)
+            self._outage.goes_on(SPOOL if isinstance(error, Unreadable) else QUEUE, error)
             self._rest(backoff.full_jitter(self._failures, self._chance()))
             self._failures += 1
             return None
@@ -523,7 +524,7 @@ class Collector:
     # ── waiting ─────────────────────────────────────────────────────────────────────────
 
     def _wait(self) -> None:
-        if self._wished() != self._told:
+        if self._wished() != self._told or self._is_over:
             return  # the signal came after the loop had looked, and peek may have cleared it
         self._gauge.beat()
         timeout_s = max(0.0, min(WAIT_S_MAX, self._ask_at - self._monotonic()))
@@ -554,13 +555,15 @@ class Collector:
     # ── the end ─────────────────────────────────────────────────────────────────────────
 
     def _is_at_end(self) -> bool:
-        """Whether the source has ended (tells it first if it shall), and we with it.
-
-        One that ended by itself leaves nothing behind in the spool.
-        """
+        """Whether we have ended; tells the source first if it shall."""
         if self._wished() != self._told:
             self._told = self._wished()
             self._source.stop(self._wish.quick)
+        return self._is_over
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the source has ended; if by itself, nothing may be left in the spool."""
         return self._source.ended and (self._wish.stop or not self._spool.size)
 
     def _leave(self) -> None:

@@ -246,6 +246,33 @@ def test_what_the_spool_found_is_said(world: World, caplog: pytest.LogCaptureFix
     assert "a damaged segment was set aside" in life.gauge.errors
 
 
+def test_a_spool_that_cannot_be_read_now_is_said_and_waited_for(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing goes past it, and what comes goes behind it."""
+    spooled(world, *BODIES[:3])
+    world.feed(*BODIES[3:5])
+    world.records.ends = False
+    life = world.born()
+    oldest = life.spool.oldest
+
+    def refuse() -> Spooled | None:
+        if world.clock.now < 1100:
+            raise Unavailable("tweets/1.seg: Permission denied", "look at it", loud=True)
+        return oldest()
+
+    life.spool.oldest = refuse  # type: ignore[method-assign]
+    world.clock.now = 1050
+    world.clock.at(100, life.wish.ask_to_drain)
+    life.run()
+    assert world.queued() == list(enumerate(BODIES[:5], start=1))
+    said = [line for line in outages(caplog) if "Permission" in line]
+    text = (
+        "waiting for the disk of the spool (what is in it waits): tweets/1.seg: Permission denied"
+    )
+    assert said == [text, f"no longer {text}"]
+
+
 # ── no room in the spool either ─────────────────────────────────────────────────────────
 
 

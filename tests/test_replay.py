@@ -123,6 +123,25 @@ def test_leftovers_wait_where_the_queue_has_no_room_or_is_away() -> None:
     assert world.queued() == [("old", 1)]
 
 
+def test_a_spool_that_cannot_be_read_now_keeps_no_other_one_waiting() -> None:
+    world = World(a=[frame(1, source="a")], b=[frame(1, source="b")])
+    leftovers = world.leftovers()
+    spool = leftovers._spools["a"]
+    oldest = spool.oldest
+
+    def refuse() -> None:
+        raise Unavailable("a/1.seg: Permission denied", "look at it")
+
+    spool.oldest = refuse  # type: ignore[method-assign]
+    assert not leftovers.some()
+    assert not leftovers.some()
+    assert world.queued() == [("b", 1)]
+    assert world.said == ["the spool of source a waits: a/1.seg: Permission denied → look at it"]
+    spool.oldest = oldest  # type: ignore[method-assign]
+    leftovers.some()
+    assert world.queued() == [("b", 1), ("a", 1)]
+
+
 def test_what_the_queue_has_of_them_is_not_pushed_again() -> None:
     world = World(old=[frame(n) for n in (1, 2, 3)])
     world.redis.sources["old"] = state(RUN, 2)
