@@ -64,7 +64,6 @@ class Report:
     problems: list[str] = field(default_factory=list)
     done: Mapping[tuple[str, str], int] = field(default_factory=Counter)
     missed: Mapping[tuple[str, str], int] = field(default_factory=Counter)
-    parent_kills: int = 0
     lasted_s: float = 0.0
     longest_pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -72,7 +71,6 @@ class Report:
     audits: Counter[int] = field(default_factory=Counter)
     log_lines: int = 0
     refused_starts: int = 0
-    unmounted: str = ""
     kept: Path | None = None
 
     @property
@@ -247,8 +245,7 @@ def _was_parent_killed(world: World, stretch: Stretch) -> bool:
 
 
 def _judge_limits(world: World, report: Report) -> None:
-    report.parent_kills = len(world.parent_kills)
-    report.refused_starts, report.unmounted = world.refused_starts, world.unmounted
+    report.refused_starts = world.refused_starts
     report.samples = world.samples
     for title, used in report.memory.items():
         if used > PSS_BYTES_MAX:

@@ -7,6 +7,7 @@ a thread; a parent that ends although nobody killed it is a problem, unless its 
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,7 @@ class World:
         self.daemon = Daemon(settings + SOURCES.format(file=file, port=port, socket=socket))
         self.queue = QueueUnderTest(self.redis.client(), NAME)
         self.state = self.daemon.directory / "state"
+        self._stack.callback(shutil.rmtree, self.daemon.directory, ignore_errors=True)
         enter(self._small_disk(self.state))
         self.daemon.start()
         self._stack.callback(self._end)
