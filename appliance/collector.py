@@ -403,7 +403,7 @@ class Collector:
 
     def _replay_some(self) -> bool:
         """Hand a few frames of the spool over, oldest first; whether the queue took them."""
-        answer = self._ask(lambda: self._replay.some(REPLAY_FRAMES))
+        answer = self._ask(self._replay_frames)
         self._say_notices()
         self._gauge.set("spool_bytes", self._spool.size)
         if answer is Pushed.ELSEWHERE:
@@ -413,6 +413,14 @@ class Collector:
         if not self._spool.size:
             self._say_replayed()
         return answer in DONE
+
+    def _replay_frames(self) -> Pushed:
+        try:
+            return self._replay.some(REPLAY_FRAMES)
+        except Unreadable:
+            self._attach()  # the queue wasn't asked: others wait until it has let us in
+            self._gauge.set("attached", 1)
+            raise
 
     def _adopt(self) -> None:
         """The queue stands at another cursor than we: go on from there, under a new run.
@@ -480,9 +488,18 @@ class Collector:
         """
         if self._ask(self._ask_where) is None or not is_behind(self._line.state, self._end()):
             return
+        self._make_frame(self._why_behind())
+
+    def _why_behind(self) -> str:
+        """Why the queue lacks frames, said where nobody has said it yet.
+
+        Behind damaged segments nobody can tell whether it has forgotten some, too.
+        """
+        if self._replay.hole:
+            return self._hole() or self._replay.hole
         missing = self._notes.missing
         forgot = self._line.lacks(self._end_before(missing.first) if missing else self._end())
-        self._make_frame(missing.cause if missing and not forgot else QUEUE_FORGOT)
+        return missing.cause if missing and not forgot else QUEUE_FORGOT
 
     def _ask_where(self) -> bool:
         self._line.ask()
