@@ -143,6 +143,7 @@ class Collector:
         self._sums = Sums()
         self._told = ""
         self._failures = 0
+        self._insisted = False
         self._resting = False  # the queue took nothing: it isn't asked before _ask_at
         self._ask_at = 0.0
         self._log = logging.getLogger(f"collector {name}")
@@ -428,6 +429,10 @@ class Collector:
         A new run, because a frame of the old one may be stored that the queue has forgotten.
         First the note, then the spool: its frames lie before the cursor, or are read again.
         """
+        newest = self._spool.newest
+        if newest and newest.cursor_after is None:
+            self._insist()
+            return
         state = self._line.state
         assert state is not None, "a queue that knows nothing is nowhere"
         self._log.warning("the queue stands elsewhere: going on at its cursor %s", state.cursor)
@@ -436,6 +441,16 @@ class Collector:
         self._spool.drop()
         self._checkpoint("dropped")
         self._source.resume(self._cursor, None)
+
+    def _insist(self) -> None:
+        """Its kind was changed: the source can't show again what waits, so nothing is dropped."""
+        if not self._insisted:
+            self._insisted = True
+            self._log.error(
+                "the queue stands elsewhere than what waits in the spool, and the source can't show"
+                " it again: it is handed over all the same, and some records may be stored twice"
+            )
+        self._line.insist()
 
     # ── the queue ───────────────────────────────────────────────────────────────────────
 

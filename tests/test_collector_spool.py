@@ -808,3 +808,17 @@ def test_the_fake_spool_refuses_as_the_real_one(world: World) -> None:
     world.disk.fails = True
     with pytest.raises(Unavailable):
         life.spool.append(a_frame(2, "00" * 16).line, b"x\n")
+
+
+def test_what_a_source_of_another_kind_cannot_show_again_is_never_dropped(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file became a socket while both had frames in the spool, and the queue is further on."""
+    world.records.has_cursor = True
+    spooled(world, *BODIES[:2])
+    world.records.has_cursor = False
+    spooled(world, *BODIES[2:4], boot=OTHER_BOOT)
+    elsewhere(world, later_run(world.disk.frames[0].header.run, 0, 1), 50, "99")
+    world.run()
+    assert [body for _, body in world.queued()] == BODIES[:4]
+    assert caplog.text.count("it is handed over all the same") == 1
