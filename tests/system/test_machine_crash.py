@@ -67,7 +67,9 @@ def test_after_a_crash_of_the_machine_older_notes_lose_and_double_nothing(
             monkeypatch.setenv(BOOT, BOOTS[1])
             daemon.start()
             with Sender(port, after) as sender:
-                until(lambda: notes(daemon)[0].records > 0, SEEN_S, "reading to go on")
+                until(lambda: go_on(notes(daemon), newest), SEEN_S, "new runs")
+                if spooled:
+                    assert begin_behind(notes(daemon), newest), "the spool knew better"
                 server.start()
                 until_more(daemon)
                 sender.finish()
@@ -114,6 +116,16 @@ def notes(daemon: Daemon) -> list[Handed]:
 def are_ahead(newer: Sequence[Handed], older: Sequence[Handed]) -> bool:
     pairs = zip(newer, older, strict=True)
     return all(new.records >= old.records + MORE_RECORDS for new, old in pairs)
+
+
+def go_on(new_runs: Sequence[Handed], newest: Sequence[Handed]) -> bool:
+    pairs = zip(new_runs, newest, strict=True)
+    return all(run.run > last.run and run.records > 0 for run, last in pairs)
+
+
+def begin_behind(new_runs: Sequence[Handed], newest: Sequence[Handed]) -> bool:
+    pairs = zip(new_runs, newest, strict=True)
+    return all(run.previous and run.previous.number >= last.number for run, last in pairs)
 
 
 def until_more(daemon: Daemon) -> None:
