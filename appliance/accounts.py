@@ -18,7 +18,7 @@ from appliance.frame import Header, RunEnd, decode_header
 
 PARTS = ("stored", "filtered", "dead", "blank")  # of a frame's records, each is one of these
 COUNTS = ("records", *PARTS)
-UNKNOWN = 2**64 - 1  # in Rows: no number
+UNKNOWN = -1  # in Rows: no number
 
 
 class Rows:
@@ -26,7 +26,7 @@ class Rows:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._flat = array("Q")
+        self._flat = array("q")
 
     def add(self, *row: int) -> None:
         """One more row."""

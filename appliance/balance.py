@@ -246,7 +246,8 @@ class _Audit:
 
     `at` and `records`: the frame that was reached, and the run's sum by then. `lacked`: what frames
     that were made again lack of it. Since the last certain sum: `open`, the numbers that nobody
-    has, and `hides`, whether a gap of unknown size was passed; `hidden` was found in such ones.
+    has, and `hides`, whether a gap of unknown size was passed. `hidden`: what such gaps hold, and
+    what is known to be lost without a gap.
     """
 
     def __init__(self, run: _Run) -> None:
@@ -265,7 +266,7 @@ class _Audit:
         self._records = book.records + self._lacked + book.refilled + sum(map(_missing, below))
         self._open: list[Span] = []
         self._hides = any(gap[2] == UNKNOWN for gap in below)
-        self._hidden = 0  # and what is lost, but no gap yet
+        self._hidden = 0
 
     def walk(self) -> None:
         """From the beginning to the end."""

@@ -74,6 +74,7 @@ class Line:
         self._said = ""
         self._asked_as = ""  # the connection on which it was asked
         self._forgot = False
+        self._insists = False
 
     def ask(self) -> SourceState | None:
         """Where the queue stands now."""
@@ -93,14 +94,19 @@ class Line:
         if frame.repaired:  # it comes late, so where the queue stands says nothing about it
             return self._queue.push(_push_of(frame, force=True))
         self._meet(frame.header)
-        answer = self._queue.push(_push_of(self._told(frame), force=self._forgot))
+        answer = self._queue.push(_push_of(self._told(frame), force=self._forgot or self._insists))
         if answer is Pushed.ELSEWHERE and is_behind(self.ask(), before(frame.header)):
             self._compare(frame.header)
             answer = self._queue.push(_push_of(self._told(frame), force=True))
         if answer in DONE:
-            self._forgot, self._said = False, ""
+            self._forgot = self._insists = False
+            self._said = ""
             self.last = (frame.header.run, frame.header.number)
         return answer
+
+    def insist(self) -> None:
+        """The next frame goes in wherever the queue stands."""
+        self._insists = True
 
     def lacks(self, floor: RunEnd | None) -> bool:
         """Whether the queue had forgotten something up to `floor`; then it is said, once."""
@@ -135,6 +141,10 @@ def with_hole(frame: Spooled, hole: str) -> Spooled:
     return replace(frame, header=header, line=encode_header(header))
 
 
+class Unreadable(Unavailable):
+    """The spool, not the queue, doesn't do its work now."""
+
+
 class Replay:
     """Hands what waits in a spool over, oldest first.
 
@@ -155,6 +165,7 @@ class Replay:
         """Hand up to so many frames over; the answer to the last one.
 
         Raises:
+            Unreadable: the spool can't be read now.
             Unavailable: the queue doesn't answer; what was not handed over waits still.
         """
         answer = Pushed.TAKEN
@@ -172,8 +183,15 @@ class Replay:
         return answer
 
     def oldest(self) -> Spooled | None:
-        """The frame that goes next; what was set aside before it makes a hole."""
-        frame = self._spool.oldest()
+        """The frame that goes next; what was set aside before it makes a hole.
+
+        Raises:
+            Unreadable: the disk doesn't give it now; nothing goes before it.
+        """
+        try:
+            frame = self._spool.oldest()
+        except Unavailable as error:
+            raise Unreadable(error.message, error.hint, error.loud) from error
         if self._spool.set_aside > self._set_aside:
             self._set_aside = self._spool.set_aside
             self.hole = SPOOL_DAMAGED
@@ -210,6 +228,7 @@ class Leftovers:
         self._spools = spools
         self._replays: dict[str, Replay] = {}
         self._left_alone: set[str] = set()
+        self._said: dict[str, str] = {}
         for name, spool in spools.items():
             spool.open()
             self._replays[name] = Replay(Line(name, queue, say), spool)
@@ -231,9 +250,16 @@ class Leftovers:
             Unavailable: the queue doesn't answer.
         """
         for name, replay in self._left():
-            answer = replay.some(frames_max)
-            for notice in self._spools[name].notices():
-                self._say(notice)
+            try:
+                if self._is_foreign(name, replay.oldest()):
+                    continue
+                answer = replay.some(frames_max)
+            except Unreadable as error:
+                self._unreadable(name, error)
+                continue
+            finally:
+                for notice in self._spools[name].notices():
+                    self._say(notice)
             if answer is Pushed.ELSEWHERE:
                 self._left_alone.add(name)
                 text = f"the spool of source {name} stays as it is: the queue has gone on without"
@@ -242,7 +268,21 @@ class Leftovers:
                 return False
             elif self._spools[name].size:
                 return True
-        return any(self._left())
+        return False
+
+    def _is_foreign(self, name: str, frame: Spooled | None) -> bool:
+        """Whether it is a copy of another source's spool: that one's frames go in by themselves."""
+        if frame is None or frame.header.source == name:
+            return False
+        self._left_alone.add(name)
+        text = f"the spool in the directory {name} has frames of source {frame.header.source}"
+        self._say(f"{text}, and stays as it is → remove the directory, or give it that name")
+        return True
+
+    def _unreadable(self, name: str, error: Unreadable) -> None:
+        if self._said.get(name) != error.message:
+            self._say(f"the spool of source {name} waits: {error.message} → {error.hint}")
+        self._said[name] = error.message
 
     def all(self, gauge: Gauge, wish: Wish, chance: Callable[[], float]) -> None:
         """Hand over what the queue takes, waiting while it is away, until told to end."""

@@ -13,7 +13,7 @@ import pytest
 
 from appliance import backoff, collector, note
 from appliance.collector import Stopped
-from appliance.contracts import SourceState
+from appliance.contracts import Chunk, SourceState
 from appliance.errors import Occupied, Unavailable
 from appliance.frame import Gap, RunEnd
 from appliance.note import NoteFile, later_run
@@ -698,6 +698,30 @@ def test_a_source_that_was_stopped_has_not_ended(world: World) -> None:
     assert life.source.stops == [False]
     assert life.steps().count("wait") == 3  # two whole ones and the one that the signal ended
     assert world.queued() == [(1, b"a\n")]
+
+
+class LookingSource(FakeSource):
+    """Sees only in a look that nothing is left, as one with connections does."""
+
+    looked = False
+
+    @property
+    def ended(self) -> bool:
+        return self.looked
+
+    def peek(self) -> Chunk | None:
+        chunk = super().peek()
+        self.looked = bool(self.stops) and chunk is None
+        return chunk
+
+
+def test_a_look_that_meets_the_end_is_not_waited_behind(world: World) -> None:
+    world.records.ends = False
+    life = world.born()
+    life.source.__class__ = LookingSource
+    world.clock.at(2, life.wish.ask_to_drain)
+    life.run()
+    assert world.clock.now == 1002
 
 
 class LingeringSource(FakeSource):

@@ -110,8 +110,18 @@ def test_leftovers_are_handed_over_some_at_a_time() -> None:
     assert replay.LEFTOVER_FRAMES > 1
 
 
+def test_a_copy_of_another_sources_spool_is_left_alone() -> None:
+    world = World(copy=[frame(2)], old=[frame(1)])
+    leftovers = world.leftovers()
+    leftovers.some()
+    leftovers.some()
+    assert world.queued() == [("old", 1)]
+    assert [text for text in world.said if "frames of source old" in text] == world.said
+    assert len(world.said) == 1
+
+
 def test_leftovers_wait_where_the_queue_has_no_room_or_is_away() -> None:
-    world = World(a=[frame(1)])
+    world = World(old=[frame(1)])
     leftovers = world.leftovers()
     world.queue.bytes_max = 0
     assert not leftovers.some()
@@ -121,6 +131,25 @@ def test_leftovers_wait_where_the_queue_has_no_room_or_is_away() -> None:
     world.redis.away, world.queue.bytes_max = False, 2**31
     leftovers.some()
     assert world.queued() == [("old", 1)]
+
+
+def test_a_spool_that_cannot_be_read_now_keeps_no_other_one_waiting() -> None:
+    world = World(a=[frame(1, source="a")], b=[frame(1, source="b")])
+    leftovers = world.leftovers()
+    spool = leftovers._spools["a"]
+    oldest = spool.oldest
+
+    def refuse() -> None:
+        raise Unavailable("a/1.seg: Permission denied", "look at it")
+
+    spool.oldest = refuse  # type: ignore[method-assign]
+    assert not leftovers.some()
+    assert not leftovers.some()
+    assert world.queued() == [("b", 1)]
+    assert world.said == ["the spool of source a waits: a/1.seg: Permission denied → look at it"]
+    spool.oldest = oldest  # type: ignore[method-assign]
+    leftovers.some()
+    assert world.queued() == [("b", 1), ("a", 1)]
 
 
 def test_what_the_queue_has_of_them_is_not_pushed_again() -> None:
