@@ -24,11 +24,11 @@ from appliance.contracts import Pushed, Source
 from appliance.errors import Unavailable
 from appliance.frame import Frame, decode
 from appliance.link import cookie_of
-from appliance.note import later_run, open_note, replace_file
+from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp, unix
-from appliance.sources.absence import Absence
+from appliance.sources.absence import SERVER_AWAY, Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
@@ -190,7 +190,7 @@ class World:
     type = "tcp"
     boot = BOOT
     behind: tuple[bytes, ...] = ()  # records that come behind the end
-    absences: tuple[str, ...] = ()  # causes of gaps that a server's absence may make
+    absences: tuple[str, ...] = ()  # causes of the gaps that a server's absence makes
     kernel: Kernel = tcp.TcpKernel()
 
     def __init__(
@@ -389,7 +389,7 @@ class DialledWorld(World):
     """
 
     behind = (b"behind the end",)
-    absences = ("source down", "stopped")
+    absences = (SERVER_AWAY,)
 
     def _open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -456,7 +456,12 @@ class DialledWorld(World):
         )
         folder = self._directory / "beginnings"
         beginnings = Beginnings(folder, self.boot, lambda: next(self._numbers))
-        absence = Absence(self._directory / "s.absence", replace_file, monotonic=self.now)
+        absence = Absence(
+            self._directory / "absence",
+            Path.write_bytes,
+            clock=lambda: 60.0 * self.now(),  # no absence is too short to be one
+            monotonic=self.now,
+        )
         return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings, absence=absence)
 
 

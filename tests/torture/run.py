@@ -16,7 +16,7 @@ from tests.torture.faults import Executor, Outage
 from tests.torture.plan import Fault
 from tests.torture.scenarios import Scenario
 from tests.torture.senders import Sender, Stretch, doubt
-from tests.torture.world import Sample, World, say, since
+from tests.torture.world import LARGE_STATE_BYTES, STATE_BYTES, Sample, World, say, since
 
 PROGRESS_S = 10.0
 LOOK_S = 0.2
@@ -57,22 +57,20 @@ class Order:
 
 @dataclass
 class Report:
-    """What came out."""
+    """What came out. longest_pauses: {sender: how long, when it ended}, in seconds."""
 
     order: Order
     account: Account = field(default_factory=Account)
     problems: list[str] = field(default_factory=list)
     done: Mapping[tuple[str, str], int] = field(default_factory=Counter)
     missed: Mapping[tuple[str, str], int] = field(default_factory=Counter)
-    parent_kills: int = 0
     lasted_s: float = 0.0
-    longest_pauses_s: dict[str, float] = field(default_factory=dict)
+    longest_pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     audits: Counter[int] = field(default_factory=Counter)
     log_lines: int = 0
     refused_starts: int = 0
-    unmounted: str = ""
     kept: Path | None = None
 
     @property
@@ -94,7 +92,8 @@ def torture(order: Order, *, keep: bool = False) -> Report:
     """Run it; what is left of a run that failed stays in a folder of its own."""
     report = Report(order)
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{order.seed}-", dir="/tmp"))
-    with World(order.seed, order.rate, folder) as world:
+    state_bytes = LARGE_STATE_BYTES if order.scenario else STATE_BYTES
+    with World(order.seed, order.rate, folder, state_bytes) as world:
         start = time.monotonic()
         try:
             _run(world, report)
@@ -221,7 +220,9 @@ def _judge(world: World, report: Report) -> None:
     account = report.account
     for kind, shown in account.problems.items():
         report.problems.append(f"{account.counts[kind]} {kind}: {'; '.join(shown)}")
-    report.longest_pauses_s = {n: one.longest_pause_s for n, one in world.senders.items()}
+    for name, sender in world.senders.items():
+        pause_s, ended_at = sender.longest_pause
+        report.longest_pauses[name] = (pause_s, ended_at - world.born_at)
     _judge_limits(world, report)
 
 
@@ -244,8 +245,7 @@ def _was_parent_killed(world: World, stretch: Stretch) -> bool:
 
 
 def _judge_limits(world: World, report: Report) -> None:
-    report.parent_kills = len(world.parent_kills)
-    report.refused_starts, report.unmounted = world.refused_starts, world.unmounted
+    report.refused_starts = world.refused_starts
     report.samples = world.samples
     for title, used in report.memory.items():
         if used > PSS_BYTES_MAX:

@@ -7,6 +7,7 @@ a thread; a parent that ends although nobody killed it is a problem, unless its 
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,8 @@ from tests.torture.senders import FileWriter, Sender, SocketSender
 from tests.torture.weather import Weather
 
 NAME = "torture"
-STATE_BYTES = 192 * 1024**2
+STATE_BYTES = 192 * 1024**2  # of the state directory's disk: it is filled in a moment
+LARGE_STATE_BYTES = 1024**3  # where it shall hold what comes in minutes
 DRAIN_S = 10
 CRON_S = 0.2  # a dead parent is found within this time
 LONG_EVERY = 4000
@@ -96,8 +98,11 @@ class World:
         samples: how it went.
     """
 
-    def __init__(self, seed: int, rate: float, folder: Path) -> None:
+    def __init__(
+        self, seed: int, rate: float, folder: Path, state_bytes: int = STATE_BYTES
+    ) -> None:
         self.seed, self.rate, self.folder = seed, rate, folder
+        self._state_bytes = state_bytes
         self.problems: list[str] = []
         self.parent_kills: list[tuple[float, float]] = []
         self.samples: list[Sample] = []
@@ -138,6 +143,7 @@ class World:
         self.daemon = Daemon(settings + SOURCES.format(file=file, port=port, socket=socket))
         self.queue = QueueUnderTest(self.redis.client(), NAME)
         self.state = self.daemon.directory / "state"
+        self._stack.callback(shutil.rmtree, self.daemon.directory, ignore_errors=True)
         enter(self._small_disk(self.state))
         self.daemon.start()
         self._stack.callback(self._end)
@@ -164,7 +170,7 @@ class World:
     def _small_disk(self, folder: Path) -> Iterator[None]:
         """A file system of this size, where we may."""
         folder.mkdir()
-        options = f"size={STATE_BYTES},mode=0700"
+        options = f"size={self._state_bytes},mode=0700"
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         done = subprocess.run(mount, capture_output=True, text=True)
         if done.returncode:
