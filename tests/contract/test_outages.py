@@ -20,6 +20,7 @@ from appliance.batch import Batch, Stored
 from appliance.config import Column
 from appliance.errors import Unavailable
 from appliance.stores import mysql
+from appliance.stores.letters import Name
 from appliance.stores.mysql import MySQLStore
 from tests.error_cases import batch_of
 from tests.sql_server import SQLDatabase
@@ -521,3 +522,19 @@ def test_who_folds_gives_way_while_somebody_keeps_a_lock(
     store.fold()
     assert sql_database.run("SELECT up_to FROM nfl_runs") == [(3,)]
     assert store.run("SELECT @@innodb_lock_wait_timeout") == [(mysql.LOCK_WAIT_S,)]
+
+
+def test_who_retries_letters_gives_way_too(
+    sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql, "GIVING_WAY_S", 1)
+    store = sql_database.store(COLUMNS)
+    store.prepare()
+    store.store(lease(1))
+    with closing(sql_database.server.connect(sql_database.name)) as silent:
+        silent.begin()
+        silent.cursor().execute("SELECT * FROM nfl_runs LOCK IN SHARE MODE")
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="Lock wait timeout"):
+            store.retry_letters([Name(lease(1)[0].run, 1, 0)], lambda _letters: [])
+        assert time.monotonic() - began < mysql.LOCK_WAIT_S / 2
