@@ -24,7 +24,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check bench torture binary clean
+.PHONY: help demo check sabotage bench torture binary clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -50,6 +50,10 @@ bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for
 torture: $(VENV)/.dev $(SERVER) ## strike a whole instance at random and count each record (TIME=10m SEED=N MORE="--only kills")
 	@build/machine.sh services
 	@$(BIN)/python -m tests.torture --time $(or $(TIME),1m) $(if $(SEED),--seed $(SEED)) $(MORE)
+
+sabotage: $(VENV)/.dev $(SERVER) ## switch off in turn what keeps a promise, and see that its test fails
+	@build/machine.sh services
+	@$(BIN)/python -m tests.sabotage
 
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python

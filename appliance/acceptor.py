@@ -18,6 +18,7 @@ from appliance.link import ChildEnd, ParentEnd, cookie_of, pair
 
 PAUSE_S = 1.0  # when the kernel has no descriptors or memory for another connection
 QUIET_SHARE = 0.9  # being full is said again only when it was less full than this
+SAY_AGAIN_S = 60.0  # and the same trouble not more often than this, whatever senders do
 ACCEPTS_MAX = 64  # connections taken at one go, so that one source can't hold the loop up
 
 Prepare = Callable[[socket.socket], None]
@@ -49,6 +50,7 @@ class Acceptor:
         self._monotonic = monotonic
         self._paused_until = 0.0
         self._said_full = False
+        self._quiet_until: dict[str, float] = {}  # by what was said
         self._connections: dict[int, socket.socket] = {}
         self._wire: ParentEnd | None = None
         self.listeners = listen()
@@ -100,8 +102,14 @@ class Acceptor:
 
     def _say_full(self) -> None:
         if not self._said_full:
-            self._log.warning("%d connections: the next ones wait", len(self._connections))
+            self._say(f"{len(self._connections)} connections: the next ones wait")
             self._said_full = True
+
+    def _say(self, text: str) -> None:
+        now = self._monotonic()
+        if now >= self._quiet_until.get(text, now):
+            self._quiet_until[text] = now + SAY_AGAIN_S
+            self._log.warning("%s", text)
 
     def hear(self) -> None:
         """Keep the connections that the collector makes; close those that it has finished."""
@@ -111,7 +119,7 @@ class Acceptor:
             elif news.connection:
                 self._connections[news.cookie] = news.connection
             else:
-                self._log.warning("can't keep a connection: no descriptor is left for it")
+                self._say("can't keep a connection: no descriptor is left for it")
         if len(self._connections) < QUIET_SHARE * self._connections_max:
             self._said_full = False
 
@@ -159,7 +167,7 @@ class Acceptor:
             return None
         except OSError as error:
             # No room in the kernel, or an error of the one connection (accept(2)): never ours.
-            self._log.warning("can't accept: %s; the next ones wait", error.strerror)
+            self._say(f"can't accept: {error.strerror}; the next ones wait")
             self._paused_until = self._monotonic() + PAUSE_S
             return None
         self._prepare(connection)

@@ -11,16 +11,17 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
 
 from appliance import __version__, credentials, process, stock
 from appliance.acceptor import Acceptor, nothing_to_forget
+from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
-from appliance.contracts import Checkpoint, Remark, Source, no_checkpoint
+from appliance.contracts import Checkpoint, Queue, Remark, Source, no_checkpoint
 from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
@@ -32,6 +33,7 @@ from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
+from appliance.replay import Leftovers
 from appliance.rows import RowMaker
 from appliance.settings import (
     AnySource,
@@ -48,7 +50,9 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
+from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.subscriber import Subscriber
 from appliance.watchdog import Watchdog
@@ -60,10 +64,18 @@ CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside con
 KERNELS: Mapping[str, Kernel] = {"tcp": tcp.TcpKernel(), "unix": unix.UnixKernel()}
 CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
+SERVER_LOOK_S = 0.05  # between two looks whether our own server has loaded its data
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
 Look = Callable[[], list[Remark]]
 """Looks at one thing; raises a StreamDaemonError where it will not serve."""
+
+AnyStore = mysql.MySQLStore | sqlite.SQLiteStore
+Beat = Callable[[], None]
+
+
+def no_beat() -> None:
+    """The sign of life of a process that nobody watches."""
 
 
 class App:
@@ -88,6 +100,7 @@ class App:
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
         self._disk = DiskSpace(instance.queue, config.disk_free_min)
+        self._spool_disk = DiskSpace(instance.spool, config.disk_free_min)
         process.forget_variables(_variables(config.queue.password, config.store.password))
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
@@ -139,11 +152,38 @@ class App:
         `slot` says what is awaited where something is left.
         """
         birth = Birth(wish, slot)
-        with self._own_server(alone), self._subscriber("drain", "drain", birth) as subscriber:
+        with (
+            self._own_server(alone),
+            self._leftovers(
+                "drain", birth, stock.sources(self._instance.spool) if alone else []
+            ) as leftovers,
+            self._subscriber("drain", "drain", birth) as subscriber,
+        ):
             try:
-                return subscriber.drain(progress)
+                return self._drain(leftovers, subscriber, birth, progress)
             except process.Overdue:
-                slot.waiting_for(f"{subscriber.awaited}, which doesn't answer")
+                awaited = subscriber.awaited or "the queue"
+                slot.waiting_for(f"{awaited}, which doesn't answer")
+                return False
+
+    def _drain(
+        self,
+        leftovers: Leftovers,
+        subscriber: Subscriber,
+        birth: Birth,
+        progress: Callable[[int, int], None],
+    ) -> bool:
+        """First what waits in spools goes into the queue, as long as that has room for it."""
+        while True:
+            before = leftovers.handed_over
+            leftovers.all(birth.slot, birth.wish, random.random)
+            if not subscriber.drain(progress):
+                return False
+            if not leftovers.size:
+                return True
+            if leftovers.handed_over == before:
+                text = f"the queue to take {leftovers.size} bytes that stay in the spool"
+                birth.slot.waiting_for(text)
                 return False
 
     @contextmanager
@@ -167,6 +207,42 @@ class App:
         with closing(self._store()) as store:
             yield store, cache(self._maker)
 
+    @contextmanager
+    def auditor(
+        self, wish: process.Wish, slot: Slot, alone: bool, timeout_s: float
+    ) -> Iterator[Auditor]:
+        """Who looks at all accounts.
+
+        `alone`: no instance runs, so the embedded server is ours to start and to end.
+        """
+        birth = Birth(wish, slot)
+        with (
+            self._own_server(alone),
+            closing(self._queue("audit", birth.slot.beat, REPLY_TIMEOUT_S)) as queue,
+            closing(self._store(birth.slot.beat, timeout_s)) as store,
+        ):
+            while alone and self._server and not self._server.is_ready(REPLY_TIMEOUT_S):
+                if wish.stop:
+                    break  # and the first look says what is wrong
+                wish.wait(SERVER_LOOK_S)
+            yield Auditor(self._instance, process.boot_id(os.environ), queue, store)
+
+    @contextmanager
+    def gaps(self) -> Iterator[GapList]:
+        """What is missing."""
+        with closing(self._store()) as store:
+            yield store
+
+    @contextmanager
+    def traces(self) -> Iterator[tuple[RedisQueue | None, AnyStore]]:
+        """What an instance leaves outside its directory: keys in a Redis, tables in the store."""
+        with ExitStack() as stack:
+            queue = None
+            if not self._server:
+                queue = self._queue("rehearse", no_beat, REPLY_TIMEOUT_S)
+                stack.enter_context(closing(queue))
+            yield queue, stack.enter_context(closing(self._store()))
+
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
     def looks(self, wish: process.Wish, slot: Slot, runs: bool) -> Iterator[tuple[str, Look]]:
@@ -184,7 +260,7 @@ class App:
     def _look_at_queue(self, birth: Birth, runs: bool) -> list[Remark]:
         if self._server and not runs:
             return [Remark("collect starts the embedded server")]
-        with closing(self._queue("check", birth, REPLY_TIMEOUT_S)) as queue:
+        with closing(self._queue("check", birth.slot.beat, REPLY_TIMEOUT_S)) as queue:
             return queue.look(self._config.sources)
 
     def _look_at_store(self, birth: Birth) -> list[Remark]:
@@ -264,10 +340,14 @@ class App:
             self._close_stdin()
         notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
         source = self._source(name, config, birth)
+        spool = self._spool(name, birth)
         collector = Collector(
             name,
             source,
-            self._queue(f"collector-{name}", birth, self._config.queue.push_s, self._identity),
+            self._queue(
+                f"collector-{name}", birth.slot.beat, self._config.queue.push_s, self._identity
+            ),
+            spool,
             notes,
             birth.slot,
             birth.wish,
@@ -282,6 +362,7 @@ class App:
             return Exit.TIMED_OUT if isinstance(config, FileSource) else Exit.MAY_BE_LOST
         finally:
             source.close()
+            spool.close()
         return Exit.OK
 
     def _subscribe(self, number: str, birth: Birth) -> Exit:
@@ -294,7 +375,7 @@ class App:
     def _subscriber(self, name: str, role: str, birth: Birth) -> Iterator[Subscriber]:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
-        queue = self._queue(role, birth, REPLY_TIMEOUT_S)
+        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S)
         store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
@@ -316,11 +397,18 @@ class App:
 
     def _recover(self, birth: Birth) -> Exit:
         self._close_stdin()
-        queue = self._queue("recovery", birth, REPLY_TIMEOUT_S)
-        recovery = Recovery(
-            queue, birth.slot, birth.wish, deaths=self._deaths.newest, chance=random.random
-        )
-        recovery.run()
+        queue = self._queue("recovery", birth.slot.beat, REPLY_TIMEOUT_S)
+        gone = {*stock.sources(self._instance.spool)} - {*self._config.sources}
+        with self._leftovers("recovery", birth, sorted(gone), queue) as leftovers:
+            recovery = Recovery(
+                queue,
+                birth.slot,
+                birth.wish,
+                deaths=self._deaths.newest,
+                leftovers=leftovers,
+                chance=random.random,
+            )
+            recovery.run()
         orphaned = birth.wish.orphaned
         if orphaned:
             self._wait_for_siblings(birth)
@@ -389,7 +477,9 @@ class App:
         return make(
             birth.wish,
             held.Limits(config.record_bytes_max, config.frame_bytes_max, config.close_wait_s),
-            Beginnings(self._instance.beginnings(name), self._boot, time.monotonic_ns),
+            Beginnings(
+                self._instance.beginnings(name), self._boot, time.monotonic_ns, self._disk.is_low
+            ),
             birth.connections,
             fleeting=holding is None,
             checkpoint=self._checkpoint,
@@ -409,8 +499,32 @@ class App:
             checkpoint=self._checkpoint,
         )
 
+    def _spool(self, source: str, birth: Birth) -> DiskSpool:
+        return DiskSpool(
+            self._instance.spool_of(source),
+            self._config.spool.bytes_max,
+            disk_is_low=self._spool_disk.is_low,
+            beat=birth.slot.beat,
+        )
+
+    @contextmanager
+    def _leftovers(
+        self, role: str, birth: Birth, sources: Sequence[str], queue: Queue | None = None
+    ) -> Iterator[Leftovers]:
+        """The spools of these sources, which no collector replays."""
+        log = logging.getLogger(role)
+        spools = {source: self._spool(source, birth) for source in sources}
+        own = queue or self._queue(f"{role}-spool", birth.slot.beat, REPLY_TIMEOUT_S)
+        leftovers = Leftovers(spools, own, lambda text: log.error("%s", text))
+        try:
+            yield leftovers
+        finally:
+            leftovers.close()
+            if queue is None:
+                own.close()
+
     def _queue(
-        self, role: str, birth: Birth, reply_timeout_s: float, instance: str = ""
+        self, role: str, beat: Beat, reply_timeout_s: float, instance: str = ""
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
@@ -422,13 +536,13 @@ class App:
             instance=instance,
             disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
-            beat=birth.slot.beat,
+            beat=beat,
         )
 
     def _queue_bytes_max(self) -> int:
         return self._config.queue.bytes_max or min(QUEUE_BYTES_MAX, process.memory_bytes() // 4)
 
-    def _store(self, beat: Callable[[], None] = lambda: None) -> Letters:
+    def _store(self, beat: Beat = no_beat, io_s: float = mysql.IO_S) -> AnyStore:
         config, name = self._config.store, self._config.name
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
@@ -440,6 +554,7 @@ class App:
                 max(source.record_bytes_max for source in self._config.sources.values()),
                 beat=beat,
                 on_duplicate=config.on_duplicate,
+                io_s=max(io_s, mysql.IO_S),
             )
         if config.url == "embedded":
             path = str(self._instance.directory / f"{name}.db")

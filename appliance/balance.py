@@ -1,22 +1,16 @@
 """The balance: every record that came in is stored, left out, lost or waiting, or it is named here.
 
-Three accounts are held against each other. They share no code and no counter:
-
-    the collectors'   what each source's note says it has handed over (`Handed`)
-    the ledger's      what the store has written down with its rows (`Book`, one for each run)
-    what waits        the header lines of frames in the queue and in spools (`Waiting`), and what
-                      the queue itself says of each source
-
-A run is a line of numbers, and everybody who speaks of a frame also says how many records the run
-had before it. So `compare` walks along each run, from what the ledger has folded to the last
-frame that is known of. A number that nobody holds, a sum that doesn't fit what lies before it,
-counts of the ledger that don't add up: each is a `Difference` that says where it is.
+The accounts of collectors, queue and ledger (accounts.py) are held against each other. A run is a
+line of numbers, and everybody who speaks of a frame also says how many records the run had before
+it. So `compare` walks along each run, from what the ledger has folded to the last frame that is
+known of. A number that nobody holds, a sum that doesn't fit what lies before it, counts of the
+ledger that don't add up: each is a `Difference` that says where it is.
 
     received = stored + filtered + dead + blank + lost + queued
 
 `received` is the sum at the run's end, by the collector's counting; `lost` is the size of gaps
-that have numbers, and of what the header of a frame made again says it lacks. What never reached
-us has no number: it is shown beside.
+that have numbers, of holes that will be gaps as their collector knows, and of what the header of a
+frame made again says it lacks. What never reached us was never counted: it is shown beside.
 
 **Accounts are read one after the other while frames move**, always in the order note, spool,
 queue, ledger, which is the way that frames go: one that moves meanwhile is seen twice, never not
@@ -25,153 +19,29 @@ What can still seem to be missing (a lease that was given back, a run begun mean
 the next look; a real difference stays, so `Standing` keeps what was in every look.
 """
 
-from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from operator import itemgetter
 
-from appliance.contracts import Remark, SourceState
-from appliance.errors import Corrupt
-from appliance.frame import Header, RunEnd, decode_header
+from appliance.accounts import (
+    COUNTS,
+    PARTS,
+    UNKNOWN,
+    Accounts,
+    Book,
+    Handed,
+    Recount,
+    Rows,
+    Waiting,
+)
+from appliance.contracts import Remark
+from appliance.frame import RunEnd
 
-PARTS = ("stored", "filtered", "dead", "blank")  # of a frame's records, each is one of these
-COUNTS = ("records", *PARTS)
 SPANS_SAID_MAX = 5
 
 Span = tuple[int, int]
-
-
-class Rows:
-    """Rows of whole numbers, 8 bytes each: of frames there may be millions."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._flat = array("Q")
-
-    def add(self, *row: int) -> None:
-        """One more row."""
-        assert len(row) == self._width
-        self._flat.extend(row)
-
-    def __len__(self) -> int:
-        return len(self._flat) // self._width
-
-    def __iter__(self) -> Iterator[tuple[int, ...]]:
-        return zip(*[iter(self._flat)] * self._width, strict=True)
-
-    def in_order(self) -> Iterator[tuple[int, ...]]:
-        """The rows, sorted by their first number."""
-        width, flat = self._width, self._flat
-        keys = flat[::width]
-        for at in sorted(range(len(keys)), key=keys.__getitem__):
-            yield tuple(flat[at * width : (at + 1) * width])
-
-
-# ── the accounts ────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """A collector's own account: frames 1 to `number` of this run were handed over.
-
-    Attributes:
-        records: in all of them.
-        in_hand: records of the frame behind them, which may have arrived; None: there is none.
-        previous: how the run before ended.
-        firm: False: noted before this boot, so it may be older than a crash of the machine.
-    """
-
-    source: str
-    run: str
-    number: int
-    records: int
-    in_hand: int | None = None
-    previous: RunEnd | None = None
-    firm: bool = True
-
-
-class Waiting:
-    """Frames that wait in one place, by their header lines.
-
-    frames: by run; number, the run's records before it, its records, those that it lacks.
-    """
-
-    def __init__(self) -> None:
-        self.sources: dict[str, str] = {}
-        self.frames: dict[str, Rows] = {}
-        self.ends: dict[RunEnd, str] = {}
-        self.unreadable = 0
-
-    def add(self, lines: Iterable[bytes]) -> None:
-        """Take down some more of them."""
-        for line in lines:
-            try:
-                self._add(decode_header(line))
-            except Corrupt:
-                self.unreadable += 1
-
-    def _add(self, header: Header) -> None:
-        self.sources[header.run] = header.source
-        lacks = sum(gap.records or 0 for gap in header.gaps)
-        rows = self.frames.setdefault(header.run, Rows(4))
-        rows.add(header.number, header.records_before, header.records, lacks)
-        if header.previous:
-            self.ends[header.previous] = header.source
-
-
-@dataclass(slots=True)
-class Book:
-    """The ledger's account of one run.
-
-    Attributes:
-        up_to: up to this number all is accounted for; the counts are of these frames.
-        end: how the run ended, as far as the ledger has been told.
-        frames: above up_to, or in a gap: number, records before, lacking records, and the
-            counts in the order of COUNTS; sorted.
-        gaps: with numbers: first, last, records, recovered; sorted.
-        refilled: records of gaps that were filled again, less those that came: 0.
-        unnumbered: what never reached us (or what a frame lacks): records, where they are known.
-        stretches: how many such stretches there are; sized: how many have a known size.
-    """
-
-    source: str
-    up_to: int = 0
-    records: int = 0
-    stored: int = 0
-    filtered: int = 0
-    dead: int = 0
-    blank: int = 0
-    end: RunEnd | None = None
-    frames: Rows = field(default_factory=lambda: Rows(3 + len(COUNTS)))
-    gaps: Rows = field(default_factory=lambda: Rows(4))
-    refilled: int = 0
-    unnumbered: int = 0
-    stretches: int = 0
-    sized: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Recount:
-    """What a count of the tables themselves gives; `dead` by source."""
-
-    table: str
-    rows: int
-    dead: Mapping[str, int]
-    rewrites: bool = False  # on_duplicate = "update": a record may have replaced another's row
-
-
-@dataclass(frozen=True, slots=True)
-class Accounts:
-    """All accounts, as they were read. `states` are by source, `books` by run."""
-
-    handed: Sequence[Handed]
-    spooled: Waiting
-    states: Mapping[str, SourceState]
-    queued: Waiting
-    books: Mapping[str, Book]
-    recount: Recount | None = None
 
 
 # ── the result ──────────────────────────────────────────────────────────────────────────
@@ -202,8 +72,8 @@ class Difference:
 class Line:
     """One source: what came in, and where it is.
 
-    `spooled` is a part of `queued`. `in_hand` was not handed over yet, and isn't in the sum.
-    `never` and `unsized` are what never reached us: records, and stretches of unknown size.
+    `spooled` is a part of `queued`. `in_hand` was not handed over yet, and isn't in the sum, nor is
+    what never reached us: so many `stretches`, nobody knows of how many records.
     """
 
     received: int = 0
@@ -215,8 +85,7 @@ class Line:
     queued: int = 0
     spooled: int = 0
     in_hand: int = 0
-    never: int = 0
-    unsized: int = 0
+    stretches: int = 0
 
     @property
     def difference(self) -> int:
@@ -289,6 +158,7 @@ class _Run:
     source: str
     book: Book
     waiting: dict[int, Rows] = field(default_factory=dict)
+    holes: dict[int, str] = field(default_factory=dict)
     ends: list[_End] = field(default_factory=list)
     horizon: int | None = None
     note: Handed | None = None
@@ -306,6 +176,7 @@ def compare(accounts: Accounts) -> Balance:
         audit.walk()
         balance.lines.setdefault(run.source, Line()).add(audit.line())
         balance.differences += audit.differences
+        balance.remarks += audit.remarks
         stored += audit.rows_stored
         dead[run.source] = dead.get(run.source, 0) + audit.rows_dead
     balance.lines = dict(sorted(balance.lines.items()))
@@ -322,7 +193,7 @@ class _Gathered:
         self._books = accounts.books
         self._runs: dict[str, _Run] = {}
         for run, book in accounts.books.items():
-            self._of(run, book.source)
+            self._of(run, book.source).holes |= book.holes
             self._ended(book.end, book.source, "what the ledger was told of the run's end")
         self._add_waiting(accounts.queued, QUEUED)
         self._add_waiting(accounts.spooled, SPOOLED)
@@ -347,7 +218,9 @@ class _Gathered:
 
     def _add_waiting(self, waiting: Waiting, place: int) -> None:
         for run, source in waiting.sources.items():
-            self._of(run, source).waiting[place] = waiting.frames[run]
+            of_run = self._of(run, source)
+            of_run.waiting[place] = waiting.frames[run]
+            of_run.holes |= waiting.holes.get(run, {})
         for end, source in waiting.ends.items():
             self._ended(end, source, "the headers of a later run")
 
@@ -360,6 +233,8 @@ class _Gathered:
             after = note.records + note.in_hand
             run.ends.append(_End(newest, after, "the source's notes", certain=False))
         run.horizon = newest if note.firm else None
+        if note.missing:
+            run.holes[note.number + 1] = note.missing
 
 
 FRAME, QUEUED, SPOOLED = 0, 1, 2  # where a frame is; the ledger's word goes first
@@ -369,15 +244,17 @@ GAP, END = -1, 3
 class _Audit:
     """Walks along one run, from what is folded to its end, and says what doesn't fit.
 
-    `at` and `records`: the frame that was reached, and the run's sum by then. `lacking`: what
-    the frames since the last certain sum say that they lack; it may be in the sums. `open`:
-    numbers since then that nobody has.
+    `at` and `records`: the frame that was reached, and the run's sum by then. `lacked`: what frames
+    that were made again lack of it. Since the last certain sum: `open`, the numbers that nobody
+    has, and `hides`, whether a gap of unknown size was passed. `hidden`: what such gaps hold, and
+    what is known to be lost without a gap.
     """
 
     def __init__(self, run: _Run) -> None:
         book = run.book
         self.run = run
         self.differences: list[Difference] = []
+        self.remarks: list[Remark] = []
         self.rows_stored, self.rows_dead = book.stored, book.dead
         self._gaps = [gap for gap in book.gaps if run.judges(gap[0])]
         self._firsts = [gap[0] for gap in self._gaps]
@@ -385,17 +262,19 @@ class _Audit:
         self._line = Line(0, *(getattr(book, part) for part in PARTS))
         self._at = book.up_to
         below = [gap for gap in self._gaps if gap[1] <= book.up_to]
-        self._records = book.records + book.refilled + sum(map(_missing, below))
-        self._lacking = max(0, book.unnumbered - sum(row[2] for row in book.frames))
-        self._lacked = 0  # records that were counted, and that a frame made again lacks
-        self._said_to_lack = book.unnumbered  # by all frames, counted or not
+        self._lacked = book.lacked - sum(row[2] for row in book.frames)
+        self._records = book.records + self._lacked + book.refilled + sum(map(_missing, below))
         self._open: list[Span] = []
+        self._hides = any(gap[2] == UNKNOWN for gap in below)
+        self._hidden = 0
 
     def walk(self) -> None:
         """From the beginning to the end."""
         self._check_parts(self.run.book.up_to, "frames up to", _counts(self.run.book))
         if not self.run.judges(self._at):
             self._is_ahead()
+        if self.run.book.reached is not None:
+            self._settle(self.run.book.reached, "the headers of its frames")
         for number, place, *rest in merge(*self._events(), key=itemgetter(0, 1)):
             if place == GAP:
                 self._pass_gap(number, *rest)
@@ -403,18 +282,20 @@ class _Audit:
                 self._reach(number, *rest)
             else:
                 self._meet(number, place, *rest)
+        if self._open:  # and nobody knows a sum behind it
+            self._is_adrift(None)
 
     def line(self) -> Line:
         """What the run adds to its source's line."""
         line, book = self._line, self.run.book
         line.received = self._records
         found = sum(self._found.values())
-        line.lost = sum(map(_missing, self._gaps)) + book.refilled + self._lacked - found
+        in_gaps = sum(map(_missing, self._gaps)) + book.refilled + self._hidden
+        line.lost = in_gaps + self._lacked - found
         note = self.run.note
         if note and note.in_hand is not None and self._at <= note.number:
             line.in_hand = note.in_hand
-        line.never = max(0, self._said_to_lack - self._lacked)
-        line.unsized = book.stretches - book.sized
+        line.stretches = book.stretches
         return line
 
     # ── what there is, in the order of numbers ──────────────────────────────────────────
@@ -454,22 +335,24 @@ class _Audit:
     def _pass_gap(self, first: int, last: int, records: int, recovered: int) -> None:
         self._leave_open(first - 1)
         self._at = last
-        self._records += records - recovered
+        self._records += _missing((first, last, records, recovered))
+        self._hides |= records == UNKNOWN
 
     def _meet(self, number: int, place: int, before: int, records: int, lacks: int) -> None:
         if self._is_in_gap(number):
             if number in self._found:
                 return
-            self._found[number] = records
+            self._found[number] = records + lacks
         elif number > self._at:
             self._leave_open(number - 1)
-            self._settle(before, f"the sums before frame {number}")
-            self._at, self._lacking = number, lacks
-            self._records += records
+            if before != UNKNOWN:
+                self._settle(before, f"the sums before frame {number}")
+            self._at = number
+            self._records += records + lacks
         else:
             return  # stored, and still waiting to be forgotten
+        self._lacked += lacks
         if place != FRAME:
-            self._said_to_lack += lacks
             self._line.queued += records
             self._line.spooled += records if place == SPOOLED else 0
 
@@ -477,11 +360,9 @@ class _Audit:
         end = self.run.ends[index]
         if number > self._at and end.certain:
             self._leave_open(number)
-            self._at = number
-        if number == self._at:
+        is_least = number < self._at and not self._open and end.records > self._records
+        if number == self._at or is_least:  # of what is folded an earlier sum is the least there is
             self._settle(end.records, end.who)
-        elif number < self._at and not self._open:  # among what is folded: the least there is
-            self._settle_at_least(end.records, end.who)
 
     def _is_in_gap(self, number: int) -> bool:
         at = bisect_right(self._firsts, number) - 1
@@ -495,39 +376,47 @@ class _Audit:
 
     def _settle(self, records: int, who: str) -> None:
         """Here the run's sum is certain: what was left open has a size, or nothing is missing."""
-        more = records - self._records
-        if self._open and more > 0:
+        more, cause = records - self._records, self.run.holes.get(self._at + 1)
+        if self._open and self._hides:
+            self._is_adrift(None)
+        elif self._open and more > 0 and cause:
+            self._is_known_to_be_lost(more, cause)
+        elif self._open and more > 0:
             self._is_adrift(more)
-        elif 0 <= more <= self._lacking:
-            self._lacked += more
-        else:
+        elif self._hides and more > 0:
+            self._hidden += more
+        elif more:
             self._does_not_fit(more, who)
-        self._records, self._lacking, self._open = records, 0, []
-
-    def _settle_at_least(self, records: int, who: str) -> None:
-        more = records - self._records
-        if more > self._lacking:
-            self._does_not_fit(more, who)
-        if more > 0:
-            self._lacked += min(more, self._lacking)
-            self._lacking -= min(more, self._lacking)
-            self._records = records
+        self._records, self._open, self._hides = records, [], False
 
     # ── differences ─────────────────────────────────────────────────────────────────────
+
+    def _is_known_to_be_lost(self, records: int, cause: str) -> None:
+        """Its collector knows that these frames may never arrive, and has said why."""
+        self._hidden += records
+        self.remarks.append(
+            Remark(
+                f"{self._stretch}: {_are(records)} lost ({cause})",
+                "nothing: a running instance makes a gap of it (see `gaps`)",
+            )
+        )
+
+    @property
+    def _stretch(self) -> str:
+        return f"{_spans(self._open)} of run {self.run.run} (source {self.run.source})"
 
     def _say(self, kind: str, first: int, records: int | None, text: str, hint: str) -> None:
         run = self.run
         self.differences.append(Difference(kind, run.source, text, hint, run.run, first, records))
 
-    def _is_adrift(self, records: int) -> None:
+    def _is_adrift(self, records: int | None) -> None:
         self._say(
             "adrift",
             self._open[0][0],
             records,
-            f"{_spans(self._open)} of run {self.run.run} (source {self.run.source}):"
-            f" {_number(records)} are in nobody's hands",
-            "look into the list of bad items and at damaged segments of the spool (docs: Audit);"
-            " a running instance makes a row of PREFIX_gaps of it when nobody can have them",
+            f"{self._stretch}: {_are(records)} in nobody's hands",
+            "see `spool check`, and the queue's list of bad items; where nobody can have them any"
+            " more, a running instance makes a gap of it (see `gaps`)",
         )
 
     def _does_not_fit(self, more: int, who: str) -> None:
@@ -570,11 +459,17 @@ def _counts(book: Book) -> list[int]:
 
 
 def _missing(gap: Sequence[int]) -> int:
-    return gap[2] - gap[3]
+    return 0 if gap[2] == UNKNOWN else gap[2] - gap[3]
 
 
 def _number(records: int) -> str:
     return f"{records:,} record{'' if records == 1 else 's'}"
+
+
+def _are(records: int | None) -> str:
+    if records is None:
+        return "an unknown number of records is"
+    return f"{_number(records)} {'is' if records == 1 else 'are'}"
 
 
 def _spans(spans: Sequence[Span]) -> str:
@@ -593,8 +488,6 @@ def _remarks(accounts: Accounts) -> Iterator[Remark]:
             f"{accounts.queued.unreadable} items in the queue can't be read as frames",
             "a subscriber sets them aside; see `a queue item is set aside` in docs/operations.md",
         )
-    if accounts.spooled.unreadable:
-        yield Remark(f"{accounts.spooled.unreadable} frames in spools can't be read")
     for note in accounts.handed:
         state = accounts.states.get(note.source)
         stands = state.number if state and state.run == note.run else 0
@@ -614,8 +507,8 @@ def _recounted(recount: Recount, stored: int, dead: Mapping[str, int]) -> Iterat
             "table",
             "",
             f"table {table} has {rows:,} rows, the ledger says {stored:,} were stored",
-            "rows that others wrote or deleted are counted too; if nobody did, restore a backup"
-            " of the whole database: table and ledger change together",
+            "has somebody else written or deleted rows? If nobody has, restore a backup of the"
+            " whole database: table and ledger change together",
             records=stored - rows,
         )
     for source in sorted({*dead, *recount.dead}):

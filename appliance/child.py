@@ -152,8 +152,9 @@ class Child:
         try:
             code = self.spec.run(Birth(wish, self.slot, wire, connections))
         except (StreamDaemonError, OSError) as error:
-            logging.getLogger(self.spec.title).error("%s", error)
-            self.slot.error(str(error))
+            said = error.line if isinstance(error, StreamDaemonError) else str(error)
+            logging.getLogger(self.spec.title).error("%s", said)
+            self.slot.error(said)
             code = Exit.TAKEN if isinstance(error, Occupied) else Exit.INTERNAL
         raise SystemExit(int(code))
 

@@ -157,10 +157,46 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             ),
         ),
     ),
+    "gaps": (
+        "list what is known to be missing, and why; exit 0",
+        "stream-daemon gaps --since 7d",
+        (
+            (("--json",), {"action": "store_true", "help": "print a JSON object for each"}),
+            (
+                ("--since",),
+                {
+                    "type": times.moment,
+                    "metavar": "TIME",
+                    "help": "only those that ended then or later: 2h, 7d, or a date and time (UTC)",
+                },
+            ),
+            (("--all",), {"action": "store_true", "help": "also those that were filled after all"}),
+        ),
+    ),
     "check": (
         "check configuration, connections and leftovers; changes nothing; exit 0, 69 or 78",
         "stream-daemon -c stream-daemon.toml check",
         ((("--offline",), {"action": "store_true", "help": "connect to nothing"}),),
+    ),
+    "audit": (
+        "is every record that came in accounted for? exit 0 if it is, 1 and what is missing if not",
+        "stream-daemon audit --recount",
+        (
+            (("--json",), {"action": "store_true", "help": "print JSON"}),
+            (
+                ("--recount",),
+                {"action": "store_true", "help": "count your table and the dead letters, too"},
+            ),
+            (
+                ("--timeout",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "default": 60.0,
+                    "help": "take at most about so many seconds (default: 60)",
+                },
+            ),
+        ),
     ),
     "spool": (
         "check, repair or print what waits on this machine's disk; exit 1 if something is damaged",
@@ -202,6 +238,38 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             (
                 ("--seed",),
                 {"type": int, "default": 1, "help": "which tweets are made (default: 1)"},
+            ),
+        ),
+    ),
+    "rehearse": (
+        "kill an instance of your configuration for a while, and see that nothing is lost",
+        "stream-daemon -c stream-daemon.toml rehearse --time 600 --restarts",
+        (
+            (
+                ("--time",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "default": 60.0,
+                    "help": "send and kill for so many seconds (default: 60)",
+                },
+            ),
+            (
+                ("--restarts",),
+                {"action": "store_true", "help": "stop and start the instance, too"},
+            ),
+            (
+                ("--rate",),
+                {
+                    "type": count,
+                    "metavar": "R",
+                    "default": 2000,
+                    "help": "records a second in all (default: 2000)",
+                },
+            ),
+            (
+                ("--seed",),
+                {"type": int, "metavar": "N", "help": "which records, and whom it kills when"},
             ),
         ),
     ),

@@ -41,6 +41,7 @@ from appliance.settings import (
     LATER_VALUES,
     MIB,
     SOURCE_TYPES,
+    SOURCES_LIMIT,
     AnySource,
     Column,
     Config,
@@ -53,6 +54,7 @@ from appliance.settings import (
     SecretRef,
     SocketSource,
     SourceConfig,
+    SpoolConfig,
     StdinSource,
     StoreConfig,
     TcpSource,
@@ -75,6 +77,7 @@ __all__ = [
     "QueueConfig",
     "SecretRef",
     "SourceConfig",
+    "SpoolConfig",
     "StdinSource",
     "StoreConfig",
     "TcpSource",
@@ -103,6 +106,9 @@ def parse(text: str, file: str) -> Config:
     _check_name(config.name, top / "name")
     if not config.sources:
         raise no_source(file)
+    if len(config.sources) > SOURCES_LIMIT:
+        text = f"{len(config.sources)} sources are too many for one instance ({SOURCES_LIMIT})"
+        raise (top / "source").error(text, "make several instances, each with a name of its own")
     _check_table(config, top / "store" / "table")
     _check_formats(config, top / "source")
     _check_origins(config.sources, top / "source")
@@ -413,6 +419,7 @@ _GRAMMAR: Grammar = Grammar(
         "equals": _equals,
         "regex": _regex,
         "queue": _queue,
+        "spool": lambda value, at: _GRAMMAR.read(SpoolConfig, value, at),
         "store": _store,
         "columns": _columns,
         "password": _secret,
@@ -423,6 +430,7 @@ _GRAMMAR: Grammar = Grammar(
     homes={
         "above the first section": Config,
         "in [queue]": QueueConfig,
+        "in [spool]": SpoolConfig,
         "in [store]": StoreConfig,
         "in [log]": LogConfig,
         **{f'in a [source.NAME] of type "{tag}"': SOURCE_TYPES[tag] for tag in SOURCE_TYPES},

@@ -80,6 +80,10 @@ class Source(Protocol):
         """Whether nobody but our memory holds a chunk: it is at risk until its hand-over."""
 
     @property
+    def patient(self) -> bool:
+        """Whether who sends waits while nobody reads: then nothing has to be dropped."""
+
+    @property
     def at_risk(self) -> AtRisk:
         """What a kill would cost now: nothing, unless the source is fleeting.
 
@@ -177,6 +181,10 @@ class Push:
     force: bool = False
 
 
+LEASE_RECORDS_MAX = 100_000
+"""A lease of so many records takes no more frames: storing needs memory and time for each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Frames that one owner holds: confirm or give back, under the same owner only.
@@ -234,6 +242,10 @@ class Queue(Protocol):
     raises Occupied, and nothing was done.
     """
 
+    @property
+    def owner(self) -> str:
+        """The name of the connection that is open now; empty if there is none."""
+
     def attach(self) -> None:
         """Be connected, and see that the connection still answers."""
 
@@ -253,9 +265,9 @@ class Queue(Protocol):
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Waits up to wait_s when there is none; then None. Never a moment without a home: a
-        taken frame is in the busy list of its owner. The lease says which of its frames were
-        in hand at a death.
+        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none; then
+        None. Never a moment without a home: a taken frame is in the busy list of its owner. The
+        lease says which of its frames were in hand at a death.
         """
 
     def confirm(self, lease: Lease) -> None:
@@ -324,7 +336,11 @@ class Spool(Protocol):
 
     @property
     def newest(self) -> Header | None:
-        """The header of the newest frame that waits and can be read."""
+        """The header of the newest frame that waits and can be read; not of a repaired one."""
+
+    @property
+    def set_aside(self) -> int:
+        """Damaged segments that were set aside since `open` began: frames in them are missing."""
 
     def open(self) -> None:
         """Before anything else: see what a predecessor left; an unfinished tail is cut off."""
@@ -337,7 +353,10 @@ class Spool(Protocol):
         """
 
     def oldest(self) -> Spooled | None:
-        """The frame to hand over next; None: nothing waits. Damaged segments are set aside."""
+        """The frame to hand over next; None: nothing waits. Damaged segments are set aside.
+
+        Raises Unavailable while it can't be read and isn't damaged: nothing goes before it.
+        """
 
     def forget(self, frame: Spooled) -> None:
         """The oldest frame was handed over."""
@@ -361,6 +380,25 @@ NO_RECORD = -1
 
 
 # ── store ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Frames `first` to `last` of a run, which nobody has brought: those behind them are known.
+
+    `records` and `bytes` are what they hold, `records_before` and `bytes_before` the run's sums
+    before them; None where nobody knows. `cause` is one word or two.
+    """
+
+    run: bytes
+    source: str
+    first: int
+    last: int
+    cause: str
+    records: int | None = None
+    bytes: int | None = None
+    records_before: int | None = None
+    bytes_before: int | None = None
 
 
 class Store(Protocol):
@@ -390,8 +428,18 @@ class Store(Protocol):
         Slow: for a batch with a record in it that may kill us.
         """
 
-    def fold(self) -> None:
-        """Fold ledger rows without a hole before them into their run's row."""
+    def fold(self) -> list[Hole]:
+        """Fold ledger rows without a hole before them into their run's row; the holes.
+
+        Their frames may still wait somewhere, or be on their way.
+        """
+
+    def give_up(self, holes: Sequence[Hole]) -> list[Hole]:
+        """Write those down as missing that are still just these; the ones it has written.
+
+        Others are left as they are. A frame that comes after all is stored as always, and
+        taken off what is missing.
+        """
 
     def close(self) -> None:
         """Drop the connection. Safe to call twice."""

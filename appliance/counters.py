@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from appliance.contracts import NO_RECORD
+from appliance.texts import printable
 
 WORDS = (
     "heartbeat_ns",  # monotonic clock of the last beat
@@ -140,7 +141,7 @@ class Slot:
 
     def _write(self, name: str, text: str) -> None:
         at = _TEXT_AT[name]
-        encoded = text.encode(errors="backslashreplace")[:TEXT_BYTES_MAX]
+        encoded = printable(text).encode()[:TEXT_BYTES_MAX]
         self._words[at // 8] = 0
         self._memory[at + 8 : at + 8 + len(encoded)] = encoded
         self._words[at // 8] = len(encoded)

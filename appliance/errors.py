@@ -43,6 +43,11 @@ class StreamDaemonError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.hint}" if self.hint else self.message
 
+    @property
+    def line(self) -> str:
+        """The same in one line, for the log and for `status`."""
+        return f"{self.message} → {self.hint}" if self.hint else self.message
+
 
 class ConfigError(StreamDaemonError):
     """The configuration can't be used as it is; the message names file, key and line."""

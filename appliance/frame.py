@@ -25,6 +25,8 @@ from appliance.errors import Corrupt
 
 FORMAT = 1
 RUN_BYTES = 16
+SOURCE_CHARS_MAX = 32  # of its name in the configuration
+COUNT_MAX = 2**63  # above it no database counts
 TIME_S_MAX = 253_402_300_800  # the year 10000, which no database knows
 LINES = "lines"  # layout: every record ends with one newline and holds none
 
@@ -48,7 +50,8 @@ class RunEnd:
 class Gap:
     """What never reached us, or is held by nobody any more, around this frame.
 
-    `cause` is one word or two; `records` and `bytes` are None where nobody knows how many.
+    `cause` is one word or two; `records` and `bytes` are None where nobody knows how many. Where
+    they are known they had been counted for this frame, so they are in the run's sums behind it.
     `began` and `ended` are seconds since the epoch, None: while this frame was received.
     """
 
@@ -77,6 +80,8 @@ class Header:
         skipped_bytes: bytes of over-long records that were dropped.
         previous: the run before this one, None if there was none.
         hole: why the frames directly before this one may never arrive, if something is known.
+        lacks, lacks_bytes: what the sums count for this frame and nobody holds any more: its
+            number was noted with them.
     """
 
     run: str
@@ -96,6 +101,8 @@ class Header:
     skipped_bytes: int = 0
     previous: RunEnd | None = None
     hole: str | None = None
+    lacks: int | None = None
+    lacks_bytes: int | None = None
     layout: str = LINES
     codec: str = "none"
     format: int = FORMAT
@@ -172,11 +179,29 @@ def decode_header(line: bytes) -> Header:
 def _check(header: Header) -> None:
     """What whoever stores a frame relies on. Raises ValueError or TypeError."""
     counts = (header.records, header.records_before, header.bytes_before, header.skipped_bytes)
-    if any(type(count) is not int or count < 0 for count in (header.number - 1, *counts)):
-        raise ValueError("a number or a count is none")
-    if len(bytes.fromhex(header.run)) != RUN_BYTES or type(header.source) is not str:
+    _check_counts(header.number - 1, header.number, *counts)
+    if len(bytes.fromhex(header.run)) != RUN_BYTES or len(header.source) > SOURCE_CHARS_MAX:
         raise ValueError("run or source is none")
-    if not all(0 <= time < TIME_S_MAX for time in (header.first_received, header.last_received)):
+    _check_times(header.first_received, header.last_received)
+    for gap in header.gaps:
+        _check_counts(*(count for count in (gap.records, gap.bytes) if count is not None))
+        _check_times(*(time for time in (gap.began, gap.ended) if time is not None))
+    if end := header.previous:
+        _check_counts(end.number, end.records, end.bytes)
+        if len(bytes.fromhex(end.run)) > RUN_BYTES:
+            raise ValueError("the run before is none")
+    words = (header.source, header.hole or "", *(gap.cause for gap in header.gaps))
+    if any(type(word) is not str for word in words):
+        raise ValueError("a source or a cause is none")
+
+
+def _check_counts(*counts: int) -> None:
+    if any(type(count) is not int or not 0 <= count < COUNT_MAX for count in counts):
+        raise ValueError("a number or a count is none")
+
+
+def _check_times(*times: float) -> None:
+    if not all(0 <= time < TIME_S_MAX for time in times):
         raise ValueError("a time is none")
 
 

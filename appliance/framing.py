@@ -11,6 +11,9 @@ over-long line the first REJECTED_BYTES_MAX bytes stay in the body at its place 
 line may be shorter than that), listed as rejected; the rest is skipped, over as many buffers as
 it takes, and reading goes on behind its newline.
 
+No more than RECORDS_MAX records are taken at once: whoever stores a frame needs memory for each of
+them, and its header names each that was rejected. The rest is for the next call.
+
 What comes out doesn't depend on where the input was split into buffers, and cutting again
 exactly the bytes that were taken gives the same result: a successor may rely on it.
 
@@ -25,6 +28,7 @@ from enum import Enum
 from appliance.frame import Buffer, Gap
 
 REJECTED_BYTES_MAX = 64 * 1024
+RECORDS_MAX = 65_536  # in one cut; records of more than 16 bytes fill a frame of 1 MiB before
 
 TOO_LONG = "too long"  # code of a record that is longer than record_bytes_max
 CUT = "cut"  # code of a record whose end never came: reset, error, stopped in its middle
@@ -52,6 +56,7 @@ class Cut:
         rejected: {index of the record in the body: TOO_LONG or CUT}.
         skipping: the next bytes still belong to an over-long line.
         skipped_bytes: bytes of over-long lines that were dropped (their newlines not counted).
+        limited: RECORDS_MAX was reached: whole lines may follow.
     """
 
     taken: int = 0
@@ -60,6 +65,7 @@ class Cut:
     rejected: dict[int, str] = field(default_factory=dict)
     skipping: bool = False
     skipped_bytes: int = 0
+    limited: bool = field(default=False, compare=False)
 
     def body(self, buffer: bytes | bytearray) -> Buffer:
         """The records, each ended by one newline; a view of the buffer where one slice does."""
@@ -96,8 +102,10 @@ def cut(
         at = whole = end
     else:
         whole = buffer.rfind(NEWLINE, max(at, searched), end) + 1 or at
-        _keep_lines(found, buffer, at, whole, record_bytes_max)
-        at = _keep_unfinished(found, whole, end, ending, record_bytes_max)
+        at = _keep_lines(found, buffer, at, whole, record_bytes_max)
+        found.limited = at < whole
+        if not found.limited:
+            at = _keep_unfinished(found, whole, end, ending, record_bytes_max)
     found.skipping = found.skipping and ending is Ending.OPEN
     found.taken = at - start
     return found
@@ -118,18 +126,31 @@ def _skip(found: Cut, buffer: bytes | bytearray, start: int, end: int) -> int:
 
 def _keep_lines(
     found: Cut, buffer: bytes | bytearray, at: int, whole: int, record_bytes_max: int
-) -> None:
-    """Keep the whole lines in buffer[at:whole], hopping in search of one that is over-long."""
+) -> int:
+    """Keep the whole lines in buffer[at:whole], hopping in search of one that is over-long.
+
+    Returns where it stopped: at `whole`, or behind as many lines as may be taken at once.
+    """
+    whole, lines = _limit(buffer, at, whole)
     start = at
     while whole - at > record_bytes_max:
         newline = buffer.rfind(NEWLINE, at, at + record_bytes_max)
         if newline < 0:
-            _keep(found, buffer, start, at)
+            _keep(found, start, at, buffer.count(NEWLINE, start, at))
             newline = buffer.find(NEWLINE, at + record_bytes_max, whole)
             _reject_long(found, at, newline, record_bytes_max)
             start = newline + 1
         at = newline + 1
-    _keep(found, buffer, start, whole)
+    _keep(found, start, whole, lines - found.records)
+    return whole
+
+
+def _limit(buffer: bytes | bytearray, at: int, whole: int) -> tuple[int, int]:
+    """Up to where lines may be taken, and how many that are: the first part of all of them."""
+    while (lines := buffer.count(NEWLINE, at, whole)) > RECORDS_MAX:
+        some = at + (whole - at) * RECORDS_MAX // lines
+        whole = (buffer.rfind(NEWLINE, at, some) + 1) or (buffer.find(NEWLINE, at) + 1)
+    return whole, lines
 
 
 def _keep_unfinished(
@@ -149,10 +170,10 @@ def _keep_unfinished(
     return end
 
 
-def _keep(found: Cut, buffer: bytes | bytearray, start: int, end: int) -> None:
+def _keep(found: Cut, start: int, end: int, lines: int) -> None:
     if start < end:
         found.parts.append((start, end))
-        found.records += buffer.count(NEWLINE, start, end)
+        found.records += lines
 
 
 def _reject_long(found: Cut, start: int, end: int, record_bytes_max: int) -> None:

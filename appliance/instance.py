@@ -1,7 +1,7 @@
 """The state directory of one instance: where each of its files lies.
 
 state_dir/NAME/lock           held while the instance, or a child of a dead one, lives
-               drain.lock     held by a `drain`
+               drain.lock     held by a `drain`, or by an `audit` without an instance
                control.sock   how stop, running and status reach it
                id             tells it from an instance of the same name elsewhere
                sources/       for each source a note file, beginnings of unfinished records, or
@@ -43,7 +43,7 @@ class Instance:
 
     @property
     def drain_lock(self) -> Path:
-        """Held by a `drain`, so that only one is at work."""
+        """Held by a `drain`, or an `audit` without an instance: only one is at work."""
         return self.directory / "drain.lock"
 
     @property

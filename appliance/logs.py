@@ -1,6 +1,8 @@
 """What the program says while it runs: one line an event, with its reason and the next step.
 
-To stderr, readable. Times are UTC (RFC 3339). Nothing is logged per record or per frame.
+To stderr, readable. Times are UTC (RFC 3339). Nothing is logged per record or per frame. What
+others wrote (a database's error may show a record) is escaped and cut: nobody writes lines, or to
+a terminal, in our name.
 """
 
 import logging
@@ -10,14 +12,30 @@ from collections.abc import Callable
 
 from appliance.contracts import Gauge
 from appliance.errors import Unavailable
+from appliance.texts import printable
 
 SAY_AFTER_S = 1.0
 FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
 
 
+LINE_CHARS_MAX = 8192  # of a message; an ALTER TABLE to paste may be long
+WHOLE = {"whole": True}  # `extra` of a record that is our own and is never cut
+
+
+class _OneLine(logging.Formatter):
+    """One line an event, whatever its message holds."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = printable(record.message)
+        if len(text) > LINE_CHARS_MAX and not hasattr(record, "whole"):
+            text = f"{text[:LINE_CHARS_MAX]}… ({len(text)} characters)"
+        record.message = text
+        return super().formatMessage(record)
+
+
 def set_up(level: str) -> None:
     """Log to stderr from here on, in this process and its children."""
-    formatter = logging.Formatter(FORMAT, "%Y-%m-%dT%H:%M:%S")
+    formatter = _OneLine(FORMAT, "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

@@ -4,12 +4,16 @@ One small memory-mapped file a source. The kernel keeps a mapped page when its p
 so what was written before the kill is there after it; only a crash of the machine can leave
 the file stale, and then the boot id differs.
 
-    page 0    magic, boot id, run, its first cursor, the run before (JSON), and one state word W
+    page 0    magic, boot id, run, its first cursor, the run before (JSON); the words M and W
     slot 0,1  the note of frame n is in slot n mod 2 (length, CRC-32, JSON)
 
 W = 2n - 1 says "frame n is in hand", W = 2n "frame n was handed over". The note is written
 first and becomes valid by one 8-byte store of W, which can't be seen half done. The other
 slot still holds the frame before, so a note is never overwritten while it is needed.
+
+M says from which number on frames may be missing although they count as handed over, and why:
+what was dropped, or was in hand at the death of a collector whose source can't show it again.
+Also one 8-byte store; 0 once a frame behind them has told the ledger.
 """
 
 import json
@@ -21,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.balance import Handed
+from appliance.accounts import Handed
 from appliance.errors import InstanceError
 from appliance.frame import RunEnd
 
@@ -29,8 +33,21 @@ MAGIC = b"stream-daemon note 1\n"
 PAGE = 4096
 SLOT_BYTES = 256 * 1024  # a note of 1000 connections takes about 80 KiB
 WORD_AT = PAGE - 8
+MISSING_AT = WORD_AT - 8
 FILE_BYTES = PAGE + 2 * SLOT_BYTES
 READS_MAX = 1000  # of a note that is written meanwhile: a turn takes much longer than a reading
+
+KILLED = "killed"
+SPOOL_FULL = "spool full"
+_CAUSES = (KILLED, SPOOL_FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Frames that may be missing, from number `first` to the newest, and why."""
+
+    first: int
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +55,9 @@ class Note:
     """Everything needed to make frame `number` again from exactly the same bytes.
 
     records_before, bytes_before are the run's sums before this frame; records, bytes what
-    the frame itself holds. `claim` is the source's own (contracts.Chunk).
+    the frame itself holds. `claim` is the source's own (contracts.Chunk). `hole` is what its
+    header says of the frames before it. `made`: the collector's own frame, of no records, with
+    the claim of the source's newest frame before it.
     """
 
     number: int
@@ -51,6 +70,8 @@ class Note:
     claim: Any
     cursor_before: str | None = None
     cursor_after: str | None = None
+    hole: str | None = None
+    made: bool = False
 
     @property
     def records_after(self) -> int:
@@ -77,6 +98,7 @@ class NoteFile:
         finally:
             os.close(fd)
         self._word = self._memory[WORD_AT:PAGE].cast("q")
+        self._missing = self._memory[MISSING_AT:WORD_AT].cast("q")
         identity = _identity(bytes(self._memory[:PAGE]))
         self._boot, self._kind = identity["boot"], identity["kind"]
         self.run: str = identity["run"]
@@ -115,9 +137,23 @@ class NoteFile:
         assert self.word == 2 * number - 1, (self.word, number)
         self._word[0] = 2 * number
 
-    def start_run(self, run: str, cursor: str | None) -> None:
-        """Begin a new run, at `cursor`, of which nothing before is known: frames count from 1."""
-        _create(self._path, run, self._boot, self._kind, None, cursor)
+    @property
+    def missing(self) -> Missing | None:
+        """Which frames before the next one may be missing, if any."""
+        return _missing_in(self._missing[0])
+
+    def may_miss(self, number: int, cause: str) -> None:
+        """Frame `number`, which is in hand, may never arrive. The first of several is kept."""
+        if not self._missing[0]:
+            self._missing[0] = number * len(_CAUSES) + _CAUSES.index(cause)
+
+    def arrived(self) -> None:
+        """The frame in hand was taken: it tells of those that are missing before it."""
+        self._missing[0] = 0
+
+    def start_run(self, run: str, cursor: str | None, previous: RunEnd | None) -> None:
+        """Begin a new run at `cursor`, behind the one that ended so: frames count from 1."""
+        _create(self._path, run, self._boot, self._kind, previous, cursor)
         self._map()
 
     def _read(self, number: int) -> Note:
@@ -178,6 +214,7 @@ def _handed(path: Path, source: str, boot: str | None, page: bytes, slot: bytes)
     if identity is None or (last is None and number):
         raise InstanceError(f"{path}: the note is damaged", "start its instance: it says more")
     end = _end_of_run(identity["run"], last, word) if last else RunEnd(identity["run"], 0, 0, 0)
+    missing = _missing_in(int.from_bytes(page[MISSING_AT:WORD_AT], "little", signed=True))
     return Handed(
         source,
         end.run,
@@ -186,7 +223,13 @@ def _handed(path: Path, source: str, boot: str | None, page: bytes, slot: bytes)
         in_hand=last.records if last and word % 2 else None,
         previous=_before(identity),
         firm=boot in (None, identity["boot"]),
+        missing=missing.cause if missing and missing.first <= end.number else None,
     )
+
+
+def _missing_in(word: int) -> Missing | None:
+    first, cause = divmod(word, len(_CAUSES))
+    return Missing(first, _CAUSES[cause]) if first else None
 
 
 def _word_in(page: bytes) -> int:
@@ -264,7 +307,7 @@ def _try_identity(page: bytes) -> dict[str, Any] | None:
     """What the file says of itself; None if it isn't one of ours, or damaged."""
     if len(page) < PAGE or not page.startswith(MAGIC):
         return None
-    line = page[len(MAGIC) : WORD_AT].split(b"\n", 1)[0]
+    line = page[len(MAGIC) : MISSING_AT].split(b"\n", 1)[0]
     try:
         identity = json.loads(line)
     except ValueError:
@@ -280,7 +323,7 @@ def _create(
     before = asdict(previous) if previous else None
     identity = {"boot": boot, "kind": kind, "run": run, "previous": before, "cursor": cursor}
     head = MAGIC + json.dumps(identity).encode() + b"\n"
-    assert len(head) <= WORD_AT, len(head)
+    assert len(head) <= MISSING_AT, len(head)
     replace_file(path, head.ljust(FILE_BYTES, b"\0"))
 
 

@@ -5,6 +5,9 @@ and every 60 s. A sweep right after a death may still see the dead client listed
 repeated after 0.1 and 1 s. Each sweep tells the queue of the newest deaths with work in hand
 (deaths.py), which it writes down beside the frames that it gives back. When the parent dies,
 it waits until the other children have handed over and then ends the embedded server.
+
+What waits in the spools of sources that are not configured any more it hands over to the queue,
+at the start and as often as it sweeps: nobody else would.
 """
 
 import logging
@@ -15,6 +18,7 @@ from appliance import backoff
 from appliance.contracts import Death, Gauge, Queue, Wish
 from appliance.errors import Unavailable
 from appliance.logs import Outage
+from appliance.replay import Leftovers
 
 SWEEP_INTERVAL_S = 60.0
 SWEEP_AGAIN_S = (0.1, 1.0)
@@ -31,6 +35,7 @@ class Recovery:
         wish: Wish,
         *,
         deaths: Callable[[], Sequence[Death]] = lambda: (),
+        leftovers: Leftovers | None = None,
         chance: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,6 +43,8 @@ class Recovery:
         self._gauge = gauge
         self._wish = wish
         self._deaths = deaths
+        self._leftovers = leftovers
+        self._replay_at = monotonic()
         self._chance = chance
         self._monotonic = monotonic
         self._sweeps = [monotonic()]  # when to sweep, soonest first
@@ -70,6 +77,10 @@ class Recovery:
             self._sweep()
             self._sweeps = [at for at in self._sweeps if at > now] or [now + SWEEP_INTERVAL_S]
         self._sample()
+        if self._leftovers and self._replay_at <= now:
+            more = self._leftovers.some()
+            self._gauge.set("spool_bytes", self._leftovers.size)
+            self._replay_at = now if more else now + SWEEP_INTERVAL_S
 
     def _sweep(self) -> None:
         given_back = self._queue.sweep(self._deaths())
@@ -92,7 +103,8 @@ class Recovery:
         self._sweeps = [now, *(now + delay_s for delay_s in SWEEP_AGAIN_S)]
 
     def _next_wait_s(self) -> float:
-        return max(0.0, min(SAMPLE_INTERVAL_S, self._sweeps[0] - self._monotonic()))
+        next_at = min(self._sweeps[0], self._replay_at) if self._leftovers else self._sweeps[0]
+        return max(0.0, min(SAMPLE_INTERVAL_S, next_at - self._monotonic()))
 
     def _wait_out(self, error: Unavailable) -> None:
         self._outage.goes_on("the queue", error)

@@ -179,6 +179,7 @@ class Reader:
     """Reads one segment, an entry at a time; the system reads ahead by itself."""
 
     def __init__(self, files: Files, path: Path) -> None:
+        self.path = path
         self._files = files
         self._fd = files.open(path, os.O_RDONLY)
 

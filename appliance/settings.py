@@ -20,6 +20,7 @@ DISK_BYTES_LIMIT = 2**62
 PUSH_S_LIMIT = 20  # below the 30 s after which a collector counts as hung
 WAIT_S_LIMIT = 86_400
 SUBSCRIBERS_LIMIT = 64
+SOURCES_LIMIT = 256  # each is a process
 
 _A_SIZE = 'a size such as "64KiB", "1MiB" or a number of bytes'
 _SECONDS = "a number of seconds"
@@ -30,6 +31,7 @@ Text = Annotated[str, Meta(pattern=r"\A[^\x00]+\Z", description="a text in quote
 FrameSize = Annotated[int, Meta(ge=1, le=FRAME_BYTES_LIMIT, description=_A_SIZE)]
 QueueSize = Annotated[int, Meta(ge=1, le=QUEUE_BYTES_LIMIT, description=_A_SIZE, examples=["2GiB"])]
 DiskSize = Annotated[int, Meta(ge=0, le=DISK_BYTES_LIMIT, description=_A_SIZE, examples=["1GiB"])]
+SpoolSize = Annotated[int, Meta(ge=0, le=DISK_BYTES_LIMIT, description=_A_SIZE, examples=["8GiB"])]
 
 
 class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +168,12 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     push_s: Annotated[float, Meta(gt=0, le=PUSH_S_LIMIT, description=_SECONDS)] = 2.0
 
 
+class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where frames wait on this machine's disk while the queue takes none; 0 bytes: nowhere."""
+
+    bytes_max: SpoolSize = 8 * GIB
+
+
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The database. url "embedded" is SQLite in the instance's state directory.
 
@@ -201,6 +209,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     disk_free_min: DiskSize = GIB
     sources: dict[str, AnySource] = msgspec.field(name="source")
     queue: QueueConfig = QueueConfig()
+    spool: SpoolConfig = SpoolConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
 
@@ -220,7 +229,6 @@ DEFAULT_COLUMNS = {
 LATER_KEYS = frozenset(
     {
         "http",
-        "spool",
         "source.SOURCE.url",
     }
 )

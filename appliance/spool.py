@@ -16,6 +16,8 @@ Rules that keep a promise each:
   same bytes again and syncs them before anybody may rely on them.
 - An unfinished entry at the end of the newest segment was never reported as kept: `open` cuts
   it off. Anything else that is wrong is damage: the segment is renamed to .bad as it is.
+- A segment that can't be read now, and isn't damaged, keeps all others waiting: who hands over
+  relies on the order.
 - The removal of the last segment is synced: what is pushed after it is newer than all of it,
   so it must not come back as the newest.
 
@@ -37,28 +39,11 @@ from appliance.contracts import Spooled
 from appliance.errors import Corrupt, Unavailable
 from appliance.files import Files, sync_directory
 from appliance.frame import Buffer, Header, decode_header, name_of
-from appliance.segments import HEAD_BYTES, Name, Reader, Tail, Unfinished
+from appliance.segments import HEAD_BYTES, Reader, Tail, Unfinished
+from appliance.shelf import LOOK_AT_DISK, LOOK_S, Segment, Shelf
 
 SEGMENT_BYTES_MAX = 16 * 1024**2  # a frame that is larger has a segment of its own
-LOOK_S = 1.0  # a look at the directories is true for so long
-RETRY_S = 60.0  # a segment that can't be read now is tried again after so long
-NOTICES_MAX = 100  # kept until somebody asks; more of them say nothing new
-
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-REPAIR = "bring its frames back: stream-daemon spool repair"
-LOOK_AT_DISK = "look at the disk (dmesg, journalctl -k), and at whose files these are"
-
-
-@dataclass(eq=False, slots=True)
-class Segment:
-    """A segment that waits: `end` is where its last whole entry ends.
-
-    `late`: its frames are older than others that were handed over already.
-    """
-
-    name: Name
-    end: int
-    late: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +85,30 @@ class DiskSpool:
         self._monotonic = monotonic
         self._reader: Reader | None = None
         self._tail: Tail | None = None
-        self._begin_empty()
+        self._begin()
 
-    def _begin_empty(self) -> None:
-        self._segments: list[Segment] = []  # in the order of replay; the first may be open
-        self._at = 0  # in the first
+    def _begin(self) -> None:
+        self._shelf = Shelf(self._directory, self._files, self._monotonic)
+        self._at = 0  # in the first segment, while it is open
         self._shown: Spooled | None = None
         self._shown_end = 0
         self._tail_segment: Segment | None = None
         self._newest: Newest | None = None
         self._newest_is_known = True
-        self._next = 0  # number of the next segment; 0: the directory could not be listed
         self._is_placed = False  # our directory's own name is synced
-        self._left_out: dict[str, float] = {}  # file: when it is tried again
-        self._notices: list[str] = []
-        self._look_at = self._usage_at = -math.inf
+        self._usage_at = -math.inf
         self._others_bytes = 0
+
+    def open(self) -> None:
+        """Before anything else: see what a predecessor left; an unfinished tail is cut off."""
+        self.close()
+        self._begin()
+        self._look()
+
+    def close(self) -> None:
+        """Release descriptors. Safe to call twice."""
+        self._close_reader()
+        self._close_tail()
 
     # ── what others see ─────────────────────────────────────────────────────────────────
 
@@ -123,7 +116,7 @@ class DiskSpool:
     def size(self) -> int:
         """What waits, in bytes on the disk; 0 only if nothing does."""
         self._look()
-        return self._own_bytes
+        return self._shelf.size
 
     @property
     def newest(self) -> Header | None:
@@ -131,31 +124,20 @@ class DiskSpool:
         newest = self._find_newest()
         return decode_header(newest.line) if newest else None
 
+    @property
+    def set_aside(self) -> int:
+        """Damaged segments that were set aside since `open` began: frames in them are missing."""
+        return self._shelf.parted
+
     def notices(self) -> list[str]:
         """What was found since the last call and people should know, as sentences."""
-        said, self._notices = self._notices, []
-        return said
+        return self._shelf.notices()
 
-    def open(self) -> None:
-        """Before anything else: see what a predecessor left; an unfinished tail is cut off."""
-        self.close()
-        self._begin_empty()
-        for name, size in self._listing().items():
-            if size == 0:  # made, and nothing was written yet
-                self._unlink(name)
-            elif size > 0:
-                self._segments.append(Segment(name, size, late=name.is_repaired))
-            else:
-                self._leave_out(name, math.inf, "it is no file")
-        self._newest_is_known = False
-        if self._segments:
-            self._place()
+    def _look(self) -> None:
+        if self._shelf.look(pinned=1 if self._reader else 0) and self._shelf.segments:
+            self._try(self._make_place)
+            self._newest_is_known = False
             self._find_newest(at_open=True)
-
-    def close(self) -> None:
-        """Release descriptors. Safe to call twice."""
-        self._close_reader()
-        self._close_tail()
 
     # ── appending ───────────────────────────────────────────────────────────────────────
 
@@ -165,6 +147,8 @@ class DiskSpool:
         Raises:
             Unavailable: no room, or the disk fails; nothing was appended.
         """
+        self._look()
+        self._shelf.refuse_unlisted()
         newest = self._find_newest()
         if newest and newest.synced and newest.name and newest.name == name_of(line):
             return
@@ -186,11 +170,7 @@ class DiskSpool:
         self._close_tail()
         if not self._is_placed:
             self._make_place()
-        if not self._next:
-            self._see(self._files.sizes(self._directory))
-        name = segments.name_at(self._next)
-        self._next += 1
-        self._tail = Tail(self._files, self._directory, name)
+        self._tail = Tail(self._files, self._directory, self._shelf.new_name())
 
     def _write(self, entry: list[Buffer]) -> Segment:
         """Returns when the entry is on the disk: then, and not before, its segment waits."""
@@ -199,7 +179,7 @@ class DiskSpool:
         tail.append(entry)
         if segment is None:
             segment = self._tail_segment = Segment(tail.name, 0, late=False)
-            self._segments.append(segment)
+            self._shelf.segments.append(segment)
         segment.end = tail.end
         return segment
 
@@ -214,7 +194,7 @@ class DiskSpool:
             pass  # replay ends at what was reported as kept; a later `open` may find it damaged
         self._close_tail()
         if tail.end == 0:
-            self._unlink(tail.name)
+            self._shelf.unlink(tail.name)
 
     def _refuse_if_full(self, length: int) -> None:
         if self._disk_is_low():
@@ -232,11 +212,11 @@ class DiskSpool:
 
     def _used(self) -> int:
         """What all sources have on the disk."""
-        now = self._monotonic()
+        now, own = self._monotonic(), self._shelf.size
         if now >= self._usage_at:
             self._usage_at = now + LOOK_S
-            self._others_bytes = usage(self._directory.parent, self._files) - self._own_bytes
-        return self._others_bytes + self._own_bytes
+            self._others_bytes = usage(self._directory.parent, self._files) - own
+        return self._others_bytes + own
 
     def _make_place(self) -> None:
         """The directory is there, and its name outlives a crash."""
@@ -245,30 +225,29 @@ class DiskSpool:
             sync_directory(self._files, directory)
         self._is_placed = True
 
-    def _place(self) -> None:
-        try:
-            self._make_place()
-        except OSError as error:  # tried again before the next append
-            self._say(f"{self._directory} can't be synced: {error.strerror} → {LOOK_AT_DISK}")
-
     # ── replay ──────────────────────────────────────────────────────────────────────────
 
     def oldest(self) -> Spooled | None:
-        """The frame to hand over next; None: nothing waits. Damaged segments are set aside."""
+        """The frame to hand over next; None: nothing waits. Damaged segments are set aside.
+
+        Raises:
+            Unavailable: it can't be read now, though nothing says that it is damaged.
+        """
         self._look()
-        while self._shown is None and self._segments:
-            self._shown = self._try_next(self._segments[0])
+        self._shelf.refuse_unlisted()
+        while self._shown is None and self._shelf.segments:
+            self._shown = self._try_next(self._shelf.segments[0])
         return self._shown
 
     def _try_next(self, segment: Segment) -> Spooled | None:
-        """The next frame of the first segment; None: it had to go, look at the next one."""
+        """The next frame of the first segment; None: it was set aside, look at the next one."""
         try:
             if self._reader is None:
-                self._reader, self._at = Reader(self._files, self._path(segment.name)), 0
+                self._reader, self._at = Reader(self._files, self._shelf.path(segment.name)), 0
             entry = self._reader.entry(self._at, segment.end)
             header = decode_header(entry.line)
         except (Corrupt, OSError) as error:
-            self._part_with(segment, error)
+            self._set_aside(segment, error)
             return None
         self._shown_end = entry.end
         return Spooled(header, entry.line, entry.body, repaired=segment.late)
@@ -277,118 +256,34 @@ class DiskSpool:
         """The oldest frame was handed over."""
         assert frame is self._shown, "only what `oldest` has just shown"
         self._shown, self._at = None, self._shown_end
-        if self._at >= self._segments[0].end:
-            self._remove(self._segments[0])
+        segment = self._shelf.segments[0]
+        if self._at >= segment.end:
+            self._remove(segment)
 
     def drop(self) -> None:
         """Forget everything that waits, the newest first: the source will show it again."""
         self._look()
-        for segment in sorted(self._segments, key=lambda one: one.name, reverse=True):
+        for segment in sorted(self._shelf.segments, key=lambda one: one.name, reverse=True):
             self._beat()
             self._remove(segment)
 
     def _remove(self, segment: Segment) -> None:
-        """All of it was handed over, or shall be forgotten."""
         self._let_go(segment)
-        self._unlink(segment.name)
-        if not self._segments:
-            try:
-                sync_directory(self._files, self._directory)
-            except OSError as error:
-                self._say(f"{self._directory} can't be synced: {error.strerror} → {LOOK_AT_DISK}")
+        self._shelf.remove(segment)
+
+    def _set_aside(self, segment: Segment, error: Corrupt | OSError) -> None:
+        """A segment that can't be read. Raises Unavailable where it has to be waited for."""
+        self._shelf.set_aside(segment, error)
+        self._let_go(segment)
 
     def _let_go(self, segment: Segment) -> None:
-        """No part of us knows of it any more."""
-        if segment is self._segments[0]:
+        """Nothing here is about this segment any more."""
+        if self._reader and self._reader.path == self._shelf.path(segment.name):
             self._close_reader()
         if segment is self._tail_segment:
             self._close_tail()
         if self._newest and segment is self._newest.segment:
             self._newest, self._newest_is_known = None, False
-        self._segments.remove(segment)
-
-    # ── what is wrong ───────────────────────────────────────────────────────────────────
-
-    def _part_with(self, segment: Segment, error: Corrupt | OSError) -> None:
-        """A segment that can't be read: the others are replayed without it."""
-        self._let_go(segment)
-        if isinstance(error, Corrupt):
-            self._set_aside(segment, error.message)
-        elif error.errno in segments.BROKEN:
-            self._set_aside(segment, str(error.strerror))
-        elif not isinstance(error, FileNotFoundError):
-            self._leave_out(segment.name, RETRY_S, str(error.strerror))
-        else:
-            self._say(f"{self._path(segment.name)} is gone, and with it what was in it")
-
-    def _set_aside(self, segment: Segment, why: str) -> None:
-        try:
-            bad = segments.set_aside(self._files, self._directory, segment.name)
-        except OSError as error:
-            self._leave_out(segment.name, RETRY_S, f"{why}; no .bad either: {error.strerror}")
-            return
-        path = self._path(segment.name)
-        self._say(f"{path} is damaged ({why}): {segment.end} bytes are now {bad} → {REPAIR}")
-
-    def _leave_out(self, name: Name, for_s: float, why: str) -> None:
-        if str(name) not in self._left_out:
-            self._say(f"{self._path(name)} is left out for now: {why} → {LOOK_AT_DISK}")
-        self._left_out[str(name)] = self._monotonic() + for_s
-
-    def _unlink(self, name: Name) -> None:
-        try:
-            self._files.unlink(self._path(name))
-        except FileNotFoundError:
-            pass
-        except OSError as error:  # replayed once more after the next start: harmless
-            self._leave_out(name, math.inf, f"it can't be removed: {error.strerror}")
-
-    def _say(self, text: str) -> None:
-        if len(self._notices) < NOTICES_MAX:
-            self._notices.append(text)
-
-    # ── the directory ───────────────────────────────────────────────────────────────────
-
-    def _look(self) -> None:
-        """Take in what others have put there: a repaired segment, one out of a backup."""
-        now = self._monotonic()
-        if now < self._look_at:
-            return
-        known = {str(segment.name) for segment in self._segments}
-        known |= {name for name, until in self._left_out.items() if until > now}
-        for name, size in self._listing().items():
-            if size > 0 and str(name) not in known:
-                self._adopt(Segment(name, size, late=True))
-
-    def _adopt(self, segment: Segment) -> None:
-        """It goes in where its number says, but not before one that is being replayed."""
-        first = 1 if self._reader else 0
-        rest = sorted([*self._segments[first:], segment], key=lambda one: one.name)
-        self._segments[first:] = rest
-
-    def _listing(self) -> dict[Name, int]:
-        """Segments that are there now, by their numbers; none if the directory isn't."""
-        self._look_at = self._monotonic() + LOOK_S
-        try:
-            return self._see(self._files.sizes(self._directory))
-        except FileNotFoundError:
-            return self._see({})
-        except OSError as error:
-            self._say(f"{self._directory} can't be read: {error.strerror} → {LOOK_AT_DISK}")
-            return {}
-
-    def _see(self, sizes: dict[str, int]) -> dict[Name, int]:
-        """Our names among these; no number of them is used again."""
-        names = {name: size for text, size in sizes.items() if (name := segments.parse_name(text))}
-        self._next = max([self._next, 1, *(name.number + 1 for name in names)])
-        return {name: names[name] for name in sorted(names) if name.kind == "seg"}
-
-    @property
-    def _own_bytes(self) -> int:
-        return sum(segment.end for segment in self._segments)
-
-    def _path(self, name: Name) -> Path:
-        return self._directory / str(name)
 
     def _close_reader(self) -> None:
         self._shown = None
@@ -408,53 +303,56 @@ class DiskSpool:
         """The newest frame; it is looked for where a predecessor left it, or after damage."""
         may_be_unfinished = at_open
         while not self._newest_is_known:
-            segment = next((one for one in reversed(self._segments) if not one.late), None)
+            in_time = [segment for segment in self._shelf.segments if not segment.late]
             self._newest_is_known = True
-            if segment is None:
-                return None
+            if not in_time:
+                break
             self._beat()
-            self._newest = self._try_last(segment, at_open, may_be_unfinished)
-            self._newest_is_known = self._newest is not None
+            try:
+                self._newest = self._last_of(in_time[-1], at_open, may_be_unfinished)
+                self._newest_is_known = self._newest is not None
+            except Unavailable as error:  # nobody knows it, until another one is appended
+                self._shelf.say(f"{error.message} → {error.hint}")
             may_be_unfinished = False
         return self._newest
 
-    def _try_last(self, segment: Segment, at_open: bool, may_be_unfinished: bool) -> Newest | None:
-        """The last frame of a segment; None: the segment is gone."""
-        path = self._path(segment.name)
+    def _last_of(self, segment: Segment, at_open: bool, may_be_unfinished: bool) -> Newest | None:
+        """The last frame of a segment; None: the segment is gone. Raises Unavailable."""
         try:
-            with closing(Reader(self._files, path)) as reader:
+            with closing(Reader(self._files, self._shelf.path(segment.name))) as reader:
                 last, end = reader.last(segment.end)
                 if end < segment.end:
                     self._cut(segment, end, may_be_unfinished)
                 if last is None:
-                    self._let_go(segment)
-                    self._unlink(segment.name)
+                    self._remove(segment)
                     return None
                 entry = reader.entry(last, end)
                 decode_header(entry.line)
         except (Corrupt, OSError) as error:
-            self._part_with(segment, error)
+            self._set_aside(segment, error)
             return None
-        synced = not at_open or self._try(segments.write_again, segment, entry)
+        path = self._shelf.path(segment.name)
+        synced = not at_open or self._try(segments.write_again, self._files, path, entry)
         return Newest(segment, entry.line, synced)
 
     def _cut(self, segment: Segment, end: int, may_be_unfinished: bool) -> None:
         """Nobody was told that what is behind `end` is kept. Raises Corrupt where they may be."""
         if not may_be_unfinished:
             raise Unfinished(f"it ends within the frame at byte {end}")
-        length, segment.end = segment.end - end, end
-        self._say(
-            f"{self._path(segment.name)}: {length} bytes of a frame that was being written when the"
-            " process or the machine died are cut off"
+        path, length = self._shelf.path(segment.name), segment.end - end
+        self._shelf.say(
+            f"{path}: {length} bytes of a frame that was being written when the process or the"
+            " machine died are cut off"
         )
-        self._try(segments.cut, segment, end)
+        segment.end = end
+        self._try(segments.cut, self._files, path, end)
 
-    def _try(self, change: Callable[[Files, Path, Any], None], segment: Segment, how: Any) -> bool:
-        path = self._path(segment.name)
+    def _try(self, change: Callable[..., None], *how: Any) -> bool:
+        """Whether the disk takes a change that may also wait."""
         try:
-            change(self._files, path, how)
+            change(*how)
         except OSError as error:
-            self._say(f"{path} can't be written: {error.strerror} → {LOOK_AT_DISK}")
+            self._shelf.say(f"{self._directory}: {error.strerror} → {LOOK_AT_DISK}")
             return False
         return True
 

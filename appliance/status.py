@@ -80,7 +80,11 @@ def report(
         "paused": paused,
         "sources": {child.name: _source(child, per_s) for child in sources},
         "subscribers": _subscribers(subscribers),
-        "recovery": {"pid": recovery.pid, "restarts": recovery.restarts},
+        "recovery": {
+            "pid": recovery.pid,
+            "restarts": recovery.restarts,
+            "spool": {"bytes": recovery.gauge.get("spool_bytes")},
+        },
         "queue": _queue(recovery),
         "store": {
             **{
@@ -140,6 +144,9 @@ def screen(report: dict[str, Any]) -> str:
         )
         if not source["held"]:
             lines.append("  not held: what it has in hand is lost if its process is killed")
+        lines += _spooled(source["spool"]["bytes"])
+        if source["dropped"]:
+            lines.append(f"  {source['dropped']} records found no room anywhere and are lost")
         lines += _waits(source["waiting_for"])
     queue, store = report["queue"], report["store"]
     lines.append(
@@ -157,6 +164,7 @@ def screen(report: dict[str, Any]) -> str:
         if one["alone"]:
             lines.append(f"  goes through frame {one['alone']} record by record")
     lines.append(f"recovery: {_process(report['recovery'])}")
+    lines += _spooled(report["recovery"]["spool"]["bytes"], " of sources that aren't configured")
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")
     return "\n".join(lines)
@@ -166,7 +174,8 @@ def _state(children: list[ChildState], stopping: bool, paused: bool) -> str:
     if stopping:
         return "stopping"
     unwell = any(c.waiting_for or c.refusing or c.pid is None for c in children if not c.gone)
-    return "degraded" if unwell or paused else "healthy"
+    spooled = any(child.gauge.get("spool_bytes") for child in children)
+    return "degraded" if unwell or spooled or paused else "healthy"
 
 
 def _queue(recovery: ChildState) -> dict[str, Any]:
@@ -228,6 +237,8 @@ def _source(child: ChildState, per_s: PerSecond) -> dict[str, Any]:
             "records": gauge.get("at_risk_records"),
             "bytes": gauge.get("at_risk_bytes"),
         },
+        "spool": {"bytes": gauge.get("spool_bytes")},
+        "dropped": gauge.get("dropped"),
         "waiting_for": child.waiting_for,
     }
 
@@ -255,6 +266,10 @@ def _process(row: dict[str, Any]) -> str:
 
 def _behind(lag_s: float | None) -> str:
     return "nothing stored yet" if lag_s is None else f"{lag_s:g} s behind"
+
+
+def _spooled(size: int, of: str = "") -> list[str]:
+    return [f"  {size} bytes{of} wait in the spool for the queue"] if size else []
 
 
 def _waits(text: str) -> list[str]:

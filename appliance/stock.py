@@ -15,8 +15,7 @@ from appliance.errors import Corrupt
 from appliance.files import Files
 from appliance.frame import Header, decode_header
 from appliance.segments import Entry, Name, Reader, Unfinished
-
-REPAIR = "bring its frames back: stream-daemon spool repair"
+from appliance.shelf import REPAIR
 
 
 @dataclass(slots=True)

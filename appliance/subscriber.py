@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from appliance import backoff, poison, signals
+from appliance import backoff, holes, poison, signals
 from appliance.batch import Batch, Stored
 from appliance.contracts import (
     Checkpoint,
     Gauge,
     Hold,
+    Hole,
     Lease,
     Queue,
     Store,
@@ -36,6 +37,9 @@ T = TypeVar("T")
 TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
 PAUSE_LOOK_S = 0.5
 FOLD_INTERVAL_S = 5.0
+FOLD_REST_S = 60.0  # behind one that failed: it may have held up everybody for some seconds
+LOOK_FRAMES_MAX = 256  # of those that wait: what was given back stands in front
+LOOK_AT_GAPS = "see: stream-daemon gaps; what a damaged spool still holds comes by: spool repair"
 SWEEP_AGAIN_S = (0.1, 1.0)  # the queue may still list a connection that was just dropped
 ALL = ""  # in place of one frame's name: all frames of the lease that go together
 
@@ -89,6 +93,7 @@ class Subscriber:
         self._chance = chance
         self._monotonic = monotonic
         self._fold_at = 0.0
+        self._holes: list[Hole] = []  # that the last fold has met
         self.awaited = ""
         self._dropped = False  # a connection, in a drain; frames may lie under its name
         self._log = logging.getLogger(f"subscriber {name}")
@@ -141,6 +146,9 @@ class Subscriber:
         except Stopped:
             return False
         self._fold()
+        if self._holes:  # nobody folds behind us: so look twice at once, and go over the gaps
+            self._fold()
+            self._fold()
         return all_done
 
     def _drain(self, frames: int, progress: Callable[[int, int], None]) -> bool:
@@ -215,7 +223,7 @@ class Subscriber:
             try:
                 frame = decode(item)
             except Corrupt as error:
-                self._log.error("a queue item is set aside: %s", error)
+                self._log.error("a queue item is set aside: %s", error.line)
                 self._gauge.error(error.message)
                 if not self._queue.set_aside(lease, item):
                     self._log.error(
@@ -299,10 +307,22 @@ class Subscriber:
         self._fold()
 
     def _fold(self) -> None:
+        """Fold, and give up what was missing at the fold before already and isn't queued."""
         try:
-            self._store.fold()
+            found = self._store.fold()
+            known, self._holes = self._holes, found
+            if old := holes.still_open(found, known):
+                self._give_up(holes.not_queued(old, self._queue.headers(LOOK_FRAMES_MAX)))
         except Unavailable as error:  # comfort only; the next lease waits for the store
             self._gauge.error(error.message)
+            self._fold_at = self._monotonic() + FOLD_REST_S
+
+    def _give_up(self, gone: list[Hole]) -> None:
+        missing = self._store.give_up(gone) if gone else []
+        self._gauge.add("lost", sum(hole.records or 0 for hole in missing))
+        for text in holes.sentences([hole for hole in missing if hole.records != 0]):
+            self._gauge.error(text)
+            self._log.error("%s → %s", text, LOOK_AT_GAPS)
 
     # ── waiting ─────────────────────────────────────────────────────────────────────────
 

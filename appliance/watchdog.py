@@ -30,6 +30,7 @@ from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
 from appliance.errors import Exit
+from appliance.logs import WHOLE
 from appliance.rates import Rates
 from appliance.settings import SUBSCRIBERS_LIMIT
 
@@ -39,6 +40,8 @@ TICK_S_MAX = 1.0
 START_TICK_S_MAX = 0.05  # nothing wakes us when a child has done its first step
 START_S = 5.0  # and for so long it is looked for so often
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
+ADMIT_S = 5.0  # so long senders wait for the queue to say that nobody else collects a source
+STOP_CLIENTS_MAX = 256  # who wait for the end; the oldest of more is told nothing
 PHASE_GRACE_S = 5.0  # what a phase gets at least, also when drain_s is used up
 
 
@@ -279,8 +282,10 @@ class Watchdog:
         if self._phase is None:
             self._log.info("stopping%s", " at once" if quick else "")
             self._drain_by = self._monotonic() + self._drain_s
-            for acceptor in self._acceptors:
-                acceptor.stop_listening(take=self._healthy_by is None)
+            for child in self._of("collector"):
+                if child.spec.acceptor:
+                    is_ours = self._healthy_by is None and child.exit is not Exit.TAKEN
+                    child.spec.acceptor.stop_listening(take=is_ours)
             self._enter(0)
 
     def _end_when_refused(self, died: list[Child]) -> None:
@@ -388,17 +393,30 @@ class Watchdog:
         yield self._control, select.POLLIN, self._accept_client
         for client in self._clients:
             yield client, select.POLLIN, partial(self._serve, client)
-        for acceptor in self._acceptors:
-            yield from self._interesting_of(acceptor)
+        for child in self._of("collector"):
+            if child.spec.acceptor:
+                yield from self._interesting_of(child.spec.acceptor, self._admits(child))
 
-    def _interesting_of(self, acceptor: Acceptor) -> Iterator[tuple[Any, int, Callable[[], None]]]:
-        if acceptor.has_room and self._healthy_by is None:
+    def _interesting_of(
+        self, acceptor: Acceptor, admits: bool
+    ) -> Iterator[tuple[Any, int, Callable[[], None]]]:
+        if admits and acceptor.has_room:
             for listener in acceptor.listeners:
                 yield listener, select.POLLIN, partial(acceptor.accept, listener)
         wire = acceptor.wire
         if wire:
             writable = select.POLLOUT if wire.has_unsent else 0
             yield wire, select.POLLIN | writable, partial(self._use_wire, acceptor)
+
+    def _admits(self, collector: Child) -> bool:
+        """Whether senders are let in: where another instance collects, they would be sent away.
+
+        A queue that is away says nothing; then they are let in.
+        """
+        if self._healthy_by is not None or collector.exit is Exit.TAKEN:
+            return False
+        known = collector.slot.get("attached") > 0
+        return known or self._monotonic() >= self._began + ADMIT_S
 
     def _use_wire(self, acceptor: Acceptor) -> None:
         acceptor.hear()
@@ -409,7 +427,8 @@ class Watchdog:
         now = self._monotonic()
         starts = [c.start_at - now for c in self._children if not c.pid and not c.done]
         due = min((at for at in starts if at > 0), default=TICK_S_MAX)
-        is_starting = not self._reached and now < self._began + START_S
+        is_known = self._reached and all(map(self._admits, self._of("collector")))
+        is_starting = not is_known and now < self._began + START_S
         return max(0.0, min(due, START_TICK_S_MAX if is_starting else TICK_S_MAX))
 
     def _read_signals(self) -> None:
@@ -459,6 +478,8 @@ class Watchdog:
                 client.answer(self.report())
             case "stop":
                 self._stop_clients.append(client)
+                if len(self._stop_clients) > STOP_CLIENTS_MAX:
+                    self._stop_clients.pop(0).close()
                 self.stop(quick=bool(request and request.get("now")))
             case _:
                 client.answer({"error": "unknown verb; this version knows status and stop"})
@@ -504,7 +525,9 @@ class Watchdog:
         """Log the report as one line of JSON. Whoever asks for it gets it, at any log level."""
         text = json.dumps(self.report())
         self._log.handle(
-            self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, text, (), None)
+            self._log.makeRecord(
+                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=WHOLE
+            )
         )
 
 

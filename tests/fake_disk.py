@@ -23,18 +23,30 @@ class Killed(BaseException):
 
 @dataclass(eq=False)
 class File:
-    """What is written, and what of it is on the disk for good."""
+    """What is written, and what of it is on the disk for good.
+
+    `dirty` are stretches that still have to go there. A sync that fails forgets them, as
+    systems do: the next one succeeds, and they are not on the disk.
+    """
 
     data: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
+    dirty: list[slice] = field(default_factory=list)
+
+    def sync(self) -> None:
+        disk = bytearray(self.synced[: len(self.data)].ljust(len(self.data), b"\0"))
+        for stretch in self.dirty:
+            disk[stretch] = self.data[stretch]
+        self.synced, self.dirty = bytes(disk[: len(self.data)]), []
 
 
 @dataclass(eq=False)
 class Directory:
-    """The same for names."""
+    """The same for names; `unlinked` since the last sync."""
 
     names: dict[str, "File | Directory"] = field(default_factory=dict)
     synced: dict[str, "File | Directory"] = field(default_factory=dict)
+    unlinked: set[str] = field(default_factory=set)
 
 
 Unsynced = Callable[[bytes, bytes], bytes]
@@ -69,21 +81,25 @@ class Disk:
             here.names[part] = here.synced[part] = below = Directory()
             here = below
 
-    def crash(self, unsynced: Unsynced, names_too: bool) -> None:
-        """The machine dies. names_too: of the names only what was synced is there again."""
-        _crash(self.root, unsynced, names_too)
+    def crash(self, unsynced: Unsynced, names_too: bool, unlinks_first: bool = False) -> None:
+        """The machine dies. names_too: of the names only what was synced is there again.
+
+        unlinks_first: of what was not synced, removals reached the disk before all else.
+        """
+        _crash(self.root, unsynced, names_too, unlinks_first)
 
 
-def _crash(directory: Directory, unsynced: Unsynced, names_too: bool) -> None:
+def _crash(directory: Directory, unsynced: Unsynced, names_too: bool, unlinks_first: bool) -> None:
     if names_too:
-        directory.names = dict(directory.synced)
-    directory.synced = dict(directory.names)
+        gone = directory.unlinked if unlinks_first else set()
+        directory.names = {key: one for key, one in directory.synced.items() if key not in gone}
+    directory.synced, directory.unlinked = dict(directory.names), set()
     for one in directory.names.values():
         if isinstance(one, Directory):
-            _crash(one, unsynced, names_too)
+            _crash(one, unsynced, names_too, unlinks_first)
         else:
             one.data = bytearray(unsynced(one.synced, bytes(one.data)))
-            one.synced = bytes(one.data)
+            one.synced, one.dirty = bytes(one.data), []
 
 
 Fault = Callable[["FakeFiles", str], None]
@@ -133,9 +149,10 @@ class FakeFiles(Files):
     def pwritev(self, fd: int, parts: Sequence[Buffer], at: int) -> int:
         self._call("pwritev")
         new = b"".join(parts)[: self.write_bytes_max]
-        data = self._file(fd).data
-        data.extend(bytes(max(0, at - len(data))))
-        data[at : at + len(new)] = new
+        file = self._file(fd)
+        file.data.extend(bytes(max(0, at - len(file.data))))
+        file.data[at : at + len(new)] = new
+        file.dirty.append(slice(at, at + len(new)))
         return len(new)
 
     def ftruncate(self, fd: int, length: int) -> None:
@@ -144,11 +161,16 @@ class FakeFiles(Files):
 
     def fsync(self, fd: int) -> None:
         one = self._open[fd]
-        self._call("fsync directory" if isinstance(one, Directory) else "fsync")
         if isinstance(one, Directory):
-            one.synced = dict(one.names)
-        else:
-            one.synced = bytes(one.data)
+            self._call("fsync directory")
+            one.synced, one.unlinked = dict(one.names), set()
+            return
+        try:
+            self._call("fsync")
+        except OSError:
+            one.dirty = []
+            raise
+        one.sync()
 
     def size(self, fd: int) -> int:
         self._call("size")
@@ -167,6 +189,7 @@ class FakeFiles(Files):
         if found is None:
             raise _error(errno.ENOENT)
         del directory.names[path.name]
+        directory.unlinked.add(path.name)
 
     def make(self, directory: Path) -> None:
         self._call("make")

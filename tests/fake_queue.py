@@ -7,13 +7,22 @@ effect: with it every pair of crash points can be tried in milliseconds.
 It never waits: a take that finds nothing returns at once, whatever wait_s is.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appliance.contracts import Death, Depth, Lease, Push, Pushed, SourceState
+from appliance.contracts import (
+    LEASE_RECORDS_MAX,
+    Death,
+    Depth,
+    Lease,
+    Push,
+    Pushed,
+    SourceState,
+)
 from appliance.errors import Occupied, Unavailable
 from appliance.frame import name_of
 from appliance.poison import judge
@@ -131,9 +140,13 @@ class MemoryQueue:
         assert not self._held_bytes, "one lease at a time: the busy list holds exactly it"
         with self._talking():
             items: list[bytes] = []
-            while self.server.working and (not items or self._held_bytes < bytes_max):
+            records = 0
+            while self.server.working and (
+                not items or (self._held_bytes < bytes_max and records < LEASE_RECORDS_MAX)
+            ):
                 items.append(self.server.working.popleft())
                 self._held_bytes += len(items[-1])
+                records += _records_of(items[-1])
             if not items:
                 return None
             self.server.busy.setdefault(self.owner, []).extend(items)
@@ -189,6 +202,13 @@ class MemoryQueue:
             waiting = list(self.server.working)[:frames_max]
             in_hand = [item for items in self.server.busy.values() for item in items]
             return [item.partition(b"\n")[0] for item in waiting + in_hand]
+
+    def every_header(self) -> Iterator[list[bytes]]:
+        yield self.headers(2**31)
+
+    def source_states(self) -> dict[str, SourceState]:
+        with self._talking():
+            return dict(self.server.sources)
 
     def close(self) -> None:
         self.server.clients.discard(self.owner)
@@ -276,3 +296,9 @@ def _state_after(push: Push, known: SourceState | None) -> SourceState:
 def _strike(fault: Fault | None, moment: str) -> None:
     if fault and fault.when == moment:
         raise Killed if fault.how == "die" else Unavailable(f"a fault {moment} call {fault.call}")
+
+
+def _records_of(item: bytes) -> int:
+    """As the header says; 0 for what is no frame."""
+    found = re.search(rb'"records":([0-9]+)', item.partition(b"\n")[0])
+    return int(found[1]) if found else 0

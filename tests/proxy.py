@@ -1,8 +1,9 @@
 """A proxy before a server that does to a conversation what networks and dying peers do.
 
 It carries pieces, what one read gives, and asks its `Judge` about each: pass it on, late, a
-part of it or nothing, and then end the connection or not. `CutOnce` is a judge that ends one
-connection at a chosen moment; judges of weather are in tests/torture/weather.py.
+part of it or nothing, and then end the connection or not. An empty piece is a side's own end.
+`CutOnce` is a judge that ends one connection at a chosen moment; judges of weather are in
+tests/torture/weather.py.
 
 A connection that is ended breaks off for both sides: over TCP by a reset. For the server that
 is what it is when another client kills it.
@@ -115,11 +116,9 @@ class Proxy:
 
 
 def _carry(piece: bytes, to: socket.socket, judge: Callable[[bytes], Verdict]) -> bool:
-    if not piece:
-        return False
     passed, lives = judge(piece)
     to.sendall(passed)
-    return lives
+    return lives and bool(piece)
 
 
 def _break_off(end: socket.socket) -> None:

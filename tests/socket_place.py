@@ -64,6 +64,7 @@ class Place:
         self.kind = kind
         self.folder = folder / "beginnings"
         self.kept: list[socket.socket] = []
+        self.disk_is_low = False
         self.steps: Callable[[str], None] = lambda _step: None
         self._numbers = itertools.count(1)
         self._signal = Signal()
@@ -90,7 +91,7 @@ class Place:
             child,
             self._signal,
             limits,
-            Beginnings(self.folder, BOOT, lambda: next(self._numbers)),
+            Beginnings(self.folder, BOOT, lambda: next(self._numbers), lambda: self.disk_is_low),
             inherited,
             checkpoint=lambda step: self.steps(step),
             **how,

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from appliance import link
-from appliance.acceptor import ACCEPTS_MAX, PAUSE_S, Acceptor
+from appliance.acceptor import ACCEPTS_MAX, PAUSE_S, SAY_AGAIN_S, Acceptor
 from appliance.link import ChildEnd, ParentEnd, cookie_of
 from appliance.sources import tcp
 from tests.fake_role import FakeClock
@@ -169,6 +169,11 @@ def test_accepted_connections_are_prepared_and_do_not_block(place: Place) -> Non
     assert not connection.getblocking()
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    probed = [
+        connection.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    ]
+    assert tcp.Keepalive(*probed).gone_s == 1200, "later than its own TCP would give up"
     assert not os.get_inheritable(connection.fileno())
 
 
@@ -244,11 +249,13 @@ def test_over_the_limit_the_backlog_waits_and_goes_on_when_one_finished(
     assert not narrow.acceptor.has_room
 
 
-def test_being_full_is_said_again_only_after_it_was_not(
+def test_being_full_is_said_again_only_after_it_was_not_and_now_and_then(
     narrow: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Senders that come and go make no lines at will."""
     collector = narrow.born()
-    for round_ in range(3):
+    for round_ in range(6):
+        narrow.clock.now += SAY_AGAIN_S / 2
         narrow.send(b"%d" % round_)
         narrow.send(b"%d" % round_)
         narrow.accept()
@@ -324,6 +331,10 @@ def test_without_descriptors_it_pauses_instead_of_spinning(
     acceptor.accept(cast(socket.socket, listener))
     assert acceptor.has_room
     said = f"can't accept: {os.strerror(number)}; the next ones wait"
+    assert warnings(caplog) == [said], "said once, not each time"
+    clock.now += SAY_AGAIN_S
+    listener.numbers = [number]
+    acceptor.accept(cast(socket.socket, listener))
     assert warnings(caplog) == [said] * 2
 
 

@@ -19,19 +19,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance import app, link, process
-from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, App
+from appliance import app, link, process, stock
+from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, SERVER_LOOK_S, App
 from appliance.child import Birth, ChildSpec
 from appliance.config import parse
 from appliance.counters import Board
-from appliance.errors import AddressError, ConfigError, Exit
-from appliance.frame import decode
+from appliance.errors import AddressError, ConfigError, Exit, Unavailable
+from appliance.frame import checksum, decode, encode_header
 from appliance.instance import Instance
 from appliance.settings import Config, TcpSource
 from appliance.sources import tcp
 from appliance.sources.kernel import PlainKernel
+from appliance.spool import DiskSpool
 from tests.fake_queue import MemoryQueue, MemoryRedis
 from tests.ports import free_port
+from tests.test_replay import header
 
 MIB = 1024**2
 
@@ -315,19 +317,21 @@ def test_another_boot_is_another_run_at_the_same_place(
         made._collect("log", made._config.sources["log"], place.birth())
         place.redis.sources.clear()  # Redis has lost everything with the machine
     frames = [decode(item) for item in place.redis.working]
-    assert [frame.body for frame in frames] == [b"one\n", b"two\n"]
-    first, second = (frame.header for frame in frames)
-    assert second.run > first.run
+    assert [frame.body for frame in frames] == [b"one\n", b"", b"two\n"]
+    first, second, third = (frame.header for frame in frames)
+    assert third.run == second.run > first.run
     assert second.previous
     assert (second.previous.run, second.previous.records) == (first.run, 1)
+    assert second.hole == third.hole == "queue forgot"
 
 
 QUICK_EXITS = [("file", Exit.TIMED_OUT), ("tcp", Exit.MAY_BE_LOST), ("stdin", Exit.MAY_BE_LOST)]
 
 
+@pytest.mark.parametrize("has_spool", [False, True])
 @pytest.mark.parametrize(("kind", "code"), QUICK_EXITS)
 def test_a_frame_in_hand_at_a_quick_stop_may_be_lost_or_is_safe(
-    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str, code: Exit
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str, code: Exit, has_spool: bool
 ) -> None:
     path = place.directory / "app.log"
     path.write_bytes(b"one\n")
@@ -337,12 +341,14 @@ def test_a_frame_in_hand_at_a_quick_stop_may_be_lost_or_is_safe(
     wish = place.wish
     made = place.app(
         sources,
+        "disk_free_min = 0" if has_spool else "[spool]\nbytes_max = 0",
         checkpoint=lambda step: setattr(wish, "quick", True) if step == "noted" else None,
     )
     place.redis.away = True
     ((name, source),) = made._config.sources.items()
     wires = connected(b"one\n") if kind == "tcp" else {}
-    assert made._collect(name, source, place.birth(**wires)) is code
+    assert made._collect(name, source, place.birth(**wires)) is (Exit.OK if has_spool else code)
+    assert stock.sources(place.instance.spool) == ([name] if has_spool else [])
 
 
 def connected(data: bytes) -> dict[str, Any]:
@@ -383,6 +389,11 @@ class OwnServer:
 
     def __init__(self, said: list[str]) -> None:
         self._said = said
+        self.looks_to_wait = 2
+
+    def is_ready(self, _timeout_s: float) -> bool:
+        self.looks_to_wait -= 1
+        return self.looks_to_wait < 0
 
     def take_over(self) -> None:
         self._said.append("taken over")
@@ -437,6 +448,92 @@ def test_a_drain_that_is_interrupted_says_whom_it_had_asked(place: Place) -> Non
     assert orphaned not in place.redis.clients
 
 
+# ── audit ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_auditor_looks_at_all_of_it_and_changes_nothing(place: Place, alone: bool) -> None:
+    path = place.directory / "app.log"
+    path.write_bytes(b"one\ntwo\n")
+    made = place.app(file_source(path), "subscribers = 0")
+    made._collect("log", made._config.sources["log"], place.birth())
+    said: list[str] = []
+    made._server = server = OwnServer(said)  # type: ignore[assignment]
+    queued = [*place.redis.working]
+    with made.auditor(place.wish, Board().slot("audit"), alone, 60.0) as auditor:  # type: ignore[arg-type]
+        found = auditor.look(recount=True)
+        said.append("looked")
+    assert found.differences == []
+    assert (found.total.received, found.total.queued) == (2, 2)
+    if alone:
+        assert said == ["taken over", "started", "looked", "taken over"]
+        assert place.wish.waits[-2:] == [SERVER_LOOK_S] * 2, "until its data are loaded"
+    else:
+        assert said == ["looked"]
+        assert server.looks_to_wait == 2
+    assert place.queues[-1][3] == "audit", "under a name of its own"
+    assert [*place.redis.working] == queued
+    assert not (place.instance.directory / "nfl.db").exists()
+
+
+def test_an_auditor_whose_server_never_loads_says_so(place: Place) -> None:
+    made = place.app(STDIN)
+    said: list[str] = []
+    made._server = server = OwnServer(said)  # type: ignore[assignment]
+    server.looks_to_wait = 10**6
+    place.wish.drain = True
+    place.redis.away = True
+    with (
+        pytest.raises(Unavailable, match="the queue is away"),
+        made.auditor(place.wish, Board().slot("audit"), True, 60.0) as auditor,  # type: ignore[arg-type]
+    ):
+        auditor.look(recount=False)
+    assert said[-1] == "taken over"
+
+
+def spool(place: Place, source: str, *bodies: bytes) -> None:
+    """Frames that a collector has left in its spool."""
+    kept = DiskSpool(place.instance.spool_of(source), 2**30)
+    kept.open()
+    for number, body in enumerate(bodies, start=1):
+        run = source.encode().hex().ljust(32, "0")
+        made = header(number, run=run, source=source, body_bytes=len(body), crc=checksum(body))
+        kept.append(encode_header(made), body)
+    kept.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_drain_alone_stores_what_waits_in_spools(place: Place, alone: bool) -> None:
+    """Also of sources that are gone; beside an instance that is its collectors' business."""
+    spool(place, "pipe", b"one\n", b"two\n")
+    spool(place, "gone", b"three\n")
+    said: list[str] = []
+    assert drain(place.app(STDIN), place, said, alone) == (True, "")
+    rows = [("gone", "three"), ("pipe", "one"), ("pipe", "two")]
+    if alone:
+        assert place.rows() == rows
+    assert stock.sources(place.instance.spool) == ([] if alone else ["gone", "pipe"])
+
+
+def test_a_drain_goes_on_with_the_spool_when_it_has_made_room(place: Place) -> None:
+    spool(place, "pipe", *[b"%d\n" % n for n in range(200)])
+    made = place.app(STDIN, "[queue]\nurl = 'redis://localhost:6379'\nbytes_max = 10000")
+    assert drain(made, place, [], alone=True) == (True, "")
+    assert [raw for _, raw in place.rows()] == [f"{n}" for n in range(200)]
+
+
+def test_a_drain_says_what_stays_in_a_spool(place: Place) -> None:
+    spool(place, "pipe", b"one\n")
+    made = place.app(STDIN)
+    place.redis.away = True
+    place.wish.drain = True
+    done, said = drain(made, place, [], alone=True)
+    assert not done
+    assert said == "the queue: the queue is away"
+    place.redis.away = place.wish.drain = False
+    assert drain(made, place, [], alone=True) == (True, "")
+
+
 # ── recovery, and its last duty ─────────────────────────────────────────────────────────
 
 
@@ -470,6 +567,17 @@ def test_recovery_ends_well_while_the_queue_is_away(place: Place) -> None:
     place.wish.drain = True
     place.redis.away = True
     assert place.app(STDIN)._recover(place.birth()) is Exit.OK
+
+
+def test_recovery_hands_over_what_nobody_else_would(place: Place) -> None:
+    spool(place, "gone", b"one\n")
+    spool(place, "pipe", b"two\n")
+    made = place.app(STDIN)
+    wish = place.wish
+    wish.wait = lambda _timeout_s: setattr(wish, "drain", True)  # type: ignore[method-assign]
+    assert made._recover(place.birth()) is Exit.OK
+    assert [decode(item).body for item in place.redis.working] == [b"one\n"]
+    assert stock.sources(place.instance.spool) == ["pipe"]
 
 
 def test_an_orphaned_recovery_waits_for_its_siblings_and_ends_the_server(

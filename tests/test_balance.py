@@ -7,24 +7,14 @@ down. The truth of a history is summed up here, from its frames.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from appliance.balance import (
-    COUNTS,
-    Accounts,
-    Balance,
-    Book,
-    Difference,
-    Handed,
-    Recount,
-    Rows,
-    Standing,
-    Waiting,
-    compare,
-)
+from appliance.accounts import COUNTS, UNKNOWN, Accounts, Book, Handed, Recount, Rows, Waiting
+from appliance.balance import Balance, Difference, Standing, compare
 from appliance.contracts import SourceState
 from appliance.frame import Gap, Header, RunEnd, encode_header
 
@@ -50,7 +40,7 @@ class Frame:
     counts: tuple[int, int, int, int]  # stored, filtered, dead, blank
     place: str
     lacks: int = 0
-    never: int = 0  # records that were never counted, said in its header
+    tells: bool = False  # in its header of something that never reached us
     number: int = 0
     before: int = 0
     still_queued: bool = False  # stored, but not confirmed yet
@@ -71,6 +61,7 @@ class History:
     run: str = RUN
     source: str = "tweets"
     gone: set[int] = field(default_factory=set)  # numbers that nobody has
+    told: bool = True  # the ledger knows the sums at up_to
 
     def __post_init__(self) -> None:
         before = 0
@@ -89,12 +80,12 @@ class History:
         for frame in self.frames:
             is_there = frame.place in places or (frame.still_queued and QUEUED in places)
             if is_there and frame.number not in self.gone:
-                waiting.add([self.header(frame)])
+                waiting.add_lines([self.header(frame)])
         return waiting
 
     def header(self, frame: Frame, previous: RunEnd | None = None) -> bytes:
         gaps = [Gap("connection lost", frame.lacks)] if frame.lacks else []
-        gaps += [Gap("half", frame.never)] if frame.never else []
+        gaps += [Gap("cut")] if frame.tells else []
         header = Header(
             self.run, frame.number, self.source, frame.records, frame.before,
             0, 0, 0, 1.0, 2.0, gaps=tuple(gaps), previous=previous,
@@ -103,17 +94,18 @@ class History:
 
     def book(self) -> Book:
         book = Book(self.source, self.up_to)
+        if self.up_to and self.told:
+            last = self.frames[self.up_to - 1]
+            book.reached = last.before + last.records + last.lacks
         for frame in self.frames:
             if frame.place in (FOLDED, LATE_FOLDED):
-                for name, count in zip(COUNTS, (frame.records, *frame.counts), strict=True):
-                    setattr(book, name, getattr(book, name) + count)
+                book.add_counts((frame.records, *frame.counts))
             elif frame.place in STORED and frame.number not in self.gone:
-                lacks = frame.lacks + frame.never
-                book.frames.add(frame.number, frame.before, lacks, frame.records, *frame.counts)
-            if frame.place in STORED and (frame.lacks or frame.never):
-                book.unnumbered += frame.lacks + frame.never
-                book.stretches += 1
-                book.sized += 1
+                sums = (frame.before, frame.lacks, frame.records)
+                book.frames.add(frame.number, *sums, *frame.counts)
+            if frame.place in STORED and frame.number not in self.gone:
+                book.lacked += frame.lacks
+                book.stretches += frame.tells
         for first, last, lost, recovered in self.gaps():
             if first:
                 book.gaps.add(first, last, lost, recovered)
@@ -122,7 +114,7 @@ class History:
         return book
 
     def gaps(self) -> list[tuple[int, int, int, int]]:
-        """Rows as a fold leaves them: pieces without what came after all, the size in the first."""
+        """Rows as a fold leaves them."""
         rows, group = [], list[Frame]()
         for frame in [*self.frames, Frame((0, 0, 0, 0), ROW)]:
             if frame.place in IN_GAP:
@@ -133,16 +125,21 @@ class History:
         return rows
 
     def _pieces(self, group: list[Frame]) -> list[tuple[int, int, int, int]]:
-        lost = sum(frame.records + frame.lacks for frame in group)
-        recovered = sum(frame.records for frame in group if frame.place == LATE_FOLDED)
-        pieces, first = list[tuple[int, int]](), group[0].number
+        """What is left of a gap: each piece with its own size, what has come in the first."""
+        left: list[list[Frame]] = [[]]
         for frame in group:
             if frame.place == LATE_FOLDED:
-                pieces += [(first, frame.number - 1)] if first < frame.number else []
-                first = frame.number + 1
-        pieces += [(first, group[-1].number)] if first <= group[-1].number else []
-        sizes = [(lost, recovered), *[(0, 0)] * len(pieces)]
-        return [(*piece, *size) for piece, size in zip(pieces or [(0, 0)], sizes, strict=False)]
+                left.append([])
+            else:
+                left[-1].append(frame)
+        recovered = sum(frame.records for frame in group if frame.place == LATE_FOLDED)
+        rows = [
+            (piece[0].number, piece[-1].number, sum(frame.records for frame in piece), 0)
+            for piece in left
+            if piece
+        ]
+        first, last, records, _ = rows[0] if rows else (0, 0, 0, 0)
+        return [(first, last, records + recovered, recovered), *rows[1:]]
 
     def accounts(self) -> Accounts:
         state = SourceState(self.run, len(self.frames), None, self.sum, 0)
@@ -167,8 +164,7 @@ def histories(draw: st.DrawFn, *, min_records: int = 0, run: str = RUN) -> Histo
         counts = draw(st.tuples(*[st.integers(0, 20)] * 4))
         counts = (counts[0] + min_records, *counts[1:])
         lacks = draw(st.sampled_from([0, 0, 0, 7])) if place in (ROW, QUEUED, SPOOLED) else 0
-        never = draw(st.sampled_from([0, 0, 0, 3])) if place == ROW else 0
-        frames.append(Frame(counts, place, lacks, never))
+        frames.append(Frame(counts, place, lacks, place == ROW and draw(st.booleans())))
     prefix = next((at for at, one in enumerate(places) if one in (QUEUED, SPOOLED)), len(places))
     up_to = draw(st.integers(0, prefix))
     while up_to and up_to < len(places) and places[up_to - 1] == places[up_to] == GAP:
@@ -182,7 +178,7 @@ def histories(draw: st.DrawFn, *, min_records: int = 0, run: str = RUN) -> Histo
             late = [LATE_FOLDED] if at < up_to else []
             frame.place = draw(st.sampled_from([GAP, GAP, LATE_ROW, LATE_QUEUED, *late]))
     in_hand = draw(st.none() | st.integers(0, 9))
-    return History(frames, up_to, in_hand, draw(st.booleans()), run)
+    return History(frames, up_to, in_hand, draw(st.booleans()), run, told=draw(st.booleans()))
 
 
 def only(found: Balance) -> Difference:
@@ -208,7 +204,7 @@ def test_any_history_adds_up(history: History) -> None:
     assert line.queued == history.total(QUEUED, SPOOLED, LATE_QUEUED)
     assert line.spooled == history.total(SPOOLED)
     assert line.lost == history.total(GAP) + sum(frame.lacks for frame in history.frames)
-    assert line.never == sum(frame.never for frame in history.frames)
+    assert line.stretches == sum(frame.tells for frame in history.frames)
     assert line.in_hand == (history.in_hand or 0)
 
 
@@ -251,9 +247,6 @@ def test_a_run_that_has_ended_counts_too(old: History, new: History, who: str) -
     end = RunEnd(OLD, len(old.frames), old.sum, 0)
     if old.frames and old.frames[-1].place not in IN_GAP:
         last = old.frames[-1]
-        for frame in old.frames:  # of one folded behind it nobody would know what was counted
-            frame.lacks = 0
-        old.__post_init__()
         end = RunEnd(OLD, last.number - 1, last.before, 0)
     accounts = new.accounts()
     accounts.books[OLD] = old.book()
@@ -268,13 +261,103 @@ def test_a_run_that_has_ended_counts_too(old: History, new: History, who: str) -
     elif who == "ledger":
         accounts.books[OLD].end = end
     elif who == "header" and new.frames:
-        accounts.queued.add([new.header(new.frames[0], end)])
+        accounts.queued.add_lines([new.header(new.frames[0], end)])
         assume(new.frames[0].place in STORED)
     found = compare(accounts)
     assert found.differences == []
     assert found.total.difference == 0
     if who != "nobody" and (who != "header" or new.frames):
         assert found.total.received == old.sum + new.sum
+
+
+NEXT = {"hand": QUEUED, SPOOLED: QUEUED, QUEUED: ROW}
+
+
+class Pipe:
+    """A run at work: frames go from the collector's hand to the ledger, a step at a time."""
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+        self.done = 0  # frames that are noted as handed over
+        self.up_to = 0
+
+    def step(self, chance: int) -> None:
+        """One of the steps that are possible now."""
+        steps = [partial(self._move, at) for at, one in enumerate(self.places) if one in NEXT]
+        if self.done == len(self.places):
+            steps.append(lambda: self.places.append("hand"))
+        elif self.places[-1] != "hand":
+            steps.append(self._note_as_done)
+        else:
+            steps.append(self._spool)
+        if self.places[self.up_to : self.up_to + 1] == [ROW]:
+            steps.append(self._fold)
+        steps[chance % len(steps)]()
+
+    def _move(self, at: int) -> None:
+        self.places[at] = NEXT[self.places[at]]
+
+    def _spool(self) -> None:
+        self.places[-1] = SPOOLED
+
+    def _note_as_done(self) -> None:
+        self.done += 1
+
+    def _fold(self) -> None:
+        self.up_to += 1
+
+    def history(self) -> History:
+        frames = [Frame((at, 0, 0, 0), place) for at, place in enumerate(self.places, 1)]
+        for frame in frames[: self.up_to]:
+            frame.place = FOLDED
+        return History(frames, self.up_to)
+
+    def state(self) -> SourceState | None:
+        """What the queue says."""
+        pushed = [at for at, one in enumerate(self.places, 1) if one in (QUEUED, ROW)]
+        return SourceState(RUN, pushed[-1], None, sum_up_to(pushed[-1]), 0) if pushed else None
+
+    def note(self) -> Handed:
+        in_hand = len(self.places) if self.done < len(self.places) else None
+        return Handed("tweets", RUN, self.done, sum_up_to(self.done), in_hand)
+
+
+def sum_up_to(number: int) -> int:
+    """Records of the frames of a pipe, of which frame n has n."""
+    return number * (number + 1) // 2
+
+
+STEPS = st.lists(st.integers(0, 99), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 99), max_size=40), st.tuples(STEPS, STEPS, STEPS, STEPS))
+def test_frames_that_move_while_the_accounts_are_read(
+    before: list[int], moves: tuple[list[int], ...]
+) -> None:
+    """Each account is read at another moment, in the order of the auditor."""
+    pipe = Pipe()
+
+    def after(chances: list[int]) -> Pipe:
+        for chance in chances:
+            pipe.step(chance)
+        return pipe
+
+    note = after(before).note()
+    spooled = after(moves[0]).history().waiting(SPOOLED)
+    state = after(moves[1]).state()
+    queued = after(moves[2]).history().waiting(QUEUED)
+    books = {RUN: after(moves[3]).history().book()}
+    states = {"tweets": state} if state else {}
+    found = compare(Accounts([note], spooled, states, queued, books))
+    if pipe.up_to > note.number + (note.in_hand is not None):
+        assert [one.kind for one in found.differences] == ["ahead"], "the next look tells"
+        return
+    assert (found.differences, found.remarks) == ([], [])
+    line = found.lines["tweets"]
+    assert line.difference == 0
+    arrived = note.in_hand if note.in_hand and not line.in_hand else 0
+    assert line.received == note.records + arrived
 
 
 # ── what doesn't ────────────────────────────────────────────────────────────────────────
@@ -285,9 +368,6 @@ def test_a_run_that_has_ended_counts_too(old: History, new: History, who: str) -
 def test_a_frame_that_nobody_has_is_named_with_its_size(
     history: History, data: st.DataObject
 ) -> None:
-    for frame in history.frames:
-        frame.lacks = 0
-    history.__post_init__()
     there = [one for one in history.frames if one.place in (ROW, QUEUED, SPOOLED)]
     assume(there)
     gone = data.draw(st.sampled_from(there))
@@ -295,10 +375,10 @@ def test_a_frame_that_nobody_has_is_named_with_its_size(
     found = compare(history.accounts())
     difference = only(found)
     assert (difference.kind, difference.run, difference.first) == ("adrift", RUN, gone.number)
-    assert difference.records == gone.records == found.lines["tweets"].difference
-    assert f"frame {gone.number} of run {RUN} (source tweets): {gone.records:,} rec" in str(
-        difference.text
-    )
+    size = gone.records + gone.lacks
+    assert difference.records == size == found.lines["tweets"].difference
+    text = f"frame {gone.number} of run {RUN} (source tweets): {size:,} rec"
+    assert text in difference.text
 
 
 def content(book: Book) -> object:
@@ -357,7 +437,6 @@ def test_a_ledger_that_was_changed_by_hand_never_adds_up(
 ) -> None:
     """Whatever it was, the differences that are named explain all that is missing."""
     for frame in history.frames:
-        frame.lacks = frame.never = 0
         frame.still_queued = False  # else it is queued without its row
         if frame.place in (LATE_ROW, LATE_QUEUED):  # either that or the gap: both add up
             frame.place = GAP
@@ -390,6 +469,26 @@ def test_a_source_that_had_handed_over_more() -> None:
     assert found.lines["tweets"].received == 1_294
 
 
+@pytest.mark.parametrize("who", ["row", "header", "note"])
+def test_a_hole_that_its_collector_knows_of_is_lost(who: str) -> None:
+    """A frame was in hand at a death, or found no room anywhere: that will be a gap."""
+    history = frames(ROW, ROW, QUEUED if who == "header" else ROW)
+    accounts = history.accounts()
+    if who == "note":
+        accounts = replace(accounts, handed=[Handed("tweets", RUN, 4, 80, missing="killed")])
+    else:
+        history.gone.add(2)
+        accounts = history.accounts()
+        holes = accounts.queued.holes.setdefault(RUN, {})
+        (holes if who == "header" else accounts.books[RUN].holes)[3] = "killed"
+    found = compare(accounts)
+    assert found.differences == []
+    number = 4 if who == "note" else 2
+    text = f"frame {number} of run {RUN} (source tweets): 20 records are lost (killed)"
+    assert [remark.text for remark in found.remarks if "lost" in remark.text] == [text]
+    assert (found.lines["tweets"].lost, found.lines["tweets"].difference) == (20, 0)
+
+
 def test_several_stretches_of_which_only_the_sum_is_known() -> None:
     """Nobody can say how much was before the gap, and how much behind it."""
     history = frames(*[ROW] * 7)
@@ -399,6 +498,33 @@ def test_several_stretches_of_which_only_the_sum_is_known() -> None:
     book.gaps.add(3, 5, 100, 0)
     text = f"frames 1 to 2, 6 to 7 of run {RUN} (source tweets): 180 records are in nobody's hands"
     assert only(compare(accounts)).text == text
+
+
+@pytest.mark.parametrize("unknown", ["gap", "row"])
+def test_frames_that_nobody_has_beside_something_of_unknown_size(unknown: str) -> None:
+    accounts = frames(ROW, ROW, ROW).accounts()
+    book = accounts.books[RUN]
+    book.frames = Rows(3 + len(COUNTS))
+    if unknown == "gap":
+        book.gaps.add(2, 2, UNKNOWN, 0)
+        accounts = replace(accounts, handed=[Handed("tweets", RUN, 3, 60)])
+    else:
+        book.frames.add(3, UNKNOWN, 0, 30, 30, 0, 0, 0)
+        accounts = replace(accounts, handed=[], states={})
+    assert "an unknown number of records is in nobody's hands" in only(compare(accounts)).text
+
+
+def test_rows_and_gaps_of_an_older_version_are_no_differences() -> None:
+    """They don't know the sums before them, or how much is missing."""
+    accounts = frames(*[ROW] * 4).accounts()
+    book = accounts.books[RUN]
+    book.frames = Rows(3 + len(COUNTS))
+    book.gaps.add(2, 3, UNKNOWN, 0)
+    book.frames.add(1, UNKNOWN, 0, 10, 10, 0, 0, 0)
+    book.frames.add(4, UNKNOWN, 0, 40, 40, 0, 0, 0)
+    found = compare(accounts)
+    assert found.differences == []
+    assert (found.total.received, found.total.lost, found.total.difference) == (100, 50, 0)
 
 
 def test_sums_that_do_not_fit_are_named_where_they_do_not() -> None:
@@ -468,13 +594,9 @@ def test_a_queue_that_has_forgotten_is_no_difference_by_itself() -> None:
 
 def test_items_that_cannot_be_read_are_said() -> None:
     accounts = frames(ROW).accounts()
-    accounts.queued.add([b"nonsense", b'{"format":99}'])
-    accounts.spooled.add([b""])
+    accounts.queued.add_lines([b"nonsense", b'{"format":99}'])
     texts = [remark.text for remark in compare(accounts).remarks]
-    assert texts == [
-        "2 items in the queue can't be read as frames",
-        "1 frames in spools can't be read",
-    ]
+    assert texts == ["2 items in the queue can't be read as frames"]
 
 
 @pytest.mark.parametrize(

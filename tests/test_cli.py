@@ -33,13 +33,15 @@ def test_each_verb_is_a_module_with_a_run() -> None:
     assert {name for name in runs if (folder / f"{name}.py").exists()} <= set(cli.VERBS)
 
 
-POSITIONAL = {"completion": ["bash"], "dead": ["list"]}
+POSITIONAL = {"completion": ["bash"], "dead": ["list"], "spool": ["check"]}
 OPTIONS = [
     (("collect",), {"if_needed": False}),
     (("collect", "--if-needed"), {"if_needed": True}),
     (("collect", "--detach"), {"if_needed": False, "detach": True}),
     (("collect", "--detach", "--if-needed"), {"if_needed": True, "detach": True}),
     (("drain",), {"timeout": 60.0, "verbose": False}),
+    (("audit",), {"timeout": 60.0, "json": False, "recount": False}),
+    (("audit", "--json", "--recount", "--timeout", "9"), {"timeout": 9.0, "recount": True}),
     (("drain", "-v", "--timeout", "0.5"), {"timeout": 0.5, "verbose": True}),
     (("completion", "zsh"), {"shell": "zsh"}),
     (("dead", "list"), {"action": "list", "letter": [], "limit": None, "json": False}),
@@ -61,9 +63,16 @@ OPTIONS = [
     (("running", "--quiet"), {"quiet": True}),
     (("status",), {"json": False}),
     (("status", "--json"), {"json": True}),
+    (("gaps",), {"json": False, "since": None, "all": False}),
+    (("gaps", "--json", "--all", "--since", "1970-01-02"), {"json": True, "since": 86400.0}),
     (("check",), {"offline": False}),
     (("check", "--offline"), {"offline": True}),
     (("demo",), {"keep": None, "seed": 1}),
+    (("rehearse",), {"time": 60.0, "restarts": False, "rate": 2000, "seed": None}),
+    (
+        ("rehearse", "--time", "8", "--restarts", "--rate", "9", "--seed", "0"),
+        {"time": 8.0, "restarts": True, "rate": 9, "seed": 0},
+    ),
     (("demo", "--keep", "/tmp/x", "--seed", "7"), {"keep": "/tmp/x", "seed": 7}),
 ]
 

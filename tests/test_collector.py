@@ -7,221 +7,28 @@ file does.
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from appliance import backoff, collector, note
-from appliance.collector import Collector, Stopped
-from appliance.contracts import NOTHING_AT_RISK, AtRisk, Chunk, Push, Pushed, SourceState
+from appliance.collector import Stopped
+from appliance.contracts import Chunk, SourceState
 from appliance.errors import Occupied, Unavailable
-from appliance.frame import Frame, Gap, RunEnd, decode
-from appliance.note import NoteFile, later_run, open_note
-from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
-from tests.fake_role import FakeClock, FakeGauge, FakeWish
-
-BOOT, OTHER_BOOT = "b" * 32, "c" * 32
-CHANCE = 0.5
-INTERVAL_S = 0.005
-RECEIVED = 1_700_000_000.0
-
-
-@dataclass
-class Records:
-    """What a source reads from, one frame's body after the other; outlives its reader."""
-
-    bodies: list[bytes]
-    has_cursor: bool = False
-    discarded: int = 0
-    ends: bool = True
-
-
-class FakeSource:
-    """Shows Records a body at a time; tells `trace` of each call (contract: Source)."""
-
-    fleeting = False
-    at_risk = NOTHING_AT_RISK  # what a fleeting one shows, if this one is
-    waiting_for = ""
-    connections = 3
-
-    def __init__(self, records: Records, clock: FakeClock, trace: Callable[[str], None]) -> None:
-        self.records = records
-        self.again_errors: list[Unavailable] = []
-        self.at_peek: list[Callable[[], None]] = []
-        self.resumed: list[tuple[str | None, Any]] = []
-        self.stops: list[bool] = []
-        self.extra: dict[str, Any] = {}
-        self._position = 0
-        self._clock = clock
-        self._trace = trace
-
-    @property
-    def ended(self) -> bool:
-        return bool(self.stops) or (self.records.ends and not self._left())
-
-    def _left(self) -> int:
-        return len(self.records.bodies) - self._at()
-
-    def _at(self) -> int:
-        return self._position if self.records.has_cursor else self.records.discarded
-
-    def resume(self, cursor: str | None, claim: Any) -> None:
-        self._trace("resume")
-        self.resumed.append((cursor, claim))
-        self._position = int(cursor or 0)
-
-    def again(self, claim: Any) -> Chunk | None:
-        self._trace("again")
-        if self.again_errors:
-            raise self.again_errors.pop(0)
-        if not self.records.has_cursor and self.records.discarded > claim["at"]:
-            return None
-        return self._chunk(claim["at"])
-
-    def peek(self) -> Chunk | None:
-        self._trace("peek")
-        if self.at_peek:
-            self.at_peek.pop(0)()
-        chunk = self._chunk(self._at()) if self._left() else None
-        if chunk and self.fleeting:
-            self.at_risk = AtRisk(chunk.records, len(chunk.body))
-        return chunk
-
-    def discard(self, chunk: Chunk) -> None:
-        self._trace("discard")
-        self.at_risk = NOTHING_AT_RISK
-        self.records.discarded = self._position = chunk.claim["at"] + 1
-
-    def settle(self) -> None:
-        self._trace("settle")
-
-    def wait(self, timeout_s: float) -> None:
-        self._trace("wait")
-        self._clock.sleep(timeout_s)
-
-    def stop(self, quick: bool) -> None:
-        self._trace("stop")
-        self.stops.append(quick)
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def _chunk(self, at: int) -> Chunk:
-        body = self.records.bodies[at]
-        cursors = (str(at), str(at + 1)) if self.records.has_cursor else (None, None)
-        received = (RECEIVED + at, RECEIVED + at + 0.5)
-        return Chunk(body, body.count(b"\n"), {"at": at}, *received, *cursors, **self.extra)
-
-
-class TracedQueue(MemoryQueue):
-    """Keeps each push as it was asked for; `before_push` runs at each."""
-
-    def __init__(
-        self, server: MemoryRedis, trace: Callable[[str], None], instance: str = ""
-    ) -> None:
-        super().__init__(server, "collector", instance=instance)
-        self.pushes: list[Push] = []
-        self.before_push: Callable[[], None] = lambda: None
-        self._trace = trace
-
-    def push(self, push: Push) -> Pushed:
-        self._trace("push")
-        self.pushes.append(replace(push, body=bytes(push.body)))
-        self.before_push()
-        return super().push(push)
-
-
-@dataclass
-class Life:
-    """One collector's process, and everything that it was given."""
-
-    collector: Collector
-    source: FakeSource
-    queue: TracedQueue
-    notes: NoteFile
-    gauge: FakeGauge
-    wish: FakeWish
-    trace: list[tuple[str, int]] = field(default_factory=list)
-
-    def steps(self) -> list[str]:
-        return [step for step, _word in self.trace]
-
-    def run(self) -> None:
-        self.collector.run()
-
-
-class World:
-    """What stays while collectors come and go."""
-
-    def __init__(self, directory: Path) -> None:
-        self.clock = FakeClock()
-        self.redis = MemoryRedis()
-        self.records = Records([])
-        self.path = directory / "tweets.note"
-        self.clock_ms = 1_000_000
-        self.lives: list[Life] = []
-
-    def feed(self, *bodies: bytes) -> None:
-        self.records.bodies += bodies
-
-    def new_run(self, after: str) -> str:
-        return later_run(after, self.clock_ms, 0)
-
-    def born(
-        self,
-        boot: str = BOOT,
-        kind: str = "held",
-        die_at: str = "",
-        interval_s: float = INTERVAL_S,
-        instance: str = "",
-    ) -> Life:
-        """A new collector's process; at the step `die_at` it is killed."""
-        notes = open_note(self.path, boot, kind, self.new_run)
-        wish, gauge = FakeWish(self.clock), FakeGauge()
-        steps: list[tuple[str, int]] = []
-
-        def trace(step: str) -> None:
-            steps.append((step, notes.word))
-            if step == die_at:
-                raise Killed
-
-        source = FakeSource(self.records, self.clock, trace)
-        queue = TracedQueue(self.redis, trace, instance)
-        made = Collector(
-            "tweets",
-            source,
-            queue,
-            notes,
-            gauge,
-            wish,
-            new_run=self.new_run,
-            frame_interval_s=interval_s,
-            checkpoint=trace,
-            chance=lambda: CHANCE,
-            monotonic=self.clock,
-        )
-        self.lives.append(Life(made, source, queue, notes, gauge, wish, steps))
-        return self.lives[-1]
-
-    def run(self, **how: Any) -> Life:
-        """A collector's life from birth to its end; killed where it is said so."""
-        life = self.born(**how)
-        if how.get("die_at"):
-            with pytest.raises(Killed):
-                life.run()
-        else:
-            life.run()
-        return life
-
-    def frames(self) -> list[Frame]:
-        """What waits in the queue."""
-        return [decode(item) for item in self.redis.working]
-
-    def queued(self) -> list[tuple[int, bytes]]:
-        return [(frame.header.number, frame.body) for frame in self.frames()]
+from appliance.frame import Gap, RunEnd
+from appliance.note import NoteFile, later_run
+from tests.collector_world import (
+    BOOT,
+    INTERVAL_S,
+    OTHER_BOOT,
+    RECEIVED,
+    FakeSource,
+    Life,
+    World,
+    jitter,
+    outages,
+)
+from tests.fake_queue import Fault, Killed
 
 
 @pytest.fixture
@@ -232,16 +39,6 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture(autouse=True)
 def _every_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-
-
-def jitter(attempts: int) -> list[float]:
-    return [backoff.full_jitter(attempt, CHANCE) for attempt in range(attempts)]
-
-
-def outages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The lines about something that is away, without their hints."""
-    lines = [record.getMessage().partition(" →")[0] for record in caplog.records]
-    return [line for line in lines if "waiting for" in line]
 
 
 # ── a turn ──────────────────────────────────────────────────────────────────────────────
@@ -394,51 +191,65 @@ def test_what_only_our_memory_holds_is_at_risk_until_it_is_handed_over(world: Wo
     assert seen == [(2, 4), (0, 0)]
 
 
-# ── a queue that is away, full, or elsewhere ────────────────────────────────────────────
+# ── a queue that is away, full, or elsewhere, and no room in the spool ──────────────────
 
 
+@pytest.fixture
+def no_spool(world: World) -> None:
+    world.disk.fails = True
+
+
+@pytest.mark.usefixtures("no_spool")
 def test_a_push_without_an_answer_is_repeated_until_it_has_one(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Each try begins with the question where the queue stands: its connection is new."""
     world.feed(b"a\n", b"b\n")
     life = world.born()
-    for call in range(1, 9):
-        life.queue.fail(Fault(call, when="after" if call == 8 else "before"))
+    for call in (2, 4, 6, 8, 10, 12, 14):
+        life.queue.fail(Fault(call))
+    life.queue.fail(Fault(16, when="after"))
     life.run()
     first = life.queue.pushes[:9]
     assert {(push.run, push.number, push.header, push.body) for push in first} == {
         (life.notes.run, 1, first[0].header, b"a\n")
     }
     assert life.queue.pushes[9].number == 2
-    assert life.wish.waits[:8] == jitter(8)
+    assert life.wish.waits[:5] == pytest.approx(jitter(5))
+    assert max(life.wish.waits) == collector.ROOM_RETRY_S
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
-    assert outages(caplog) == [
-        "waiting for the queue (reading stops): a fault before call 6",
-        "no longer waiting for the queue (reading stops): a fault before call 6",
+    room = "waiting for room in the spool (reading stops): the spool is full"
+    assert [line for line in outages(caplog) if "the queue" in line] == [
+        "waiting for the queue (records go to the spool): a fault before call 12",
+        "no longer waiting for the queue (records go to the spool): a fault before call 12",
     ]
+    assert [line for line in outages(caplog) if "spool (" in line] == [room, f"no longer {room}"]
     assert life.gauge.waits[-1] == ""
 
 
-def test_nothing_is_read_while_the_queue_is_away(world: World) -> None:
+@pytest.mark.usefixtures("no_spool")
+def test_nothing_is_read_while_nobody_takes_it(world: World) -> None:
     world.feed(b"a\n", b"b\n")
     life = world.born()
-    life.queue.fail(Fault(1))
     life.queue.fail(Fault(2))
+    life.queue.fail(Fault(4))
     life.run()
     until_answer = life.steps()[: life.steps().index("pushed")]
     assert until_answer == ["resume", "peek", "peeked", "noted", "push", "push", "push"]
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_an_answer_that_was_lost_counts_as_handed_over(world: World) -> None:
     world.feed(b"a\n", b"b\n")
     life = world.born()
-    life.queue.fail(Fault(1, when="after"))
+    life.queue.fail(Fault(2, when="after"))
     life.run()
     assert [push.number for push in life.queue.pushes] == [1, 1, 2]
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
     assert life.source.records.discarded == 2
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_a_full_queue_is_waited_for(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.feed(b"a\n", b"b\n")
     life = world.born(interval_s=0)
@@ -446,16 +257,18 @@ def test_a_full_queue_is_waited_for(world: World, caplog: pytest.LogCaptureFixtu
     world.clock.at(2.0, lambda: setattr(life.queue, "bytes_max", 10_000))
     life.run()
     waits = life.wish.waits
-    assert waits[:-1] == [collector.FULL_RETRY_S] * (len(waits) - 1)
+    assert waits[:-1] == pytest.approx([collector.FULL_RETRY_S] * (len(waits) - 1))
     assert sum(waits) == pytest.approx(2.0, abs=2 * collector.FULL_RETRY_S)
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
-    assert outages(caplog) == [
-        "waiting for room in the queue (reading stops): it is full",
-        "no longer waiting for room in the queue (reading stops): it is full",
+    said = "waiting for room in the queue (records go to the spool): it is full"
+    assert [line for line in outages(caplog) if "full" in line and "queue" in line] == [
+        said,
+        f"no longer {said}",
     ]
     assert "queue.bytes_max" in life.gauge.waits[0]
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_disk_space_is_waited_for_and_said_once_with_what_to_do(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -465,14 +278,15 @@ def test_disk_space_is_waited_for_and_said_once_with_what_to_do(
     world.clock.at(2.0, lambda: setattr(life.queue, "disk_is_low", False))
     life.run()
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
-    assert [line.partition(":")[0] for line in outages(caplog)] == [
-        "waiting for disk space (reading stops)",
-        "no longer waiting for disk space (reading stops)",
+    assert [line.partition(":")[0] for line in outages(caplog) if "disk" in line] == [
+        "waiting for disk space for the queue",
+        "no longer waiting for disk space for the queue",
     ]
     assert "disk_free_min" in life.gauge.waits[0]
     assert life.gauge.waits[-1] == ""
 
 
+@pytest.mark.usefixtures("no_spool")
 @pytest.mark.parametrize("low", ["full", "disk_is_low"])
 def test_it_is_let_in_also_where_there_was_no_room_from_the_start(world: World, low: str) -> None:
     """Those who make room begin behind that: else both would wait for each other for ever."""
@@ -531,6 +345,7 @@ def test_who_had_been_the_only_one_waits_for_a_newcomer_to_go(
     world: World, caplog: pytest.LogCaptureFixture, born_again: bool
 ) -> None:
     world.feed(b"a\n", b"b\n")
+    world.disk.fails = True
     life = world.born(instance="a1", interval_s=0)
     if born_again:  # its slot remembers
         life.gauge.set("attached", 1)
@@ -538,7 +353,7 @@ def test_who_had_been_the_only_one_waits_for_a_newcomer_to_go(
     else:
         pushes = life.queue.pushes
         life.queue.before_push = lambda: other_instance(world) if len(pushes) == 1 else None
-        life.queue.fail(Fault(1))
+        life.queue.fail(Fault(2))
     world.clock.at(4, lambda: world.redis.clients.clear())
     life.run()
     assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
@@ -626,9 +441,9 @@ def test_a_queue_that_forgot_is_taught_by_force(
     run = later_run("", 1, 0) if older_run else life.notes.run
     elsewhere(world, run, 1, cursor="1")
     life.run()
-    assert [(push.number, push.force) for push in life.queue.pushes] == [(4, False), (4, True)]
-    assert life.queue.pushes[0].header == life.queue.pushes[1].header
+    assert [(push.number, push.force) for push in life.queue.pushes] == [(4, True)]
     assert world.queued()[3:] == [(4, b"d\n")]
+    assert world.frames()[3].header.hole == "queue forgot"
     assert life.source.resumed == [("3", {"at": 2})]
     assert world.redis.sources["tweets"].cursor == "4"
     assert "forgotten" in caplog.text
@@ -652,10 +467,11 @@ def test_a_queue_that_goes_away_while_it_is_asked_where_it_stands(world: World) 
     world.feed(b"a\n", b"b\n", b"c\n")
     life = world.born()
     elsewhere(world, later_run("", 2_000_000, 0), 1, cursor="1")
-    life.queue.fail(Fault(2))  # 1: the push, 2: where does it stand
+    world.disk.fails = True
+    life.queue.fail(Fault(3))  # 1: where does it stand, 2: the push, 3: and now?
     life.run()
     assert world.queued() == [(1, b"b\n"), (2, b"c\n")]
-    assert life.wish.waits[0] == jitter(1)[0]
+    assert life.wish.waits[0] == pytest.approx(jitter(1)[0])
 
 
 def test_force_is_kept_when_the_queue_goes_away_behind_it(world: World) -> None:
@@ -665,9 +481,10 @@ def test_force_is_kept_when_the_queue_goes_away_behind_it(world: World) -> None:
     world.feed(b"c\n")
     life = world.born()
     elsewhere(world, life.notes.run, 1, cursor="1")
-    life.queue.fail(Fault(3, when="after"))
+    world.disk.fails = True
+    life.queue.fail(Fault(2))
     life.run()
-    assert [push.force for push in life.queue.pushes] == [False, True, True]
+    assert [push.force for push in life.queue.pushes] == [True, True]
     assert world.queued()[2:] == [(3, b"c\n")]
 
 
@@ -807,11 +624,13 @@ def test_the_cursor_of_the_run_before_is_kept_until_the_first_note(world: World)
     world.feed(b"a\n", b"b\n")
     before = world.run()
     world.redis.flush()
+    world.redis.away = True
     world.run(boot=OTHER_BOOT)  # nothing new is there
     world.run(boot=OTHER_BOOT)
     world.run(boot=BOOT)  # and the machine again
     world.feed(b"c\n")
     world.run(boot=OTHER_BOOT, die_at="peeked")
+    world.redis.away = False
     life = world.run(boot=OTHER_BOOT)
     assert life.source.resumed == [("2", None)]
     assert world.queued() == [(1, b"c\n")]
@@ -881,6 +700,30 @@ def test_a_source_that_was_stopped_has_not_ended(world: World) -> None:
     assert world.queued() == [(1, b"a\n")]
 
 
+class LookingSource(FakeSource):
+    """Sees only in a look that nothing is left, as one with connections does."""
+
+    looked = False
+
+    @property
+    def ended(self) -> bool:
+        return self.looked
+
+    def peek(self) -> Chunk | None:
+        chunk = super().peek()
+        self.looked = bool(self.stops) and chunk is None
+        return chunk
+
+
+def test_a_look_that_meets_the_end_is_not_waited_behind(world: World) -> None:
+    world.records.ends = False
+    life = world.born()
+    life.source.__class__ = LookingSource
+    world.clock.at(2, life.wish.ask_to_drain)
+    life.run()
+    assert world.clock.now == 1002
+
+
 class LingeringSource(FakeSource):
     """Goes on after a stop until it is told to be quick, as one with open connections does."""
 
@@ -916,6 +759,7 @@ def test_a_signal_between_look_and_wait_is_not_slept_over(world: World, told_bef
     assert life.source.stops == ([False, True] if told_before else [False])
 
 
+@pytest.mark.usefixtures("no_spool")
 @pytest.mark.parametrize("why", ["away", "full"])
 def test_a_quick_stop_while_the_queue_takes_nothing_leaves_the_note(
     world: World, caplog: pytest.LogCaptureFixture, why: str
@@ -943,6 +787,7 @@ def break_queue(world: World, life: Life, why: str) -> None:
         life.queue.bytes_max = 1
 
 
+@pytest.mark.usefixtures("no_spool")
 def test_a_drain_waits_for_the_queue_with_the_frame_in_hand(world: World) -> None:
     world.feed(b"a\n", b"b\n")
     life = world.born()

@@ -24,6 +24,7 @@ from appliance.config import (
     LogConfig,
     QueueConfig,
     SecretRef,
+    SpoolConfig,
     StdinSource,
     StoreConfig,
     TcpSource,
@@ -33,8 +34,16 @@ from appliance.config import (
     parse,
     search_paths,
 )
+from appliance.counters import SLOTS_MAX
 from appliance.errors import ConfigError, Exit
-from appliance.settings import DEFAULT_COLUMNS, LATER_KEYS, LATER_VALUES, SOURCE_TYPES
+from appliance.settings import (
+    DEFAULT_COLUMNS,
+    LATER_KEYS,
+    LATER_VALUES,
+    SOURCE_TYPES,
+    SOURCES_LIMIT,
+    SUBSCRIBERS_LIMIT,
+)
 from appliance.toml_lines import line_of
 from appliance.toml_tables import size_text
 
@@ -76,6 +85,7 @@ def test_the_smallest_configuration_has_all_defaults() -> None:
             )
         },
         queue=QueueConfig(url="embedded", password=None, bytes_max=None, push_s=2.0),
+        spool=SpoolConfig(bytes_max=8 * GIB),
         store=StoreConfig(
             url="embedded",
             password=None,
@@ -146,6 +156,9 @@ password = { env = "REDIS_PW" }
 bytes_max = 1000000
 push_s = 0.25
 
+[spool]
+bytes_max = 0
+
 [store]
 url = "mysql://nfl@db.example.net:3306/nfl?unix_socket=/run/mysqld.sock"
 password = { cred = "mysql" }
@@ -208,6 +221,7 @@ format = "text"
             bytes_max=1_000_000,
             push_s=0.25,
         ),
+        spool=SpoolConfig(bytes_max=0),
         store=StoreConfig(
             url="mysql://nfl@db.example.net:3306/nfl?unix_socket=/run/mysqld.sock",
             password=SecretRef(cred="mysql"),
@@ -279,6 +293,19 @@ def test_frames_grow_with_records() -> None:
 def test_listening_addresses(listen: str, host: str, port: int) -> None:
     assert host_and_port(listen) == (host, port)
     assert parse(source(f'listen = "{listen}"', "tcp"), "x").sources["s"].listen == listen  # type: ignore[union-attr]
+
+
+def test_an_instance_has_only_so_many_sources() -> None:
+    """Each is a process, with a slot among the shared numbers."""
+    sources = [
+        f'[source.s{number}]\ntype = "file"\npath = "/{number}"\n'
+        for number in range(SOURCES_LIMIT + 1)
+    ]
+    error = failure("".join(sources))
+    assert f"{SOURCES_LIMIT + 1} sources are too many for one instance" in error.message
+    assert "several instances" in error.hint
+    assert len(parse("".join(sources[1:]), "x").sources) == SOURCES_LIMIT
+    assert SOURCES_LIMIT + SUBSCRIBERS_LIMIT < SLOTS_MAX
 
 
 @pytest.mark.parametrize("connect", ["stream.example.net:5170", "127.0.0.1:1", "[::1]:65535"])
@@ -403,6 +430,7 @@ MISTAKES = [
      '"64KiB", "1MiB" or a number of bytes, at least 1, at most', '= "2GiB"'),
     (STDIN + "[queue]\nbytes_max = '1mib'", 'found "1mib"', ""),
     (STDIN + "[queue]\nbytes_max = 0", "found 0", ""),
+    (STDIN + "[spool]\nbytes_max = 'all'", "x.toml:4: spool.bytes_max: expected a size", '"8GiB"'),
     (STDIN + "[queue]\nbytes_max = '9999999999GiB'", "queue.bytes_max: expected a size", ""),
     (STDIN + "[queue]\npush_s = 21", "above 0, at most 20, found 21", "push_s = 2"),
     (STDIN + "[store]\nlease_bytes_max = '1GiB'", "store.lease_bytes_max", '= "4MiB"'),
@@ -613,7 +641,7 @@ def test_later_keys_are_refused_whatever_they_hold(key: str, value: str) -> None
     assert error.hint == f"take {key.rpartition('.')[2]} out"
 
 
-@pytest.mark.parametrize("header", ["[http]", '[http]\nlisten = "127.0.0.1:9170"', "[spool]"])
+@pytest.mark.parametrize("header", ["[http]", '[http]\nlisten = "127.0.0.1:9170"'])
 def test_later_sections_are_refused_even_when_empty(header: str) -> None:
     assert ": not in this version" in failure(STDIN + header).message
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from appliance.contracts import NO_RECORD
 from appliance.counters import SLOTS_MAX, TEXT_BYTES_MAX, TEXTS, WORDS, Board, Slot
+from appliance.texts import printable
 
 SAID = tuple(name for name in TEXTS if name != "in_hand")
 OWNERS = ("collector a", "collector b", "subscriber 1", "recovery ")
@@ -77,7 +78,7 @@ def write_text(slot: Slot, name: str, text: str) -> None:
 
 def kept(text: str) -> str:
     """What fits, whatever character that ends in."""
-    return text.encode()[:TEXT_BYTES_MAX].decode(errors="replace")
+    return printable(text).encode()[:TEXT_BYTES_MAX].decode(errors="replace")
 
 
 def test_a_text_that_is_too_long_is_cut() -> None:
@@ -94,6 +95,12 @@ def test_a_text_that_is_too_long_is_cut() -> None:
     assert slot.text("last_error") == ""
     slot.waiting_for("")
     assert slot.text("waiting_for") == ""
+
+
+def test_a_text_that_others_wrote_does_nothing_to_a_terminal() -> None:
+    slot = Board().slot("a")
+    slot.error("Duplicate entry '\x1b[2Jgone\n\0' for key")
+    assert slot.text("last_error") == r"Duplicate entry '\x1b[2Jgone\n\x00' for key"
 
 
 def test_a_text_that_is_no_unicode_is_said_all_the_same() -> None:

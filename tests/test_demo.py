@@ -32,11 +32,13 @@ from appliance.verbs.demo.instance import (
     Instance,
     Status,
     configuration,
-    parent_of,
     read_status,
 )
-from appliance.verbs.demo.progress import PlainProgress, print_teams
+from appliance.verbs.demo.progress import figures, print_teams
 from appliance.verbs.demo.sender import Sender, SendingFailed, tweets_per_s
+from appliance.verbs.interrupts import Interrupted, Interrupts, Overdue
+from appliance.verbs.progress import PlainProgress
+from appliance.verbs.staged import parent_of
 
 # ── the account ─────────────────────────────────────────────────────────────────────────
 
@@ -248,8 +250,8 @@ def test_an_interruption_is_raised_once_and_never_while_held() -> None:
             steps.append("still held")
         steps.append("not reached")
 
-    with demo.Interrupts(60) as interrupts:
-        with pytest.raises(demo.Interrupted) as interrupted:
+    with Interrupts(60) as interrupts:
+        with pytest.raises(Interrupted) as interrupted:
             interrupt()
         signal.raise_signal(signal.SIGINT)  # it is being cleaned up already
         steps.append("only once")
@@ -259,7 +261,7 @@ def test_an_interruption_is_raised_once_and_never_while_held() -> None:
 
 
 def test_the_demo_has_a_limit() -> None:
-    with demo.Interrupts(0.05), pytest.raises(demo.Overdue):
+    with Interrupts(0.05), pytest.raises(Overdue):
         time.sleep(10)
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
@@ -269,9 +271,9 @@ def test_the_demo_has_a_limit() -> None:
 
 def test_figures_come_once_a_second_events_at_once() -> None:
     out, now = io.StringIO(), 0.0
-    progress = PlainProgress(out, lambda: now)
+    progress = PlainProgress(out, "demo", lambda: now)
     for now in (0.0, 0.5, 0.9, 1.1):
-        progress.show(int(10 * now), Status(1, 2, 3, 4, 5, 6))
+        progress.show(figures(int(10 * now), Status(1, 2, 3, 4, 5, 6)))
     progress.say("something happened")
     assert [" ".join(line.split()) for line in out.getvalue().splitlines()] == [
         "demo: sent 0 stored 4 filtered 5 queue 6 frames",
@@ -297,7 +299,7 @@ def test_the_table_counts_the_stored_tweets_of_each_team() -> None:
 @pytest.mark.parametrize("kept", ["new", "empty"])
 def test_a_directory_to_keep_stays(tmp_path: Path, kept: str) -> None:
     (tmp_path / "empty").mkdir()
-    with demo.Interrupts(60) as interrupts:
+    with Interrupts(60) as interrupts:
         with demo._directory(str(tmp_path / kept), interrupts) as directory:
             (directory / "file").touch()
         assert (tmp_path / kept / "file").exists()
@@ -314,7 +316,7 @@ def test_a_temporary_directory_goes_whatever_happens() -> None:
             seen.append(directory)
             signal.raise_signal(signal.SIGINT)
 
-    with demo.Interrupts(60) as interrupts, pytest.raises(demo.Interrupted):
+    with Interrupts(60) as interrupts, pytest.raises(Interrupted):
         interrupt()
     assert not seen[0].exists()
 

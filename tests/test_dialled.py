@@ -519,7 +519,7 @@ def test_a_server_that_is_gone_is_noticed_by_probes(place: Place) -> None:
         connection.getsockopt(socket.IPPROTO_TCP, option)
         for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
     ]
-    assert probes[0] + probes[1] * probes[2] == 90
+    assert tcp.Keepalive(*probes).gone_s == 90
     assert not connection.getblocking()
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > tcp.RECEIVE_BUFFER_BYTES
@@ -708,6 +708,38 @@ def test_an_end_in_good_order_and_a_server_that_is_there_at_once_is_none(place: 
     away(place, server, backoff.RETRY_S_MIN, reset)
     place.later(ABSENT_S_MIN)
     assert len(place.gaps) == 1, "after a reset nobody knows what is missing"
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("step", ["shared", "connecting"])
+def test_an_attempt_that_a_killed_collector_made_ends_no_absence(
+    place: Place, step: str, known: bool
+) -> None:
+    server = place.server()
+    began = place.clock.now
+    if known:
+        reset(place.dial(server))
+        place.turn()
+        place.clock.now += place.dialler.due_in_s
+    port = server.address
+    server.listener.close()
+    place.checkpoint = kill_at(step)
+    with pytest.raises(Killed):
+        place.turn()
+    place.checkpoint = no_checkpoint
+    place.born()
+    place.source.resume(None, None)
+    place.later(60.0)
+    place.later(60.0)
+    again = place.server(known=False)
+    again.listener.close()
+    again.listener = socket.create_server(port, backlog=8)
+    place.targets[:] = [server.target]
+    ended = place.clock.now + 60.0
+    place.later(60.0)
+    again.accept().sendall(b"one\n")
+    assert place.turn() == b"one\n"
+    assert place.gaps == ([Gap(SERVER_AWAY, began=began, ended=ended)] if known else [])
 
 
 def test_a_stop_is_told_of_by_the_next_start(place: Place) -> None:

@@ -1,5 +1,7 @@
 """The documentation tells the truth: its tables and examples against the program."""
 
+import importlib
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +177,27 @@ def test_every_command_and_option_is_documented() -> None:
 
 def test_every_exit_code_is_documented() -> None:
     assert sorted(map(int, first_cells("Exit codes"))) == sorted(Exit)
+
+
+# ── limits ──────────────────────────────────────────────────────────────────────────────
+
+PACKAGE = ROOT / "appliance"
+# A verb may be called as a file of the package itself, which goes before.
+MODULES = {path.stem: path for path in (*PACKAGE.glob("*s/*.py"), *PACKAGE.glob("*.py"))}
+LIMITS = re.findall(r"^\| `([a-z]\w*\.[\w.]+)` \| ([\d,]+) \| (\w+) \|", OPERATIONS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "limit", "unit"), LIMITS, ids=lambda cell: cell)
+def test_a_limit_is_what_the_program_has(name: str, limit: str, unit: str) -> None:
+    module, _, attributes = name.partition(".")
+    dotted = ".".join(MODULES[module].relative_to(ROOT).with_suffix("").parts)
+    value = operator.attrgetter(attributes)(importlib.import_module(dotted))
+    assert value == int(limit.replace(",", ""))
+    if attributes.lower().endswith("_s"):
+        assert unit == "seconds"
+    if "BYTES" in attributes:
+        assert unit == "bytes"
+
+
+def test_the_limits_are_found() -> None:
+    assert len(LIMITS) > 30

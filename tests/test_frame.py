@@ -21,12 +21,20 @@ from appliance.frame import (
 
 RUN = "0192f0c1d2e37abc8def0123456789ab"
 
-counts = st.integers(0, 2**63)
+counts = st.integers(0, 2**63 - 1)
 times = st.floats(0, 4e9, allow_nan=False)
 runs = st.binary(min_size=16, max_size=16).map(bytes.hex)
 words = st.text(max_size=20)
 maybe_counts = st.none() | counts
-gaps = st.builds(Gap, cause=words, records=maybe_counts, bytes=maybe_counts)
+maybe_times = st.none() | times
+gaps = st.builds(
+    Gap,
+    cause=words,
+    records=maybe_counts,
+    bytes=maybe_counts,
+    began=maybe_times,
+    ended=maybe_times,
+)
 ends = st.builds(RunEnd, run=runs, number=counts, records=counts, bytes=counts)
 
 
@@ -36,7 +44,7 @@ def frames(draw: st.DrawFn) -> Frame:
     return Frame(
         Header(
             run=draw(runs),
-            number=draw(st.integers(1, 2**63)),
+            number=draw(st.integers(1, 2**63 - 1)),
             source=draw(words),
             records=body.count(b"\n"),
             records_before=draw(counts),
@@ -51,6 +59,7 @@ def frames(draw: st.DrawFn) -> Frame:
             gaps=tuple(draw(st.lists(gaps, max_size=3))),
             skipped_bytes=draw(counts),
             previous=draw(st.none() | ends),
+            hole=draw(st.none() | words),
         ),
         body,
     )
@@ -105,6 +114,8 @@ def test_a_released_format_stays_readable() -> None:
         "rejected": {1: "too long"},
         "skipped_bytes": 9,
         "hole": None,
+        "lacks": None,
+        "lacks_bytes": None,
         "layout": "lines",
         "codec": "none",
         "gaps": ({"cause": "lost", "records": 4, "bytes": None, "began": None, "ended": None},),
@@ -120,6 +131,7 @@ def altered(**fields: object) -> bytes:
     return json.dumps(kept).encode() + b"\n" + BODY
 
 
+END = {"run": RUN, "number": 1, "records": 2, "bytes": 3}
 NOT_OURS = {
     "nothing": b"",
     "no line": b"hello",
@@ -140,6 +152,16 @@ NOT_OURS = {
     "a gap without cause": altered(gaps=[{"records": 1}]),
     "previous is a word": altered(previous="x"),
     "previous lacks its run": altered(previous={"number": 1}),
+    "the run before is no hex": altered(previous=END | {"run": "run"}),
+    "the run before is too long": altered(previous=END | {"run": RUN + "00"}),
+    "the run before had less than nothing": altered(previous=END | {"records": -1}),
+    "the run before ended with a word": altered(previous=END | {"number": "last"}),
+    "a number that no database knows": altered(number=2**63),
+    "a gap of less than nothing": altered(gaps=[{"cause": "cut", "records": -1}]),
+    "a gap's cause is a number": altered(gaps=[{"cause": 7}]),
+    "a gap began too late": altered(gaps=[{"cause": "cut", "began": 1e300}]),
+    "a gap ended at noon": altered(gaps=[{"cause": "cut", "ended": "noon"}]),
+    "a hole without a word": altered(hole=["why"]),
     "run is no hex": altered(run="run"),
     "run is a number": altered(run=5),
     "run is short": altered(run="00"),
@@ -147,6 +169,7 @@ NOT_OURS = {
     "number is 0": altered(number=0),
     "number is a float": altered(number=7.0),
     "source is null": altered(source=None),
+    "source is longer than one may be": altered(source="s" * 33),
     "time is a word": altered(first_received="noon"),
     "body cut": item_of(HEADER)[:-1],
     "body longer": item_of(HEADER) + b"x",

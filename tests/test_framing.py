@@ -1,5 +1,6 @@
 """framing.cut against a reference that looks at one line after the other."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -52,8 +53,11 @@ def add_line(out: Framed, line: bytes, record_bytes_max: int) -> None:
 def in_pieces(pieces: list[bytes], record_bytes_max: int, ending: Ending) -> Framed:
     """Feed the pieces as a source does: the unfinished line stays, at changing offsets."""
     out, skipping = Framed(), False
-    for number, piece in enumerate(pieces):
-        last = number == len(pieces) - 1
+    left, searched = list(pieces), 0
+    for number in itertools.count():
+        if not left:
+            return out
+        piece, last = left.pop(0), not left
         pad = b"\n" * (number % 3)  # what lies before `start` and behind `end` is not ours
         buffer = bytearray(pad + out.rest + piece + b"\nx")
         start, end = len(pad), len(buffer) - 2
@@ -64,7 +68,7 @@ def in_pieces(pieces: list[bytes], record_bytes_max: int, ending: Ending) -> Fra
             record_bytes_max=record_bytes_max,
             skipping=skipping,
             ending=ending if last else Ending.OPEN,
-            searched=start + len(out.rest),
+            searched=start + searched,
         )
         again = cut(
             buffer,
@@ -84,10 +88,15 @@ def in_pieces(pieces: list[bytes], record_bytes_max: int, ending: Ending) -> Fra
         out.skipped_bytes += got.skipped_bytes
         out.rest = bytes(buffer[start + got.taken : end])
         skipping = got.skipping
+        assert got.records <= framing.RECORDS_MAX + 1, "and an unfinished one"
+        searched = 0 if got.limited else len(out.rest)
+        if got.limited:
+            left.insert(0, b"")
+            continue
         assert not (last and skipping and ending is not Ending.OPEN), "nothing follows an end"
         assert b"\n" not in out.rest
         assert len(out.rest) < record_bytes_max
-    return out
+    raise AssertionError
 
 
 pieces = st.lists(
@@ -108,6 +117,30 @@ def test_any_split_gives_what_line_by_line_gives(
 ) -> None:
     expected = by_hand(b"".join(split), record_bytes_max, ending)
     assert in_pieces(split, record_bytes_max, ending) == expected
+
+
+@given(pieces, st.integers(1, 12), st.sampled_from(Ending), st.integers(1, 6))
+@example([b"a" * 20 + b"\n" * 9], 50, Ending.OPEN, 2)
+@example([b"\n" * 9 + b"a" * 20 + b"\n"], 50, Ending.CLEAN, 2)
+@example([b"a" * 20 + b"\n" + b"b" * 20 + b"\nc"], 8, Ending.BROKEN, 1)
+def test_so_does_a_limit_of_records(
+    split: list[bytes], record_bytes_max: int, ending: Ending, records_max: int
+) -> None:
+    expected = by_hand(b"".join(split), record_bytes_max, ending)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "RECORDS_MAX", records_max)
+        assert in_pieces(split, record_bytes_max, ending) == expected
+
+
+@pytest.mark.parametrize("line", [b"\n", b"a\n", b"abc\n"])
+def test_a_flood_of_tiny_lines_is_taken_in_parts(line: bytes) -> None:
+    """Where the limit cuts, no more than a step of proportion is wasted."""
+    buffer = bytearray(line * 400_000 + b"the last\n")
+    got = cut(buffer, 0, len(buffer), record_bytes_max=3)
+    assert framing.RECORDS_MAX * 0.9 < got.records <= framing.RECORDS_MAX
+    assert got.taken == got.records * len(line)
+    assert got.limited
+    assert len(got.rejected) == (got.records if len(line) > 3 else 0)
 
 
 @pytest.mark.parametrize(

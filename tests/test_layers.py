@@ -17,30 +17,33 @@ PACKAGE = Path(__file__).parent.parent / "appliance"
 
 ROWS = {  # row: its files (a folder with its slash), the rows that they may import
     "packages": ("__init__", ""),
-    "words": ("frame batch errors", "words"),
+    "words": ("frame batch errors texts", "words"),
     "decisions": (
-        "config addresses settings toml_lines toml_tables contracts framing filters rows isolate "
-        "signals backoff poison refusals status rates tweets balance",
+        "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
+        "isolate signals backoff poison refusals status rates tweets accounts balance",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
     "queues": ("queues/", "queues decisions words"),
     "stores": ("stores/", "stores decisions words"),
-    "spool": ("spool segments files salvage repair stock", "spool decisions words"),
+    "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
         "program logs instance",
         "decisions words",
     ),
     "acceptor": ("acceptor", "hands decisions words"),
-    "roles": ("collector subscriber recovery monitor", "hands decisions words"),
+    "replay": ("replay", "decisions words"),
+    "roles": ("collector subscriber recovery monitor", "replay hands decisions words"),
+    "auditor": ("auditor", "spool hands decisions words"),
     "child": ("child", "acceptor hands decisions words"),
     "watchdog": ("watchdog", "child acceptor hands decisions words"),
     "app": (
         "app",
-        "watchdog child acceptor roles sources queues stores spool hands decisions words",
+        "watchdog child acceptor auditor roles replay sources queues stores spool hands decisions "
+        "words",
     ),
-    "verbs": ("verbs/", "verbs app sources queues stores spool hands decisions words"),
+    "verbs": ("verbs/", "verbs app auditor sources queues stores spool hands decisions words"),
     "cli": ("cli", "verbs words"),
     "entry": ("__main__", "cli"),
 }

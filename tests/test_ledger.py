@@ -1,10 +1,22 @@
-"""The ledger's pure rules: what a fold may call accounted for, and what is left of a gap."""
+"""The ledger's rules: what is accounted for, what is missing, what is left of a gap."""
 
-from hypothesis import given
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.stores.ledger import pieces, reach
+from appliance.batch import Batch
+from appliance.contracts import Hole, Store
+from appliance.frame import RunEnd
+from appliance.settings import Column
+from appliance.stores.folding import GapRow, pieces, reach, uncovered
+from appliance.stores.sqlite import SQLiteStore
 from appliance.stores.tables import Span
+from tests.fake_store import MemoryDatabase, MemoryStore, Run
+
+T = TypeVar("T")
 
 NUMBERS = range(1, 31)
 
@@ -64,3 +76,126 @@ def test_pieces_are_what_is_left(first: int, more: int, data: st.DataObject) -> 
         *filled
     }
     assert all(lo <= hi for lo, hi in left)
+
+
+# ── holes and gaps ──────────────────────────────────────────────────────────────────────
+
+RUN, LATER = bytes(16), bytes(15) + b"\1"
+COLUMNS = {"raw": Column(type="TEXT", path="")}
+SQLITE = SQLiteStore(":memory:", "nfl", "records", COLUMNS)
+
+
+def frames_of(counts: list[int]) -> list[Batch]:
+    """A run's frames with so many records each, as its collector numbers and sums them."""
+    found, records, size = [], 0, 0
+    for number, count in enumerate(counts, start=1):
+        rows = [(f"{number}:{n}",) for n in range(count)]
+        frame = Batch(RUN, number, "s", count, 7 * count, 1.0, 2.0, rows, [*range(count)], [])
+        found.append(replace(frame, records_before=records, bytes_before=size))
+        records, size = records + count, size + 7 * count
+    return found
+
+
+class Twins:
+    """The ledger in SQL and the one in memory: both are told the same, and must say the same."""
+
+    def __init__(self) -> None:
+        self.database = MemoryDatabase()
+        self.stores = [SQLITE, MemoryStore(self.database)]
+        SQLITE.prepare()
+        SQLITE._run_ends.clear()
+        for table in ("records", "nfl_runs", "nfl_frames", "nfl_gaps"):
+            SQLITE._query(f'DELETE FROM "{table}"')
+
+    def do(self, act: Callable[[Store], T]) -> T:
+        one, other = map(act, self.stores)
+        assert one == other
+        return one
+
+    def state(self) -> tuple[int, int, int]:
+        """up_to, records that are folded, and those that are lost."""
+        names = '"up_to", "records", "lost"'
+        rows = SQLITE._query(f'SELECT {names} FROM nfl_runs WHERE "run" = ?', RUN)
+        [found] = [*map(tuple, rows)] or [(0, 0, 0)]
+        run = self.database.tables.runs.get(RUN, Run("s"))
+        assert found == (run.up_to, run.records, run.lost)
+        return run.up_to, run.records, run.lost
+
+    def gaps(self) -> list[GapRow]:
+        """Rows of holes; in SQL their times and sources aside."""
+        rows = SQLITE._query(
+            'SELECT "first", "last", "records", "bytes", "recovered", "recovered_bytes",'
+            ' "records_before", "bytes_before" FROM nfl_gaps ORDER BY "gap"'
+        )
+        found = [
+            GapRow((row[0], row[1]) if row[0] else None, row[2:4], row[4:6], row[6:8])
+            for row in rows
+        ]
+        assert found == [gap.row for gap in self.database.tables.found]
+        return found
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_comes_in_whatever_order(counts: list[int], data: st.DataObject) -> None:
+    """Storing, folding, giving up old and new holes, the run's end told: at random."""
+    frames, twins = frames_of(counts), Twins()
+    stored: set[int] = set()
+    reported: list[Hole] = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        match data.draw(st.sampled_from(["store", "fold", "give up", "end"])):
+            case "store":
+                some = data.draw(st.lists(st.sampled_from(frames), max_size=4))
+                new = twins.do(lambda store, some=some: store.store(some)).frames  # type: ignore[misc]
+                assert new == len({frame.number for frame in some} - stored)
+                stored |= {frame.number for frame in some}
+            case "fold":
+                found = twins.do(lambda store: store.fold())
+                reported += [hole for hole in found if hole.run == RUN]
+            case "give up":
+                given_up = twins.do(lambda store, holes=reported: store.give_up(holes))  # type: ignore[misc]
+                missing = {n for hole in given_up for n in range(hole.first, hole.last + 1)}
+                assert not missing & stored, "it has a row"
+                check_sizes(frames, [(h.first, h.last, h.records, h.bytes) for h in given_up])
+            case "end":
+                last = data.draw(st.sampled_from(frames))
+                end = (last.records_before + last.records, last.bytes_before + last.bytes)
+                told = Batch(LATER, last.number, "s", 0, 0, 1.0, 2.0, [], [], [])
+                told = replace(told, previous=RunEnd(RUN.hex(), last.number, *end))
+                twins.do(lambda store, told=told: store.store([told]))  # type: ignore[misc]
+        up_to, _, lost = twins.state()
+        gaps = [gap for gap in twins.gaps() if gap.span]
+        check_sizes(frames, [(*gap.span, *(gap.missing or ())) for gap in gaps if gap.span])
+        assert lost == sum(gap.lost for gap in gaps)
+        assert {*range(1, up_to + 1)} <= stored | {n for n in NUMBERS if covered_by(gaps, n)}
+    check_that_the_rest_fills_all(twins, frames, len(frames) - len(stored))
+
+
+def check_that_the_rest_fills_all(twins: Twins, frames: list[Batch], missing: int) -> None:
+    assert twins.do(lambda store: store.store(frames)).frames == missing
+    assert [hole for hole in twins.do(lambda store: store.fold()) if hole.run == RUN] == []
+    total = sum(frame.records for frame in frames)
+    assert twins.state() == (len(frames), total, 0)
+    for gap in twins.gaps():
+        assert (gap.span, gap.size) == (None, gap.recovered)
+
+
+def check_sizes(frames: list[Batch], spans: Sequence[tuple[int, ...]]) -> None:
+    """first, last, records, bytes: what was sent under these numbers."""
+    for first, last, *size in spans:
+        part = frames[first - 1 : last]
+        assert size == [sum(frame.records for frame in part), sum(frame.bytes for frame in part)]
+
+
+def covered_by(gaps: list[GapRow], number: int) -> bool:
+    return any(gap.covers(number) for gap in gaps)
+
+
+@given(st.integers(0, 9), st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3))), st.data())
+def test_numbers_that_nothing_covers(
+    up_to: int, pairs: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    spans = sorted((first, first + more) for first, more in pairs)
+    known_to = data.draw(st.integers(up_to, 25))
+    found = [n for lo, hi in uncovered(up_to, spans, known_to) for n in range(lo, hi + 1)]
+    assert found == [n for n in range(up_to + 1, known_to + 1) if not covered(spans, n)]

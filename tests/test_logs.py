@@ -92,12 +92,19 @@ def test_an_outage_is_said_when_it_lasts_and_when_it_is_over(
     ]
 
 
-def test_a_line_has_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Where a log goes that was set up for warnings."""
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", list(root.handlers))
     monkeypatch.setattr(root, "level", root.level)
-    monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     logs.set_up("warning")
+    return sys.stderr  # type: ignore[return-value]
+
+
+def test_a_line_has_its_time_in_utc(stderr: io.StringIO) -> None:
+    root = logging.getLogger()
     record = logging.makeLogRecord(
         {"name": "parent", "levelname": "WARNING", "msg": "%d frames", "args": (3,)}
         | {"created": 1700000000.25, "msecs": 250.0}
@@ -105,3 +112,27 @@ def test_a_line_has_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     root.handlers[0].handle(record)
     logging.getLogger("parent").info("below the level")
     assert stderr.getvalue() == "2023-11-14T22:13:20.250Z WARNING parent: 3 frames\n"
+
+
+def test_a_record_in_an_error_is_escaped_and_cut(stderr: io.StringIO) -> None:
+    """Who sends records doesn't write our log, nor to the terminal of who reads it."""
+    hostile = "x\n2023-11-14T22:13:20.250Z INFO    parent: all is well\x1b]0;title\x07\r\x85\u2028"
+    logging.getLogger("a").warning("refused: %s", hostile)
+    logging.getLogger("b").warning("refused: %s", "é" + "y" * 10**6)
+    first, second = stderr.getvalue().splitlines()
+    assert first.endswith(r"all is well\x1b]0;title\x07\r\x85\u2028")
+    assert len(second) < logs.LINE_CHARS_MAX + 100
+    assert second.endswith("y… (1000010 characters)")
+
+
+def test_what_is_our_own_is_not_cut(stderr: io.StringIO) -> None:
+    logging.getLogger("a").warning("y" * 10**6, extra=logs.WHOLE)
+    assert stderr.getvalue().endswith("y" * 10**6 + "\n")
+
+
+def test_a_traceback_keeps_its_lines(stderr: io.StringIO) -> None:
+    try:
+        raise ValueError
+    except ValueError:
+        logging.getLogger("a").exception("failed")
+    assert len(stderr.getvalue().splitlines()) > 2

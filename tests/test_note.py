@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import note as notes
-from appliance.balance import Handed
+from appliance.accounts import Handed
 from appliance.errors import InstanceError
-from appliance.frame import RunEnd
+from appliance.frame import Gap, RunEnd
 from appliance.note import (
     FILE_BYTES,
+    KILLED,
     PAGE,
     SLOT_BYTES,
+    SPOOL_FULL,
+    Missing,
     Note,
     NoteFile,
     later_run,
     open_note,
     read_note,
 )
+from appliance.sources.held import SKIPPING_MAX
+from appliance.sources.parts import PARTS_MAX, Part
 
 RUNS = [f"{number:032x}" for number in range(1, 100)]
 
@@ -193,9 +198,18 @@ def test_a_note_that_is_too_large_changes_nothing(path: Path) -> None:
     assert (file.word, file.last()) == (2, noted(1))
 
 
-def test_the_note_of_a_thousand_connections_fits(path: Path) -> None:
-    part = [2**40 + 1, 2**50, 2**20, True, True, "broken", 2**20]
-    claim = {"parts": [part] * 1000, "skipping": [2**40] * 1000, "first": 1.7e9, "last": 1.7e9}
+def test_the_largest_claim_that_a_source_makes_fits(path: Path) -> None:
+    """However many connections there are, however large the numbers."""
+    most = 2**64 - 1
+    part = Part(most, most, 2**28, True, True, "broken", 2**28, most)
+    claim = {
+        "parts": [list(part)] * PARTS_MAX,
+        "skipping": [most] * SKIPPING_MAX,
+        "first": 1.7e9 + 1 / 3,
+        "last": 1.7e9 + 2 / 3,
+        "record_bytes_max": 2**28,
+        "gaps": [asdict(Gap("source down", most, most, 1.7e9 + 1 / 3, 1.7e9 + 2 / 3))],
+    }
     file = opened(path)
     file.begin(noted(1, claim=claim))
     assert opened(path).last() == noted(1, claim=claim)
@@ -243,12 +257,36 @@ def test_a_run_without_frames_hands_its_cursor_on(path: Path) -> None:
 
 def test_a_new_run_at_another_cursor(path: Path) -> None:
     file = with_frames(path, 2, in_hand=True)
-    file.start_run(RUNS[7], "elsewhere")
+    file.start_run(RUNS[7], "elsewhere", RunEnd(RUNS[5], 4, 3, 2))
     for found in (file, opened(path)):
         assert (found.run, found.word, found.last()) == (RUNS[7], 0, None)
-        assert (found.previous, found.cursor) == (None, "elsewhere")
+        assert (found.previous, found.cursor) == (RunEnd(RUNS[5], 4, 3, 2), "elsewhere")
     file.begin(noted(1))
     assert opened(path).last() == noted(1)  # it maps the new file, not the old one
+
+
+def test_what_may_be_missing_is_kept_over_kills_until_a_frame_tells_of_it(path: Path) -> None:
+    file = with_frames(path, 3, in_hand=True)
+    assert file.missing is None
+    file.may_miss(4, "spool full")
+    assert opened(path).missing == Missing(4, "spool full")
+    file.done(4)
+    file.begin(noted(5))
+    file.may_miss(5, "killed")  # the first of several is where the hole begins
+    file.done(5)
+    assert opened(path).missing == Missing(4, "spool full")
+    file.begin(noted(6))
+    file.arrived()
+    assert opened(path).missing is None
+    assert opened(path).word == 11
+
+
+@pytest.mark.parametrize("cause", [KILLED, SPOOL_FULL])
+@pytest.mark.parametrize("number", [1, 2, 10**12])
+def test_why_something_may_be_missing(path: Path, cause: str, number: int) -> None:
+    opened(path).may_miss(number, cause)
+    assert opened(path).missing == Missing(number, cause)
+    assert opened(path, boot="later").missing is None
 
 
 def test_the_file_is_never_half_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,6 +410,18 @@ def test_who_only_looks_is_told_of_the_run_before(path: Path) -> None:
     assert read_note(path, "s", "next") == Handed(
         "s", RUNS[1], 0, 0, previous=RunEnd(RUNS[0], 1, 1, 10)
     )
+
+
+def test_who_only_looks_is_told_what_may_be_missing(path: Path) -> None:
+    file = with_frames(path, 2, in_hand=True)
+    file.may_miss(3, SPOOL_FULL)
+    assert read_note(path, "s", "boot").missing is None, "it isn't handed over yet"
+    file.done(3)
+    assert read_note(path, "s", "boot").missing == SPOOL_FULL
+    file.begin(noted(4))
+    assert read_note(path, "s", "boot").missing == SPOOL_FULL
+    file.arrived()
+    assert read_note(path, "s", "boot").missing is None
 
 
 def test_a_writer_at_work_is_never_seen_half(path: Path) -> None:

@@ -96,17 +96,37 @@ def test_a_record_that_was_reset_in_its_middle_is_cut(place: Place) -> None:
     assert chunk.rejected == {0: "cut"}
 
 
-def test_an_urgent_byte_cuts_a_record_and_stalls_nothing(place: Place) -> None:
+@pytest.mark.parametrize("before", [b"whole\n", b"whole\nbe", b"be", b"x" * 90])
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_urgent_byte_is_a_byte(place: Place, before: bytes, killed: bool) -> None:
+    """A peek ends before it, so the record's beginning moves into a file."""
     sender = place.connect()
-    sender.sendall(b"whole\nbe")
+    sender.sendall(before)
     sender.send(b"f", socket.MSG_OOB)
-    sender.sendall(b"ore\nbehind\n")
-    chunk = place.peek()
-    assert bytes(chunk.body) == b"whole\nbe\n"
-    assert chunk.rejected == {1: "cut"}
-    assert place.born().again(chunk.claim) is not None
-    place.source.discard(chunk)
-    assert place.collect() == b"fore\nbehind\n"
+    sender.sendall(b"ore\nbeh")
+    collected = b""
+    for _ in range(4):
+        collected += place.turn(0.01)
+        if killed:
+            place.born().resume(None, None)
+    sender.send(b"in", socket.MSG_OOB)
+    sender.sendall(b"d\n")
+    collected = place.collect_slowly(b"behind\n", collected)
+    assert collected == before + b"fore\nbehind\n"
+    assert place.files() == []
+
+
+@pytest.mark.parametrize("before", [b"", b"whole\n"])
+def test_a_lone_byte_before_an_urgent_one_is_given_up_and_stalls_nothing(
+    place: Place, before: bytes
+) -> None:
+    """Nobody could tell whether it was moved."""
+    sender = place.connect()
+    sender.sendall(before + b"b")
+    sender.send(b"e", socket.MSG_OOB)
+    sender.sendall(b"fore\nbehind\n")
+    collected = place.collect_slowly(b"behind\n")
+    assert collected in (before + b"efore\nbehind\n", before + b"b\nefore\nbehind\n")
 
 
 def test_an_address_that_is_taken_is_a_clear_error() -> None:

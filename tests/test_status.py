@@ -74,6 +74,8 @@ def test_the_whole_of_it() -> None:
                 "per_s": 12.3,
                 "held": True,
                 "at_risk": {"records": 4, "bytes": 40},
+                "spool": {"bytes": 0},
+                "dropped": 0,
                 "waiting_for": "",
             },
             "log": {
@@ -86,6 +88,8 @@ def test_the_whole_of_it() -> None:
                 "per_s": 0.0,
                 "held": False,
                 "at_risk": {"records": 0, "bytes": 0},
+                "spool": {"bytes": 0},
+                "dropped": 0,
                 "waiting_for": "",
             },
         },
@@ -93,7 +97,7 @@ def test_the_whole_of_it() -> None:
             {"n": 1, "pid": 13, "restarts": 0, "records": 60, "waiting_for": "", "alone": ""},
             {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": "", "alone": ""},
         ],
-        "recovery": {"pid": 10, "restarts": 1},
+        "recovery": {"pid": 10, "restarts": 1, "spool": {"bytes": 0}},
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
         "store": {
             "stored": 70,
@@ -108,6 +112,26 @@ def test_the_whole_of_it() -> None:
         "last_error": "",
         "last_error_at": None,
     }
+
+
+@pytest.mark.parametrize("kind", ["collector", "recovery"])
+def test_what_waits_in_a_spool_is_awaited_and_said(kind: str) -> None:
+    numbers = {"collector": {}, "recovery": {}} | {kind: {"spool_bytes": 4711}}
+    children = Children().add("recovery", "", numbers["recovery"])
+    children.add("collector", "s", numbers["collector"], type="tcp")
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert (found["state"], exit_code(found)) == ("degraded", Exit.DEGRADED)
+    place = found["recovery"] if kind == "recovery" else found["sources"]["s"]
+    assert place["spool"] == {"bytes": 4711}
+    assert "  4711 bytes" in screen(found)
+    assert "wait in the spool" in screen(found)
+
+
+def test_what_was_dropped_is_said() -> None:
+    children = Children().add("recovery", "", {}).add("collector", "s", {"dropped": 12})
+    found = report(IDENTITY, children.all, stopping=False, paused=False)
+    assert found["sources"]["s"]["dropped"] == 12
+    assert "12 records found no room anywhere and are lost" in screen(found)
 
 
 AWAITED = "the store: no answer → start it"

@@ -6,18 +6,19 @@ Rows are made by the real RowMaker; what is compared is what the database has in
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from appliance import backoff, signals, subscriber
 from appliance.batch import Batch, Stored
-from appliance.contracts import NO_RECORD, Hold, Lease
+from appliance.contracts import NO_RECORD, Hold, Hole, Lease
 from appliance.errors import Rejected, Unavailable
-from appliance.frame import Gap, Header, checksum, encode_header
+from appliance.frame import Gap, Header, RunEnd, checksum, decode, encode_header
 from appliance.rows import RowMaker
 from appliance.settings import Column, Filter
-from appliance.subscriber import FOLD_INTERVAL_S, Subscriber
+from appliance.subscriber import FOLD_INTERVAL_S, FOLD_REST_S, LOOK_FRAMES_MAX, Subscriber
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.fake_role import FakeClock, FakeGauge, FakeWish
 from tests.fake_store import MemoryDatabase, MemoryStore, refuse_nothing
@@ -32,15 +33,17 @@ COLUMNS = {
 RAW_ONLY = {name: COLUMNS[name] for name in ("source", "raw")}
 
 
-def item(number: int, body: bytes, source: str = "tweets", **more: Any) -> bytes:
+def item(
+    number: int, body: bytes, source: str = "tweets", before: tuple[int, int] = (0, 0), **more: Any
+) -> bytes:
     """A frame as it lies in the queue."""
     header = Header(
         run=RUN,
         number=number,
         source=source,
         records=body.count(b"\n"),
-        records_before=0,
-        bytes_before=0,
+        records_before=before[0],
+        bytes_before=before[1],
         body_bytes=len(body),
         crc=checksum(body),
         first_received=1.0,
@@ -58,6 +61,7 @@ class CountingStore(MemoryStore):
         self.folds: list[float] = []
         self.asked: list[list[int]] = []
         self.prepared = 0
+        self.given_up: list[Sequence[Hole]] = []
         self.fold_error: Unavailable | None = None
         self._clock = clock
 
@@ -69,11 +73,15 @@ class CountingStore(MemoryStore):
         self.asked.append([batch.number for batch in batches])
         return super().store(batches)
 
-    def fold(self) -> None:
+    def fold(self) -> list[Hole]:
         self.folds.append(self._clock.now)
         if self.fold_error:
             raise self.fold_error
-        super().fold()
+        return super().fold()
+
+    def give_up(self, holes: Sequence[Hole]) -> list[Hole]:
+        self.given_up.append(holes)
+        return super().give_up(holes)
 
 
 class TimedQueue(MemoryQueue):
@@ -83,7 +91,9 @@ class TimedQueue(MemoryQueue):
         super().__init__(server, "subscriber")
         self.takes: list[tuple[int, float]] = []
         self.took_at: list[float] = []
+        self.looks: list[int] = []
         self.before_confirm: Callable[[], None] = lambda: None
+        self.behind_look: Callable[[], Any] = lambda: None
         self._clock = clock
 
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
@@ -96,6 +106,12 @@ class TimedQueue(MemoryQueue):
     def confirm(self, lease: Lease) -> None:
         self.before_confirm()
         super().confirm(lease)
+
+    def headers(self, frames_max: int) -> list[bytes]:
+        self.looks.append(frames_max)
+        lines = super().headers(frames_max)
+        self.behind_look()
+        return lines
 
 
 class World:
@@ -591,12 +607,134 @@ def test_a_fold_that_the_store_refuses_is_no_problem(
     world.store.fold_error = Unavailable("lock wait timeout")
     world.push(item(1, tweet("Bears", 1)))
     world.clock.at(8, lambda: world.push(item(2, tweet("Bears", 2))))
-    world.run(12)
-    assert len(world.store.folds) == 3
+    world.run(FOLD_REST_S + 2)
+    [gap] = [b - a for a, b in pairwise(world.store.folds)]
+    assert gap >= FOLD_REST_S
     assert world.frames() == [1, 2]
     assert set(world.gauge.errors) == {"lock wait timeout"}
     assert world.wish.waits == []
     assert world.gauge.waits == []
+
+
+# ── what is missing ─────────────────────────────────────────────────────────────────────
+
+
+def sent(*numbers: int, **more: Any) -> list[bytes]:
+    """Frames of one record each, as a collector numbers and sums them."""
+    size = len(tweet("Bears", 1))
+    return [
+        item(n, tweet("Bears", n), before=(n - 1, (n - 1) * size), **more)
+        for n in numbers  # below 10: all of one size
+    ]
+
+
+def lost(world: World) -> list[tuple[Any, ...]]:
+    """The gaps, and what is said of them."""
+    assert world.gauge.numbers["lost"] == sum(gap.row.lost for gap in world.database.tables.found)
+    return [(gap.row.span, gap.row.size) for gap in world.database.tables.found]
+
+
+def test_what_is_missing_and_not_queued_is_said_and_becomes_a_gap(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the second fold, five seconds behind the one that met it; the next goes over it."""
+    world.push(*sent(1, 2, 5, 6))
+    world.run(FOLD_INTERVAL_S - 1)
+    assert (lost(world), world.store.given_up) == ([], [])
+    world.born()
+    world.run(4 * FOLD_INTERVAL_S)
+    size = len(tweet("Bears", 3) + tweet("Bears", 4))
+    assert lost(world) == [((3, 4), (2, size))]
+    assert len(world.store.given_up) == 1
+    assert world.database.tables.runs[bytes.fromhex(RUN)].up_to == 6
+    [said] = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert said.startswith(
+        f"2 records ({size} bytes) of source tweets never came to the store, and wait nowhere:"
+        f" frames 3 to 4 of run {RUN} (queue lost) → see: stream-daemon gaps"
+    )
+    assert world.gauge.errors == [said.partition(" →")[0]]
+
+
+def test_what_waits_or_is_in_somebodys_hands_is_not_missing(world: World) -> None:
+    """Also when it was given back by somebody else, in front of all the others."""
+    other = MemoryQueue(world.redis, "other")
+    world.push(*sent(1, 2))
+    lease = other.take(1, 0)
+    assert lease
+    world.run(3 * FOLD_INTERVAL_S)
+    assert world.frames() == [2]
+    other.give_back(lease)
+    world.born()
+    world.store.fold_error = None
+    world.run(FOLD_INTERVAL_S + 1)
+    assert (world.frames(), lost(world), world.store.given_up) == ([1, 2], [], [])
+
+
+def test_the_queue_is_looked_at_only_where_there_was_a_hole_before(world: World) -> None:
+    world.push(*sent(1, 2))
+    world.run(3 * FOLD_INTERVAL_S)
+    assert world.queue.looks == []
+    world.born()
+    world.push(*sent(4))
+    world.run(1)
+    assert world.queue.looks == []
+    world.born()
+    world.clock.at(FOLD_INTERVAL_S - 1, partial(world.push, *sent(6, 9)))
+    world.run(2 * FOLD_INTERVAL_S - 1)
+    assert world.queue.looks == [LOOK_FRAMES_MAX]
+    assert lost(world) == [((3, 3), (1, 23))], "the others are met for the first time"
+
+
+def test_what_comes_between_look_and_giving_up_is_no_gap(world: World) -> None:
+    world.push(*sent(1, 3))
+    late = RowMaker(COLUMNS, "json", (), "tweets").batch(decode(sent(2)[0]))
+    world.queue.behind_look = lambda: MemoryStore(world.database).store([late])
+    world.run(3 * FOLD_INTERVAL_S)
+    assert len(world.store.given_up) == 1
+    assert (world.frames(), lost(world)) == ([1, 2, 3], [])
+
+
+def test_a_queue_that_does_not_answer_lets_nothing_be_given_up(world: World) -> None:
+    world.push(*sent(1, 3))
+
+    def no_answer() -> None:
+        raise Unavailable("no answer")
+
+    world.queue.behind_look = no_answer
+    world.run(3 * FOLD_INTERVAL_S)
+    assert (world.store.given_up, {*world.gauge.errors}) == ([], {"no answer"})
+    world.born()
+    world.run(3 * FOLD_INTERVAL_S)
+    assert lost(world) == [((2, 2), (1, 23))]
+
+
+def test_a_hole_without_records_is_not_said(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    size = len(tweet("Bears", 1))
+    world.push(*sent(1), item(3, tweet("Bears", 2), before=(1, size)))
+    world.run(3 * FOLD_INTERVAL_S)
+    assert lost(world) == [((2, 2), (0, 0))]
+    assert not [r for r in caplog.records if r.levelno == logging.ERROR]
+
+
+def test_the_end_of_an_older_run_is_told_by_the_next_one(world: World) -> None:
+    older = "0" * 32
+    world.push(*sent(1, previous=RunEnd(older, 4, 40, 400)))
+    world.run(3 * FOLD_INTERVAL_S)
+    assert lost(world) == [((1, 4), (40, 400))]
+    assert f"frames 1 to 4 of run {older}" in world.gauge.errors[0]
+
+
+def test_a_drain_gives_up_at_its_end_what_is_missing(world: World) -> None:
+    living = MemoryQueue(world.redis, "living")
+    world.push(*sent(2))
+    assert living.take(1, 0)
+    world.push(*sent(1, 3, 6))
+    assert drained(world)[0]
+    assert lost(world) == [((4, 5), (2, 46))]
+    assert world.database.tables.runs[bytes.fromhex(RUN)].up_to == 1, "2 is in somebody's hands"
+    living.close()
+    assert drained(world)[0]
+    assert world.database.tables.runs[bytes.fromhex(RUN)].up_to == 6
 
 
 # ── drain: what waits now, and no more ──────────────────────────────────────────────────

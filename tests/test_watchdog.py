@@ -201,7 +201,7 @@ def test_a_dead_child_is_started_again_with_a_growing_delay(
     gaps = gaps_s(diary.lines, "collector a")
     for gap, (_cause, delay) in zip(gaps, delays, strict=True):
         assert delay <= gap < delay + 0.5
-    assert "log ERROR it can't   → help it" in diary.lines
+    assert "log ERROR it can't → help it" in diary.lines
 
 
 def test_work_lets_the_delay_begin_anew(start: Start, diary: Diary, cast: Cast) -> None:
@@ -254,7 +254,8 @@ def test_recovery_is_started_again_too(start: Start, diary: Diary, cast: Cast) -
     parent = start([cast.recovery(), cast.obedient("collector", "a")])
     os.kill(born(diary, "recovery"), signal.SIGKILL)
     second = born(diary, "recovery")
-    assert parent.status()["recovery"] == {"pid": second, "restarts": 1}
+    recovery = parent.status()["recovery"]
+    assert (recovery["pid"], recovery["restarts"]) == (second, 1)
     assert parent.stop() == Exit.OK
 
 
@@ -1394,6 +1395,8 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "bytes": 345,
                 "held": True,
                 "at_risk": {"records": 4, "bytes": 56},
+                "spool": {"bytes": 0},
+                "dropped": 0,
                 "waiting_for": "",
             }
         },
@@ -1407,7 +1410,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
                 "alone": "",
             }
         ],
-        "recovery": {"pid": pids["recovery"], "restarts": 0},
+        "recovery": {"pid": pids["recovery"], "restarts": 0, "spool": {"bytes": 0}},
         "queue": {"frames": 0, "bytes": 0, "busy": 0, "waiting_for": ""},
         "store": {
             "stored": 9,
@@ -1442,6 +1445,23 @@ def test_a_stop_by_request_is_answered_at_the_end_with_the_exit_code(
     assert "told quick" in diary.lines or not now or diary.wait_for("told quick")
     assert parent.wait() == Exit.TIMED_OUT
     assert order_of(diary.lines, "^told") == [f"told {'quick' if now else 'drain'}"]
+
+
+def test_of_those_who_wait_for_the_end_only_so_many_are_kept(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    specs = [cast.recovery(), cast.obedient("collector", "a", lingers_s=1.0)]
+    parent = start(specs, limits={"STOP_CLIENTS_MAX": 3})
+    born(diary, "collector a")
+    clients = [parent.connect() for _ in range(5)]
+    for client in clients:
+        client.sendall(b'{"verb": "stop"}\n')
+        parent.status()
+    assert parent.wait() == Exit.OK
+    answers = [client.recv(100) for client in clients]
+    assert answers == [b"", b"", *[b'{"exit": 0}\n'] * 3]
+    for client in clients:
+        client.close()
 
 
 def test_clients_that_say_nothing_or_nonsense_hold_nobody_up(
@@ -1591,6 +1611,43 @@ def test_a_connection_that_came_with_the_stop_is_handed_down(
     assert a.clients[0].recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(a.address, 5)
+
+
+@pytest.mark.parametrize("how", ["attaches", "is refused", "queue away"])
+def test_nobody_is_let_in_before_it_is_known_that_we_collect(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener], how: str
+) -> None:
+    """A queue that is away says nothing, so it isn't waited for for ever."""
+
+    def body(birth: Birth) -> Exit:
+        reader = Reader(diary, "a", birth)
+        for _ in range(5):
+            birth.wish.wait(0.1)
+            reader.take()
+        diary.say("collector a", how)
+        if how == "is refused":
+            raise Occupied("another instance collects this source")
+        birth.slot.set("attached", how == "attaches")
+        reader.read()
+        reader.finish()
+        return Exit.OK
+
+    a = listeners["a"]
+    a.send("early")
+    if how == "is refused":
+        a.send("")
+    spec = cast.spec("collector", "a", body, attaches=False, acceptor=a.acceptor)
+    parent = start([cast.recovery(), spec], limits={"ADMIT_S": 1.0})
+    if how == "is refused":
+        assert parent.wait() == Exit.TAKEN
+        assert not any("early" in line for line in diary.lines), "never ours"
+        for client in a.clients:  # who was accepted would see a clean end, if it has sent nothing
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        return
+    diary.wait_for("a got early")
+    assert order_of(diary.lines, "early", how) == [f"collector a {how}", "a got early"]
+    assert parent.stop() == Exit.OK
 
 
 def test_a_collector_that_ended_before_its_connections_is_started_again(

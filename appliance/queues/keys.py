@@ -54,6 +54,11 @@ class Keys:
         return f"{{{self.name}}}:attempts"
 
     @property
+    def every(self) -> str:
+        """The pattern (of SCAN) that finds all keys of the instance."""
+        return f"{{{self.name}}}:*"
+
+    @property
     def every_busy(self) -> str:
         """The pattern (of SCAN) that finds all busy lists; no character of a name is special."""
         return self.busy("*")

@@ -30,7 +30,16 @@ from typing import Any
 
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
-from appliance.contracts import Death, Depth, Lease, Push, Pushed, Remark, SourceState
+from appliance.contracts import (
+    LEASE_RECORDS_MAX,
+    Death,
+    Depth,
+    Lease,
+    Push,
+    Pushed,
+    Remark,
+    SourceState,
+)
 from appliance.errors import Occupied, Unavailable
 from appliance.frame import name_of
 from appliance.poison import ALONE_AFTER
@@ -82,13 +91,14 @@ return 'taken'
 """
 
 TAKE = """#!lua flags=allow-oom
-local items, size, enough = {}, 0, tonumber(ARGV[1])
+local items, size, records = {}, 0, 0
 repeat
   local item = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
   if not item then break end
   items[#items + 1] = item
   size = size + #item
-until size >= enough
+  records = records + (item:sub(1, 256):match('"records":([0-9]+)') or 0)
+until size >= tonumber(ARGV[1]) or records >= tonumber(ARGV[2])
 return {items, redis.call('HGETALL', KEYS[3])}
 """
 
@@ -333,7 +343,8 @@ class RedisQueue:
         assert not self._held_bytes, "one lease at a time: the busy list holds exactly it"
         with self._talking():
             lists = (self._keys.working, self._keys.busy(self._owner))
-            items, attempts = self._run(TAKE, (*lists, self._keys.attempts), bytes_max)
+            keys = (*lists, self._keys.attempts)
+            items, attempts = self._run(TAKE, keys, bytes_max, LEASE_RECORDS_MAX)
             if not items:
                 items, attempts = self._wait_for_one(lists, wait_s)
         if not items:
@@ -471,6 +482,17 @@ class RedisQueue:
             text = f"it knows a source {name} that isn't configured; its frames are stored as text"
             remarks.append(Remark(text, "nothing, or configure it again to have columns filled"))
         return remarks
+
+    def keys(self) -> list[str]:
+        """All keys of this instance, whatever they hold."""
+        with self._talking():
+            return self._scan(self._keys.every)
+
+    def delete_all(self) -> None:
+        """Delete all keys of this instance: frames that wait in them are gone."""
+        with self._talking():
+            for key in self._scan(self._keys.every):
+                self._command("UNLINK", key)
 
     def _settings(self) -> dict[str, str]:
         """The server's settings that matter to us; empty where it doesn't tell."""

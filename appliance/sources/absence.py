@@ -86,7 +86,7 @@ class Absence:
         """At a collector's birth. `told`: the gaps of the newest noted frame."""
         if self.gap in tuple(told):
             self.told()
-        if not connected and self._state is not None:
+        if not connected:
             self._begin(self._known_at, STOPPED, clean=False)
 
     def found(self) -> None:
@@ -120,7 +120,9 @@ class Absence:
     def _begin(self, at: float, cause: str, clean: bool) -> None:
         """Not connected from now on; what wasn't told yet goes on."""
         state = self._state
-        if state is None or state.began is None:
+        if state is None:
+            return
+        if state.began is None:
             self._keep(_State(at, cause, clean))
         elif state.ended is not None:
             self._keep(replace(state, ended=None, clean=False))

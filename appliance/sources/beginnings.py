@@ -39,8 +39,11 @@ class Beginning:
         pending: a stretch that is in the file, and may not be discarded yet.
     """
 
-    def __init__(self, path: Path, cookie: int, number: int) -> None:
+    def __init__(
+        self, path: Path, cookie: int, number: int, disk_is_low: Callable[[], bool]
+    ) -> None:
         self._path = path
+        self._disk_is_low = disk_is_low
         self.cookie = cookie
         self.number = number
         self.length = 0
@@ -64,6 +67,8 @@ class Beginning:
         """
         assert self.pending is None
         assert len(data) == stretch.length
+        if self._disk_is_low():
+            raise _no_room(self._path, "less than disk_free_min is free")
         with _Opened(self._path, os.O_RDWR | os.O_CREAT) as fd:
             _write_all(fd, data, _HEAD.size + self.length)
             _write_all(fd, self._head(stretch), 0)
@@ -114,8 +119,15 @@ class Beginning:
 class Beginnings:
     """All beginnings of one source: a directory, made when it is first needed."""
 
-    def __init__(self, directory: Path, boot: str, new_number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        boot: str,
+        new_number: Callable[[], int],
+        disk_is_low: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._directory = directory
+        self._disk_is_low = disk_is_low
         self._boot = quote(boot, safe="")
         self._new_number = new_number  # never the same again within a boot
 
@@ -140,12 +152,13 @@ class Beginnings:
             boot, _, rest = path.name.rpartition("_")
             cookie, _, number = rest.partition("-")
             if boot == self._boot and cookie.isdecimal() and number.isdecimal():
-                yield Beginning(path, int(cookie), int(number)).load()
+                yield Beginning(path, int(cookie), int(number), self._disk_is_low).load()
             else:
                 path.unlink(missing_ok=True)
 
     def _at(self, cookie: int, number: int) -> Beginning:
-        return Beginning(self._directory / f"{self._boot}_{cookie}-{number}", cookie, number)
+        path = self._directory / f"{self._boot}_{cookie}-{number}"
+        return Beginning(path, cookie, number, self._disk_is_low)
 
 
 class _Opened:
@@ -158,13 +171,13 @@ class _Opened:
         try:
             self._fd = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unavailable(self._path, error) from error
+            raise _no_room(self._path, error.strerror) from error
         return self._fd
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         os.close(self._fd)
         if isinstance(error, OSError):
-            raise _unavailable(self._path, error) from error
+            raise _no_room(self._path, error.strerror) from error
 
 
 def _write_all(fd: int, data: Buffer, at: int) -> None:
@@ -174,8 +187,8 @@ def _write_all(fd: int, data: Buffer, at: int) -> None:
         view, at = view[written:], at + written
 
 
-def _unavailable(path: Path, error: OSError) -> Unavailable:
+def _no_room(path: Path, why: str | None) -> Unavailable:
     return Unavailable(
-        f"room for the beginning of a record: {path.parent}: {error.strerror}",
+        f"room for the beginning of a record: {path.parent}: {why}",
         "make room on that disk; its sender waits meanwhile",
     )

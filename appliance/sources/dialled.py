@@ -39,7 +39,7 @@ from appliance.frame import Gap
 from appliance.sources.absence import SERVER_AWAY, STOPPED, Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.held import Connection, HeldSource, Limits, Wake
-from appliance.sources.kernel import Kernel
+from appliance.sources.kernel import Kernel, readable
 from appliance.sources.parts import gaps_in
 
 CONNECT_S = 10.0  # for one address; well below the kernel's own two minutes
@@ -364,7 +364,8 @@ class DialledSource(HeldSource):
 
     def _adopt(self, cookie: int, connection: socket.socket) -> None:
         super()._adopt(cookie, connection)
-        self._absence.found()
+        if _is_there(connection):
+            self._absence.found()
 
     def _finish(self, connection: Connection) -> None:
         """First say since when the server is away; a kill behind it leaves the connection ours."""
@@ -381,6 +382,15 @@ def _is_connecting(connection: socket.socket) -> bool:
     poller = select.poll()
     poller.register(connection, select.POLLOUT)
     return not poller.poll(0)
+
+
+def _is_there(connection: socket.socket) -> bool:
+    """Whether this is a connection, and not what is left of an attempt that a dead one made."""
+    try:
+        connection.getpeername()
+    except OSError:
+        return readable(connection) > 0
+    return True
 
 
 def _shut_down(connection: socket.socket, how: int) -> None:

@@ -265,6 +265,7 @@ class FileSource:
 
     connections = 0
     fleeting = False
+    patient = True
     at_risk = NOTHING_AT_RISK
 
     def __init__(

@@ -24,6 +24,7 @@ import math
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from appliance.sources.kernel import Kernel, Seen, Stretch
 from appliance.sources.parts import PARTS_MAX, ChunkMaker, Part, from_files, gaps_in, lost
 
 EVENTS_MAX = PARTS_MAX  # connections that are looked at together
+SKIPPING_MAX = 4096  # connections inside an over-long record: each note names all of them
 UNFINISHED_S = 0.01  # a record waits so long for a byte before its beginning moves
 STUCK_LOOK_S = 1.0  # when its beginning can't move: how often it is tried
 STUCK = select.EPOLLRDHUP | select.EPOLLET
@@ -76,7 +78,6 @@ class Connection:
     socket: socket.socket
     cookie: int
     skipping: bool = False
-    ending: bool = False
     wake_at: int = 1
     left: int | None = None
     beginning: Beginning | None = None
@@ -93,6 +94,8 @@ class Limits:
 
 class HeldSource:
     """Records of any number of connections that the parent accepted (contract: Source)."""
+
+    patient = True
 
     def __init__(
         self,
@@ -126,6 +129,9 @@ class HeldSource:
         self._connections: dict[int, Connection] = {}  # by cookie
         self._by_fd: dict[int, Connection] = {}
         self._passed_over: list[Connection] = []
+        self._skipping: set[int] = set()  # cookies of those inside an over-long record
+        self._skip_later: deque[Connection] = deque()  # there are too many of those
+        self._ending: dict[int, Connection] = {}
         self._looks = Looks(monotonic)
         self._awaited = ""
         self._shown: Chunk | None = None
@@ -172,7 +178,7 @@ class HeldSource:
         """Go on behind the last note: which connections are inside a record, and how far."""
         for cookie in claim["skipping"] if claim else ():
             if cookie in self._connections:
-                self._connections[cookie].skipping = True
+                self._skip(self._connections[cookie], True)
         self._handed_over = from_files(claim)  # `again` knows better, where it is asked
         for beginning in self._beginnings.sweep():
             self._resume_beginning(beginning)
@@ -185,7 +191,7 @@ class HeldSource:
         if connection is None or self.fleeting or not (beginning.length or beginning.pending):
             beginning.remove()
             if connection and self.fleeting:  # nobody can tell where its rest begins
-                connection.skipping = True
+                self._skip(connection, True)
         else:
             connection.beginning = beginning
 
@@ -250,7 +256,7 @@ class HeldSource:
         gaps = self._gaps(maker.empty)
         if maker.empty and not gaps:
             return None
-        return maker.chunk(self._clock(), self._skipping_cookies(), gaps)
+        return maker.chunk(self._clock(), sorted(self._skipping)[:SKIPPING_MAX], gaps)
 
     def _gaps(self, alone: bool) -> list[Gap]:
         """What the next chunk has to tell of; `alone`: it would have nothing else."""
@@ -266,8 +272,8 @@ class HeldSource:
     def settle(self) -> None:
         """Let go of beginnings that were handed over, of connections that ended and are empty."""
         self._forget_beginnings()
-        for connection in list(self._connections.values()):
-            if connection.ending and not connection.beginning:
+        for connection in list(self._ending.values()):
+            if not connection.beginning:
                 self._finish_if_empty(connection)
 
     def wait(self, timeout_s: float) -> None:
@@ -311,7 +317,8 @@ class HeldSource:
         for fd, events in self._epoll.poll(timeout_s, EVENTS_MAX):
             if fd in self._by_fd:
                 connection = self._by_fd[fd]
-                connection.ending |= bool(events & ~select.EPOLLIN)
+                if events & ~select.EPOLLIN:
+                    self._ending[connection.cookie] = connection
                 yield connection
             elif fd == self._link.fileno():
                 self._receive(events)
@@ -370,7 +377,7 @@ class HeldSource:
         got = self._kernel.peek(connection.socket, self._view[used : used + length])
         behind = self._behind(seen) if length == available else Ending.OPEN
         if got < length:
-            length, behind = got, self._kernel.behind_short_peek
+            length, behind = got, self._behind_piece(got)
         part = Part(
             connection.cookie,
             seen.position,
@@ -393,12 +400,21 @@ class HeldSource:
             return Ending.BROKEN
         return Ending.CLEAN if seen.ending else Ending.OPEN
 
+    def _behind_piece(self, length: int) -> Ending:
+        """What follows a piece that a peek shows alone: more, once this one is out of the way.
+
+        One that is too short to be moved there ends its record.
+        """
+        return Ending.OPEN if length >= self._kernel.part_bytes_min else Ending.BROKEN
+
     def _take(
         self, connection: Connection, part: Part, at: int, maker: ChunkMaker, available: int
     ) -> int:
         cut = part.cut(self._buffer, at, maker.record_bytes_max)
         if not cut.taken:
             return self._unfinished(connection, part, at, maker, available)
+        if self._skips_later(connection, cut):
+            return 0
         if cut.taken < self._kernel.part_bytes_min and not part.ending:
             self._take_single(connection, cut, available)
             return 0
@@ -407,7 +423,7 @@ class HeldSource:
 
     def _add(self, connection: Connection, part: Part, cut: Cut, maker: ChunkMaker) -> int:
         self._wake_at(connection, 1)
-        connection.skipping = cut.skipping
+        self._skip(connection, cut.skipping)
         part = part._replace(length=cut.taken, records=cut.records)
         maker.add(part, cut, cut.body(self._buffer))
         return cut.taken
@@ -444,12 +460,41 @@ class HeldSource:
         """Ended and empty, and no note speaks of it: the parent may let go of it too."""
         self._epoll.unregister(connection.socket.fileno())
         self._looks.over(connection)
+        self._skip(connection, False)
+        self._ending.pop(connection.cookie, None)
         del self._connections[connection.cookie]
         del self._by_fd[connection.socket.fileno()]
         # A close alone sends no FIN while the parent holds its duplicate.
         _shutdown(connection.socket, socket.SHUT_RDWR)
         self._link.report_finished(connection.cookie)
         connection.socket.close()
+
+    # ── an over-long record ─────────────────────────────────────────────────────────────
+
+    def _skip(self, connection: Connection, skipping: bool) -> None:
+        """Whether the connection's next bytes belong to an over-long record."""
+        connection.skipping = skipping
+        if skipping:
+            self._skipping.add(connection.cookie)
+        else:
+            self._skipping.discard(connection.cookie)
+            self._let_one_skip()
+
+    def _skips_later(self, connection: Connection, cut: Cut) -> bool:
+        """Whether a note holds no more of those: its sender waits until another's record ends."""
+        if not cut.skipping or connection.skipping or len(self._skipping) < SKIPPING_MAX:
+            return False
+        self._epoll.modify(connection.socket.fileno(), STUCK)
+        connection.wake_at = 0
+        self._skip_later.append(connection)
+        return True
+
+    def _let_one_skip(self) -> None:
+        while self._skip_later and len(self._skipping) < SKIPPING_MAX:
+            connection = self._skip_later.popleft()
+            if connection.cookie in self._connections:
+                self._wake_at(connection, 1)
+                return
 
     # ── an unfinished record ────────────────────────────────────────────────────────────
 
@@ -459,6 +504,8 @@ class HeldSource:
         """Wait for the record's rest; its beginning moves when the kernel will hold no more."""
         if at + part.length == len(self._buffer):  # too little room behind other connections
             self._passed_over.append(connection)
+        elif part.length < available:  # its next piece shows when this one has moved
+            return self._begin(connection, at, maker)
         elif connection.wake_at <= available:
             self._wake_at(connection, available + 1)
             if not self._kernel.wakes_when_full:
@@ -503,6 +550,8 @@ class HeldSource:
             beginning=beginning.number,
         )
         cut = part.cut(self._buffer, used, maker.record_bytes_max)
+        if self._skips_later(connection, cut):
+            return 0
         return self._add(connection, part, cut, maker)
 
     def _extend(self, connection: Connection, beginning: Beginning, view: memoryview) -> Ending:
@@ -526,7 +575,7 @@ class HeldSource:
         length = bytes(view[:got]).find(NEWLINE) + 1 or got
         behind = self._behind(seen) if length == available else Ending.OPEN
         if got < wanted and length == got:
-            behind = self._kernel.behind_short_peek
+            behind = self._behind_piece(got)
         moved = length if length >= shortest or seen.ending else 0
         if moved:
             self._move(connection, beginning, view[:length], seen)
@@ -598,9 +647,6 @@ class HeldSource:
                 connection.beginning = None
             self._beginnings.remove(part.cookie, part.beginning)
         self._handed_over = []
-
-    def _skipping_cookies(self) -> list[int]:
-        return [c.cookie for c in self._connections.values() if c.skipping]
 
     # ── stopping ────────────────────────────────────────────────────────────────────────
 

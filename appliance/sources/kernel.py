@@ -14,8 +14,7 @@ import termios
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from appliance.framing import Ending
-
+BACKLOG = 1024  # senders that wait to be accepted; the kernel's own limit is net.core.somaxconn
 POLLED = select.EPOLLIN | select.EPOLLRDHUP
 ARRIVAL_S = 1.0  # from one end of a connection to the other, on one machine
 
@@ -55,15 +54,14 @@ class Kernel(Protocol):
     def wakes_when_full(self) -> bool:
         """Whether poll wakes for no new byte when the kernel will hold no more of a record."""
 
-    @property
-    def behind_short_peek(self) -> Ending:
-        """What it means that a peek shows less than is available."""
-
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, consistent in itself."""
 
     def peek(self, connection: socket.socket, view: memoryview) -> int:
-        """Show what is available, from its front; no stretch is marked any more."""
+        """Show what is available, from its front; no stretch is marked any more.
+
+        Less than that where a piece ends that was sent apart: the rest shows behind it.
+        """
 
     def mark(self, connection: socket.socket, length: int) -> None:
         """From here on `left_of` can tell: done before the first byte may be read for good."""
@@ -83,7 +81,6 @@ class PlainKernel:
 
     part_bytes_min = 1
     wakes_when_full = False
-    behind_short_peek = Ending.OPEN
 
     def observe(self, connection: socket.socket) -> Seen:
         """An end is looked for first: nothing comes behind it, so what is there then is all."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from appliance.contracts import Chunk
 from appliance.frame import Buffer, Gap
-from appliance.framing import Cut, Ending, cut, gaps_of
+from appliance.framing import RECORDS_MAX, Cut, Ending, cut, gaps_of
 from appliance.sources.kernel import Stretch
 
 PARTS_MAX = 256  # connections that share one frame: a note has a limited size (note.SLOT_BYTES)
@@ -68,8 +68,8 @@ class ChunkMaker:
 
     @property
     def full(self) -> bool:
-        """Whether no more connections fit."""
-        return len(self._parts) >= PARTS_MAX
+        """Whether no more connections, or no more records fit."""
+        return len(self._parts) >= PARTS_MAX or self._records >= RECORDS_MAX
 
     def add(self, part: Part, cut: Cut, body: Buffer) -> None:
         """Add one connection's stretch; its records go behind those that are here."""

@@ -29,7 +29,7 @@ from typing import Any
 from appliance import framing
 from appliance.contracts import AtRisk, Chunk
 from appliance.frame import Gap
-from appliance.framing import Ending
+from appliance.framing import Cut, Ending
 
 PIPE_BYTES = 1024 * 1024  # what the kernel allows everybody
 
@@ -38,11 +38,10 @@ UNREADABLE = "unreadable"  # cause of a gap: the input failed before its end
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A chunk that was shown and not discarded, and how much of the buffer it took."""
+    """A chunk that was shown and not discarded, and how it was cut from the buffer."""
 
     chunk: Chunk
-    taken: int
-    skipping: bool
+    cut: Cut
 
 
 class StdinSource:
@@ -53,6 +52,7 @@ class StdinSource:
 
     connections = 0
     fleeting = True
+    patient = True
     waiting_for = ""
 
     def __init__(
@@ -77,6 +77,7 @@ class StdinSource:
         self._buffer = bytearray(max(frame_bytes_max, record_bytes_max))
         self._view = memoryview(self._buffer)
         self._filled = 0
+        self._searched = 0  # so many bytes of it hold no newline
         self._first = self._last = 0.0  # when the oldest and the newest byte in it was read
         self._skipping = False
         self._skipped = 0  # bytes of an over-long line dropped since the last chunk
@@ -92,14 +93,16 @@ class StdinSource:
     def ended(self) -> bool:
         """Whether the input is at its end and everything of it was discarded.
 
-        The look that meets the end shows all that is left, so nothing waits behind the chunk.
+        Behind a chunk that met the end only what was too much for it is left.
         """
-        return self._shown is None and self._ending is not Ending.OPEN
+        return self._shown is None and self._ending is not Ending.OPEN and not self._filled
 
     @property
     def at_risk(self) -> AtRisk:
         """All that is in the buffer: what is shown, and the unfinished line behind it."""
-        records, taken = (self._shown.chunk.records, self._shown.taken) if self._shown else (0, 0)
+        records, taken = (
+            (self._shown.chunk.records, self._shown.cut.taken) if self._shown else (0, 0)
+        )
         return AtRisk(records + (self._filled > taken), self._filled)
 
     def resume(self, cursor: str | None, claim: Any) -> None:
@@ -111,9 +114,8 @@ class StdinSource:
     def peek(self) -> Chunk | None:
         """The whole lines that are here now."""
         if self._shown is None and not self.ended:
-            searched = self._filled
             self._fill()
-            self._shown = self._cut(searched)
+            self._shown = self._cut()
         return self._shown.chunk if self._shown else None
 
     def discard(self, chunk: Chunk) -> None:
@@ -122,7 +124,7 @@ class StdinSource:
         assert chunk is self._shown.chunk
         shown, self._shown = self._shown, None
         self._skipped, self._gaps = 0, ()
-        self._drop(shown.taken, shown.skipping)
+        self._drop(shown.cut)
 
     def settle(self) -> None:
         """Nothing to let go of."""
@@ -192,7 +194,7 @@ class StdinSource:
 
     # ── showing ─────────────────────────────────────────────────────────────────────────
 
-    def _cut(self, searched: int) -> Shown | None:
+    def _cut(self) -> Shown | None:
         """Show what of the buffer is whole; skip what belongs to an over-long line."""
         cut = framing.cut(
             self._buffer,
@@ -201,12 +203,12 @@ class StdinSource:
             record_bytes_max=self._record_bytes_max,
             skipping=self._skipping,
             ending=self._ending,
-            searched=searched,
+            searched=self._searched,
         )
         self._skipped += cut.skipped_bytes
         last_words = self._ending is not Ending.OPEN and (self._skipped or self._gaps)
         if not cut.records and not last_words:
-            self._drop(cut.taken, cut.skipping)
+            self._drop(cut)
             return None
         body = cut.body(self._buffer)
         chunk = Chunk(
@@ -219,14 +221,15 @@ class StdinSource:
             gaps=self._gaps or framing.gaps_of(cut.rejected),
             skipped_bytes=self._skipped,
         )
-        return Shown(chunk, cut.taken, cut.skipping)
+        return Shown(chunk, cut)
 
-    def _drop(self, taken: int, skipping: bool) -> None:
-        rest = self._filled - taken
-        self._view[:rest] = self._view[taken : self._filled]
+    def _drop(self, cut: Cut) -> None:
+        rest = self._filled - cut.taken
+        self._view[:rest] = self._view[cut.taken : self._filled]
         self._filled = rest
-        self._skipping = skipping
-        if taken:
+        self._searched = 0 if cut.limited else rest
+        self._skipping = cut.skipping
+        if cut.taken:
             self._first = self._last  # the rest came with the last read, or nothing is left
 
 

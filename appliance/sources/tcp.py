@@ -8,7 +8,8 @@ good. Facts behind the code, each tried on Linux:
 - A FIN counts as one received byte from CLOSE_WAIT, LAST_ACK and CLOSING on, not in
   ESTABLISHED or FIN_WAIT; in CLOSE nobody knows. So where a stretch begins without `ending`,
   a FIN that comes later may move the position by one, and it is never a single byte then.
-- SO_OOBINLINE from the start, or an urgent byte stops FIONREAD.
+- SO_OOBINLINE from the start, or an urgent byte stops FIONREAD. A peek ends before it all the
+  same (tcp(7)), and goes on with it when the rest was read.
 - SO_RCVLOWAT set once to 3 MiB grows the receive buffer for good. Without that a byte of an
   unfinished record pins a coalesced buffer of its whole size, the window stays shut and the
   stream stalls.
@@ -18,18 +19,33 @@ good. Facts behind the code, each tried on Linux:
 import select
 import socket
 import struct
+from typing import NamedTuple
 
 from appliance.errors import AddressError, Unavailable
-from appliance.framing import Ending
 from appliance.sources.dialled import Target
-from appliance.sources.kernel import POLLED, Seen, Stretch, readable
+from appliance.sources.kernel import BACKLOG, POLLED, Seen, Stretch, readable
 
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
-BACKLOG = 1024
-# A server that we dial and that is gone without a word is noticed after 30 + 6 × 10 s.
-KEEPALIVE_IDLE_S = 30
-KEEPALIVE_INTERVAL_S = 10
-KEEPALIVE_PROBES = 6
+
+
+class Keepalive(NamedTuple):
+    """When the kernel asks a silent other side whether it is there, and gives it up (tcp(7))."""
+
+    idle_s: int
+    interval_s: int
+    probes: int
+
+    @property
+    def gone_s(self) -> int:
+        """So long it was silent when it is given up."""
+        return self.idle_s + self.interval_s * self.probes
+
+
+# A sender whose machine is gone holds its place no longer than this. Later than a sender's own
+# TCP gives up what it could not send (about 15 minutes, tcp_retries2): none is cut that would
+# have come back.
+SENDER = Keepalive(idle_s=600, interval_s=60, probes=10)
+SERVER = Keepalive(idle_s=30, interval_s=10, probes=6)  # one that we dial is dialled again soon
 
 _TCP_INFO_BYTES = 136
 _BYTES_RECEIVED = struct.Struct("=Q")
@@ -45,7 +61,6 @@ class TcpKernel:
 
     part_bytes_min = 2
     wakes_when_full = True
-    behind_short_peek = Ending.BROKEN  # an urgent byte (tcp(7)): the record ends before it
 
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, read until the kernel agrees with itself."""
@@ -88,7 +103,7 @@ def prepare(connection: socket.socket) -> None:
     """What the parent does to each connection before anybody reads it."""
     connection.setblocking(False)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _keep_alive(connection, SENDER)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, RECEIVE_BUFFER_BYTES)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
@@ -98,9 +113,14 @@ def prepare_dialled(connection: socket.socket) -> None:
     probes tell that its server is gone.
     """
     prepare(connection)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    _keep_alive(connection, SERVER)
+
+
+def _keep_alive(connection: socket.socket, when: Keepalive) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, when.idle_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, when.interval_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, when.probes)
 
 
 def find(address: str) -> list[Target]:

@@ -29,9 +29,8 @@ from pathlib import Path
 from appliance.contracts import Remark
 from appliance.errors import AddressError, ConfigError
 from appliance.sources.dialled import Target
-from appliance.sources.kernel import PlainKernel, Stretch
+from appliance.sources.kernel import BACKLOG, PlainKernel, Stretch
 
-BACKLOG = 1024
 SO_PEEK_OFF = 42
 AT_REST = -1
 

@@ -1,7 +1,8 @@
 """The ledger: how a store writes each frame once, whoever brings it how often.
 
-The order of a storing transaction and the fold are the same for every database and live here,
-on the tables of tables.py; mysql.py and sqlite.py say how their database does the rest.
+The order of a storing transaction is the same for every database and lives here, on the tables
+of tables.py; folding.py says what becomes of the ledger rows, and of numbers that are missing;
+mysql.py and sqlite.py say how their database does the rest.
 
 **A frame is stored iff it has a `frames` row, or its number ≤ `up_to` and no gap row covers it.**
 
@@ -24,40 +25,30 @@ commit. Each part is there for a reason:
   it, which proves that the transaction still exists: a database that had silently rolled back
   all of it would commit rows without their ledger rows.
 - A frame that processes died with (see poison.py) is written row by row, each named before.
+- Also inside a gap a frame gets its ledger row: the fold, which holds the run's row exclusively,
+  cuts it out of the gap. Nobody else changes up_to or a gap's numbers.
 
-`fold` holds the run's row exclusively. It raises `up_to` over the frames rows that have no hole
-before them, adds their sums to the run's row and deletes them. A frame that came after all,
-inside a gap, is cut out of the gap's row; SUM(records) - SUM(recovered) over all gap rows is
-what is still missing.
+How the run before ended, which every header tells, is written down before the transaction, once:
+it can only make numbers known that are missing, never let a frame count as stored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 from appliance.batch import Batch, DeadLetter, Stored
 from appliance.contracts import NO_RECORD, Hold
 from appliance.errors import Rejected, Unavailable
-from appliance.frame import Gap
+from appliance.frame import Gap, RunEnd
 from appliance.framing import REJECTED_BYTES_MAX
 from appliance.isolate import Insert, isolate
 from appliance.rows import PART_KEPT, utc_text
-from appliance.stores.tables import (
-    COUNTS,
-    DUPLICATE,
-    Row,
-    Span,
-    TableStore,
-    Unrecognised,
-    Writer,
-)
+from appliance.stores.folding import FoldingStore
+from appliance.stores.tables import COUNTS, DUPLICATE, Row, Unrecognised, Writer
 
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
-FOLD_FRAMES_MAX = 10_000  # frames folded by one call: what bounds its time
 REASON_CHARS_MAX = 1000
 WORD_CHARS_MAX = 32
-
-NOTHING_LEFT = [(None, None)]  # numbers of a gap that was filled; the row stays, as history
 
 
 @dataclass(slots=True)
@@ -68,8 +59,13 @@ class LeftOut:
     ignored: int = 0
 
 
-class LedgerStore(TableStore):
+class LedgerStore(FoldingStore):
     """A store that keeps the ledger's promises on some SQL database."""
+
+    @cached_property
+    def _run_ends(self) -> set[RunEnd]:
+        """How runs ended, as far as this process knows it to be written down: one for each boot."""
+        return set()
 
     def store(self, batches: Sequence[Batch]) -> Stored:
         """Commit all batches in one transaction with their ledger rows."""
@@ -85,19 +81,12 @@ class LedgerStore(TableStore):
         if not ordered:
             return Stored()
         with self._session():
+            self._note_run_ends(ordered)
             for _ in range(LOOKS_MAX):
                 stored = self._try_to_store(ordered, hold)
                 if stored is not None:
                     return stored
             raise Unavailable(f"others stored the same frames at each of {LOOKS_MAX} looks")
-
-    def fold(self) -> None:
-        """Fold ledger rows without a hole before them into their run's row."""
-        with self._session():
-            budget = FOLD_FRAMES_MAX
-            for (run,) in self._query(f'SELECT DISTINCT "run" FROM {self._frames}'):
-                if budget > 0:
-                    budget -= self._fold_run(run, budget)
 
     # ── storing ─────────────────────────────────────────────────────────────────────────
 
@@ -135,6 +124,27 @@ class LedgerStore(TableStore):
                 f'{self.INSERT_NEW} {self._runs} ("run", "source") VALUES (?, ?)', run, source
             )
 
+    def _note_run_ends(self, batches: Sequence[Batch]) -> None:
+        """Write down how the runs before these ended, unless this process has done so."""
+        ends = {batch.previous: batch.source for batch in batches if batch.previous}
+        for end, source in ends.items():
+            if end not in self._run_ends:
+                self._note_run_end(end, source)
+                self._run_ends.add(end)
+
+    def _note_run_end(self, end: RunEnd, source: str) -> None:
+        """The greatest number wins: a stale note may say less than what was handed over."""
+        run = bytes.fromhex(end.run)
+        known = self._query(f'SELECT "last" FROM {self._runs} WHERE "run" = ?', run)
+        if not known:
+            self._make_runs({run: source})
+        if not known or known[0][0] is None or known[0][0] < end.number:
+            self._query(
+                f'UPDATE {self._runs} SET "last" = ?, "last_records" = ?, "last_bytes" = ?'
+                ' WHERE "run" = ? AND ("last" IS NULL OR "last" < ?)',
+                *(end.number, end.records, end.bytes, run, end.number),
+            )
+
     def _not_yet_stored(
         self, batches: Sequence[Batch], up_to: Mapping[bytes, int]
     ) -> Sequence[Batch]:
@@ -151,21 +161,10 @@ class LedgerStore(TableStore):
             f'SELECT "frame" FROM {self._frames} WHERE "run" = ? AND "frame" IN ({listed})', run
         )
         below = [number for number in numbers if number <= up_to]
-        holes = self._holes(run) if below else []
+        gaps = [gap.span for gap in self._gaps_of(run).values() if gap.span] if below else []
         return {int(number) for (number,) in rows} | {
-            number
-            for number in below
-            if not any(first <= number <= last for _, first, last in holes)
+            number for number in below if not any(first <= number <= last for first, last in gaps)
         }
-
-    def _holes(self, run: bytes) -> list[tuple[int, int, int]]:
-        """The run's gaps that have numbers: (gap, first, last), in their order."""
-        rows = self._query(
-            f'SELECT "gap", "first", "last" FROM {self._gaps}'
-            ' WHERE "run" = ? AND "first" IS NOT NULL ORDER BY "first"',
-            run,
-        )
-        return [(int(gap), int(first), int(last)) for gap, first, last in rows]
 
     def _claim(self, new: Sequence[Batch]) -> bool:
         """Insert the ledger rows; False if somebody else has one of the frames already."""
@@ -303,114 +302,8 @@ class LedgerStore(TableStore):
         raw = letter.raw[:REJECTED_BYTES_MAX]
         return replace(letter, raw=raw, reason=PART_KEPT + letter.reason)
 
-    # ── folding ─────────────────────────────────────────────────────────────────────────
-
-    def _fold_run(self, run: bytes, frames_max: int) -> int:
-        """Fold one run in a transaction of its own; how many frames were folded."""
-        self._query(self.BEGIN)
-        before = self._lock_run(run)
-        frames = self._query(
-            f'SELECT "frame", "records" FROM {self._frames} WHERE "run" = ?'
-            f' ORDER BY "frame" LIMIT {frames_max}',
-            run,
-        )
-        records = {int(frame): int(count) for frame, count in frames}
-        holes = self._holes(run)
-        up_to, folded = reach(before, list(records), [hole[1:] for hole in holes])
-        if not folded and up_to == before:
-            self._query("ROLLBACK")
-            return 0
-        if folded:
-            self._add_sums(run, folded[-1])
-            self._cut_holes(run, holes, {frame: records[frame] for frame in folded})
-            self._query(
-                f'DELETE FROM {self._frames} WHERE "run" = ? AND "frame" <= ?', run, folded[-1]
-            )
-        self._query(f'UPDATE {self._runs} SET "up_to" = ? WHERE "run" = ?', up_to, run)
-        self._query("COMMIT")
-        return len(folded)
-
-    def _lock_run(self, run: bytes) -> int:
-        """Lock a run's row against everybody until the transaction ends; its up_to."""
-        [(up_to,)] = self._query(
-            f'SELECT "up_to" FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}', run
-        )
-        return int(up_to)
-
-    def _add_sums(self, run: bytes, last: int) -> None:
-        """Add the frames up to `last` to the run's row."""
-        sums = ", ".join(f'SUM("{name}")' for name in COUNTS)
-        [row] = self._query(
-            f'SELECT {sums}, MIN("first_received"), MAX("last_received") FROM {self._frames}'
-            ' WHERE "run" = ? AND "frame" <= ?',
-            run,
-            last,
-        )
-        counts, (begin, end) = [int(count) for count in row[: len(COUNTS)]], row[len(COUNTS) :]
-        added = ", ".join(f'"{name}" = "{name}" + ?' for name in COUNTS)
-        self._query(
-            f"UPDATE {self._runs} SET {added},"
-            ' "first_received" = CASE WHEN "first_received" <= ? THEN "first_received" ELSE ? END,'
-            ' "last_received" = CASE WHEN "last_received" >= ? THEN "last_received" ELSE ? END'
-            ' WHERE "run" = ?',
-            *counts,
-            *(begin, begin, end, end, run),
-        )
-
-    def _cut_holes(
-        self, run: bytes, holes: Sequence[tuple[int, int, int]], records: Mapping[int, int]
-    ) -> None:
-        """Cut frames that came after all out of their gaps; the size stays in the first piece."""
-        for gap, first, last in holes:
-            filled = [number for number in records if first <= number <= last]
-            if not filled:
-                continue
-            left, *others = [*pieces(first, last, filled)] or NOTHING_LEFT
-            self._query(
-                f'UPDATE {self._gaps} SET "first" = ?, "last" = ?, "recovered" = "recovered" + ?'
-                ' WHERE "gap" = ?',
-                *left,
-                sum(records[number] for number in filled),
-                gap,
-            )
-            for piece in others:
-                self._query(
-                    f"INSERT INTO {self._gaps}"
-                    ' ("run", "first", "last", "source", "began_at", "ended_at", "cause")'
-                    ' SELECT "run", ?, ?, "source", "began_at", "ended_at", "cause"'
-                    f' FROM {self._gaps} WHERE "gap" = ?',
-                    *piece,
-                    gap,
-                )
-
 
 # ── pure parts ──────────────────────────────────────────────────────────────────────────
-
-
-def reach(up_to: int, frames: Sequence[int], holes: Sequence[Span]) -> tuple[int, list[int]]:
-    """How far a run is accounted for: the new up_to, and which of the frames are below it.
-
-    `frames` and `holes` (first, last) are sorted. Frames below up_to, and those inside a hole,
-    came after all; the run goes on behind a hole that begins where it has ended.
-    """
-    folded: list[int] = []
-    waiting = list(reversed(holes))
-    for frame in (*frames, None):
-        while waiting and waiting[-1][0] <= up_to + 1:
-            up_to = max(up_to, waiting.pop()[1])
-        if frame is None or frame > up_to + 1:
-            break
-        up_to = max(up_to, frame)
-        folded.append(frame)
-    return up_to, folded
-
-
-def pieces(first: int, last: int, filled: Sequence[int]) -> Iterator[Span]:
-    """What is left of first to last without the filled numbers (sorted, all inside)."""
-    for number in (*filled, last + 1):
-        if first < number:
-            yield first, number - 1
-        first = number + 1
 
 
 def counts_of(batch: Batch) -> tuple[int, ...]:
@@ -422,8 +315,9 @@ def counts_of(batch: Batch) -> tuple[int, ...]:
 
 def frame_row(batch: Batch) -> Row:
     """A batch's own row in the ledger."""
-    before = (batch.records_before, batch.bytes_before, (batch.hole or "")[:WORD_CHARS_MAX])
-    return (batch.run, batch.number, *counts_of(batch), *span_of(batch), *before)
+    before = (batch.records_before, batch.bytes_before)
+    hole = batch.hole and batch.hole[:WORD_CHARS_MAX]
+    return (batch.run, batch.number, *counts_of(batch), *span_of(batch), *before, hole)
 
 
 def span_of(batch: Batch) -> tuple[str, str]:
@@ -434,9 +328,11 @@ def span_of(batch: Batch) -> tuple[str, str]:
 def gap_rows(batch: Batch) -> list[Row]:
     """A batch's gaps as rows. They have no numbers: the frame itself is stored."""
     run, source, span = batch.run, batch.source, span_of(batch)
+    rest = (0, 0, None, None)  # nothing is recovered, and it has no place among numbers
+    causes = [gap.cause[:WORD_CHARS_MAX] for gap in batch.gaps]
     return [
-        (run, None, None, source, *_times(gap, span), gap.cause, gap.records, gap.bytes, 0)
-        for gap in batch.gaps
+        (run, None, None, source, *_times(gap, span), cause, gap.records, gap.bytes, *rest)
+        for gap, cause in zip(batch.gaps, causes, strict=True)
     ]
 
 

@@ -19,14 +19,13 @@ limited in number and bytes; what is over-long for that goes alone.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from datetime import datetime
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from appliance.batch import Batch, DeadLetter
 from appliance.rows import PART_KEPT, REASONS, is_incomplete, utc_text
 from appliance.stores.ledger import REASON_CHARS_MAX, WORD_CHARS_MAX, LedgerStore, LeftOut, by_batch
-from appliance.stores.tables import Row
+from appliance.stores.tables import Row, time_text
 
 PAGE_LETTERS_MAX = 500  # at once; SQLite takes at most 1000 terms joined by OR
 PAGE_BYTES_MAX = 4 * 1024 * 1024  # of their records
@@ -129,19 +128,6 @@ Remake = Callable[[Sequence[Letter]], Sequence[Batch]]
 
 class Letters(LedgerStore):
     """The dead letters of a store."""
-
-    def has_letters(self) -> bool:
-        """Whether there are the tables in which dead letters would be.
-
-        Raises Unavailable where another version of this program made them.
-        """
-        if not self._is_there():
-            return False
-        with self._session():
-            if self._check_ledger():
-                return False
-            self._check_schema()
-            return True
 
     def count_letters(self, wanted: Wanted) -> dict[str, int]:
         """How many there are of each code, the most frequent first."""
@@ -372,17 +358,12 @@ def _letter(row: Row) -> Letter:
         source,
         code,
         reason,
-        _time(received) or _time(dead) or "",
-        _time(dead) or "",
-        _time(retried),
+        time_text(received) or time_text(dead) or "",
+        time_text(dead) or "",
+        time_text(retried),
         int(size),
         bytes(raw),
     )
-
-
-def _time(value: Any) -> str | None:
-    """A time as utc_text writes it, however the database gives it."""
-    return value.isoformat(" ", "microseconds") if isinstance(value, datetime) else value
 
 
 def _older(last: Letter) -> tuple[Any, ...]:

@@ -30,7 +30,8 @@ ledger's own statements, a trigger or a commit can end with, and what has one me
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -43,6 +44,9 @@ from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
 from appliance.stores.address import MySQLAddress
+from appliance.stores.books import Books
+from appliance.stores.disposable import Disposable
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -59,6 +63,7 @@ from appliance.stores.tables import (
 CONNECT_S = 10
 IO_S = 60  # one read from or write to the server; well above its own lock wait
 LOCK_WAIT_S = 20
+GIVING_WAY_S = 5  # the same, where everybody who stores waits meanwhile
 SERVER_IDLE_S = 120  # the server drops the session then, and what it had locked
 PING_AFTER_S = 60  # idle longer than this: ask before the transaction
 STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame usually fits, escaped, and stays whole
@@ -72,6 +77,7 @@ SESSION = (
     f" lock_wait_timeout = {LOCK_WAIT_S},"  # LOCK TABLES and ALTER TABLE of others, usually a day
     f" sql_select_limit = {2**64 - 1}"  # a smaller one would hide rows of the ledger
 )
+LOCK_WAIT = "SET SESSION innodb_lock_wait_timeout = {}"
 ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 OPTIONS = " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
 
@@ -376,10 +382,14 @@ def reaction_to(number: int, sqlstate: str) -> tuple[str, Reaction | None]:
 # ── the store ───────────────────────────────────────────────────────────────────────────
 
 
-class MySQLStore(Letters):
+class MySQLStore(Books, Letters, GapList, Disposable):
     """Stores batches in MySQL or MariaDB."""
 
     BEGIN = "START TRANSACTION"
+    SNAPSHOT = (
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",  # of the next one alone
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    )
     SHARED = " LOCK IN SHARE MODE"
     EXCLUSIVE = " FOR UPDATE"
     INSERT_NEW = "INSERT IGNORE INTO"
@@ -391,6 +401,7 @@ class MySQLStore(Letters):
         "count": "BIGINT UNSIGNED NOT NULL DEFAULT 0",
         "position": "INT UNSIGNED NOT NULL",
         "word": "VARCHAR(32) NOT NULL",
+        "word or null": "VARCHAR(32)",
         "text": "TEXT NOT NULL",
         "raw": "LONGBLOB NOT NULL",
         "time": "DATETIME(6)",
@@ -408,8 +419,10 @@ class MySQLStore(Letters):
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         on_duplicate: OnDuplicate = "dead",
+        io_s: float = IO_S,
     ) -> None:
         super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate)
+        self._io_s = io_s
         self._address = dsn
         self._password = password
         self._record_bytes_max = record_bytes_max
@@ -451,8 +464,8 @@ class MySQLStore(Letters):
                 init_command=SESSION,
                 autocommit=True,
                 connect_timeout=CONNECT_S,
-                read_timeout=IO_S,
-                write_timeout=IO_S,
+                read_timeout=self._io_s,
+                write_timeout=self._io_s,
                 program_name="stream-daemon",
                 **address.tls_options(),
             )
@@ -468,6 +481,13 @@ class MySQLStore(Letters):
         self._packet_bytes_max = int(packet_bytes_max)
         self._check_packet()
 
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        with super()._giving_way():
+            self._query(LOCK_WAIT.format(GIVING_WAY_S))
+            yield
+            self._query(LOCK_WAIT.format(LOCK_WAIT_S))
+
     def run(self, statement: str | bytes) -> list[Row]:
         """Run one statement as it stands; its rows."""
         assert self._connection is not None, "outside of a session"
@@ -481,6 +501,9 @@ class MySQLStore(Letters):
         finally:
             self._used_at = self._clock()
             self._beat()
+
+    def _as_it_stands(self, sql: str) -> list[Row]:
+        return self.run(sql)
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         marked = sql.replace('"', "`").replace("?", "%s")
@@ -540,8 +563,17 @@ class MySQLStore(Letters):
         )
         return {str(name).lower() for (name,) in rows}
 
+    def _has_index(self, table: str) -> bool:
+        rows = self._query(
+            "SELECT 1 FROM information_schema.STATISTICS"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND INDEX_NAME = ?",
+            table,
+            f"{table}_index",
+        )
+        return bool(rows)
+
     def _make_ledger_table(self, name: str, table: Table) -> None:
-        index = f", KEY ({quoted_names(table.index)})" if table.index else ""
+        index = f', KEY "{name}_index" ({quoted_names(table.index)})' if table.index else ""
         self._query(
             f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)}{index}){OPTIONS}'
         )

@@ -24,6 +24,9 @@ from urllib.parse import unquote
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
+from appliance.stores.books import Books
+from appliance.stores.disposable import Disposable
+from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.tables import (
     DUPLICATE,
@@ -80,10 +83,11 @@ def parse_url(url: str) -> str:
     return "/" + unquote(url.removeprefix("sqlite:///")).lstrip("/")
 
 
-class SQLiteStore(Letters):
+class SQLiteStore(Books, Letters, GapList, Disposable):
     """Stores batches in an SQLite file."""
 
     BEGIN = "BEGIN IMMEDIATE"
+    SNAPSHOT = ("BEGIN",)  # what the first SELECT sees stays
     SHARED = EXCLUSIVE = ""  # BEGIN IMMEDIATE has locked everything
     INSERT_NEW = "INSERT OR IGNORE INTO"
     SERIAL = "INTEGER PRIMARY KEY AUTOINCREMENT"
@@ -94,6 +98,7 @@ class SQLiteStore(Letters):
         "count": "INTEGER NOT NULL DEFAULT 0",
         "position": "INTEGER NOT NULL",
         "word": "TEXT NOT NULL",
+        "word or null": "TEXT",
         "text": "TEXT NOT NULL",
         "raw": "BLOB NOT NULL",
         "time": "TEXT",
@@ -138,6 +143,9 @@ class SQLiteStore(Letters):
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         return self._foreign(lambda connection: connection.execute(sql, parameters).fetchall())
+
+    def _as_it_stands(self, sql: str) -> list[Row]:
+        return self._execute(sql, ())
 
     def _writer(
         self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
@@ -187,6 +195,10 @@ class SQLiteStore(Letters):
     def _columns_of(self, table: str) -> set[str]:
         rows = self._query(f"PRAGMA table_info({self._quoted(table)})")
         return {str(row[1]).lower() for row in rows}
+
+    def _has_index(self, table: str) -> bool:
+        rows = self._query(f"PRAGMA index_list({self._quoted(table)})")
+        return any(row[1] == f"{table}_index" for row in rows)
 
     def _make_ledger_table(self, name: str, table: Table) -> None:
         self._query(f'CREATE TABLE IF NOT EXISTS "{name}" ({self._definition(table)})')

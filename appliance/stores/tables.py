@@ -9,7 +9,9 @@
 `TableStore` makes and checks them, and keeps a session; what is done with them is in the files
 beside (ledger.py stores and folds), how a database does its part in mysql.py and sqlite.py.
 
-Whoever changes TABLES raises SCHEMA, and the fold, docs/formats.md and both databases with it.
+Whoever changes TABLES raises SCHEMA, names what is new in ADDED and INDEXED (a column needs a
+default, or may be NULL: rows are there), and changes the fold, docs/formats.md and both databases
+with it.
 """
 
 import time
@@ -18,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from appliance.config import Column, OnDuplicate
@@ -25,9 +28,11 @@ from appliance.contracts import Remark
 from appliance.errors import Rejected, Unavailable
 
 SCHEMA = 2  # version of the tables below
+OLDER_SCHEMAS = ("1",)  # what `prepare` brings to this version
 DUPLICATE = "duplicate"  # the code of a duplicate key, in every database
 
 LOOK_AT_LETTERS = "see: stream-daemon dead list; when table or columns are mended: dead retry"
+LOOK_AT_GAPS = "see: stream-daemon gaps"
 
 COUNTS = ("records", "stored", "filtered", "dead", "blank", "lost", "bytes")
 SPAN = ("first_received", "last_received")
@@ -47,6 +52,9 @@ TABLES = {
     "runs": Table(
         {"run": "run", "source": "word", "up_to": "count"}
         | _COUNTED
+        # What all frames up to up_to hold, the missing ones too, as headers say; NULL: the same as
+        # records and bytes, as far as anybody knows.
+        | {"up_to_records": "number or null", "up_to_bytes": "number or null"}
         # How the run ended, as the header of a later run says; NULL: nobody has said it yet.
         | {"last": "number or null", "last_records": "count", "last_bytes": "count"},
         ("run",),
@@ -54,8 +62,10 @@ TABLES = {
     "frames": Table(
         {"run": "run", "frame": "number"}
         | _COUNTED
-        # The run's sums before the frame, and what the collector knows of a hole before it.
-        | {"records_before": "count", "bytes_before": "count", "hole": "word"},
+        # The run's sums before the frame (NULL: an older version has stored it), and what the
+        # collector knows of a hole before it.
+        | {"records_before": "number or null", "bytes_before": "number or null"}
+        | {"hole": "word or null"},
         ("run", "frame"),
     ),
     "dead": Table(
@@ -86,16 +96,28 @@ TABLES = {
             "cause": "word",
             "records": "number or null",
             "bytes": "number or null",
-            "recovered": "count",
+            "recovered": "count",  # records, and bytes, of frames that came after all
+            "recovered_bytes": "count",
+            "records_before": "number or null",  # the run's sums before `first`
+            "bytes_before": "number or null",
         },
         index=("run", "first"),
     ),
     "meta": Table({"name": "word", "value": "value"}, ("name",)),
 }
 
+ADDED = {  # columns that tables of OLDER_SCHEMAS lack
+    "runs": ("up_to_records", "up_to_bytes", "last", "last_records", "last_bytes"),
+    "frames": ("records_before", "bytes_before", "hole"),
+    "dead": ("received_at",),
+    "gaps": ("recovered_bytes", "records_before", "bytes_before"),
+}
+INDEXED = ("dead",)  # tables that have an index, which those of OLDER_SCHEMAS lack
+
 Row = tuple[Any, ...]
 Rows = Sequence[Row]
 Span = tuple[int, int]
+Change = tuple[str, Callable[[], bool]]  # a statement, and whether what it makes is there
 
 
 class Unrecognised(Rejected):
@@ -148,10 +170,14 @@ class TableStore(ABC):
     # ── the contract ────────────────────────────────────────────────────────────────────
 
     def prepare(self) -> None:
-        """Make the tables that are missing; check those that exist."""
+        """Make the tables that are missing; check those that exist, and bring them up to date."""
         with self._session():
-            for name in self._check_ledger():
+            tables, columns = self._lacking()
+            older = "meta" not in tables and self._is_older()
+            for name in tables:
                 self._make_ledger_table(self._name(name), TABLES[name])
+            if columns or older:
+                self._upgrade(columns)
             present = self._columns_of(self._table)
             if not present:
                 self._make_data_table()
@@ -166,6 +192,17 @@ class TableStore(ABC):
         with self._session():
             return self._kept("store", uuid.uuid4().hex)
 
+    def is_prepared(self) -> bool:
+        """Whether the tables are there. Raises Unavailable where another version made them."""
+        if not self._is_there():
+            return False
+        with self._session():
+            tables, _ = self._lacking()
+            if tables or not self._has_schema():
+                return False
+            self._check_schema()
+            return True
+
     def look(self) -> list[Remark]:
         """What is there, and what `prepare` would make. Changes nothing.
 
@@ -179,10 +216,19 @@ class TableStore(ABC):
                 raise self._missing_columns(missing)
             self._check_tables()
             remarks = [] if present else [self._try_data_table()]
-            if "meta" in self._check_ledger() or not self._has_schema():
+            tables, columns = self._lacking()
+            if "meta" in tables or not self._has_schema():
                 return [*remarks, Remark(f"the ledger's tables {self._prefix}_… will be made")]
-            self._check_schema()
+            if self._is_older() or columns:
+                remarks.append(self._will_be_upgraded())
             return [*remarks, *self._accounts()]
+
+    def _will_be_upgraded(self) -> Remark:
+        return Remark(
+            f"the ledger's tables {self._prefix}_… will be brought from version"
+            f" {self._value_of('schema')} to version {SCHEMA}",
+            "nothing; older versions of stream-daemon refuse them then",
+        )
 
     def _accounts(self) -> list[Remark]:
         """What the ledger says for people."""
@@ -194,8 +240,7 @@ class TableStore(ABC):
         if letters:
             remarks.append(Remark(f"{letters} dead letters", LOOK_AT_LETTERS))
         if gaps:
-            look = f"SELECT * FROM {self._name('gaps')}"
-            remarks.append(Remark(f"{gaps} gaps: records that are missing", f"see: {look}"))
+            remarks.append(Remark(f"{gaps} gaps: records that are missing", LOOK_AT_GAPS))
         return remarks
 
     @abstractmethod
@@ -238,6 +283,10 @@ class TableStore(ABC):
         """Names of a table's columns in lower case; empty if there is no such table."""
 
     @abstractmethod
+    def _has_index(self, table: str) -> bool:
+        """Whether a table of the ledger has the index TABLE_index."""
+
+    @abstractmethod
     def _make_ledger_table(self, name: str, table: Table) -> None:
         """Make a table of the ledger, unless somebody else has just done so."""
 
@@ -267,6 +316,16 @@ class TableStore(ABC):
         finally:
             if not done:
                 self.close()
+
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        """A session in which a lock that somebody keeps isn't waited for long.
+
+        Who waits for the exclusive lock holds up everybody who stores, however long the session
+        that has it is silent: its client may have died on another machine.
+        """
+        with self._session():
+            yield
 
     def _query(self, sql: str, *parameters: Any) -> list[Row]:
         """Run a statement of the ledger: a refusal there is never about a record."""
@@ -337,23 +396,57 @@ class TableStore(ABC):
         """Configured columns that a table lacks; none of a table that isn't there."""
         return [name for name in self._columns if present and name.lower() not in present]
 
-    def _check_ledger(self) -> list[str]:
-        """Refuse somebody else's tables under our names; which of ours are missing."""
-        missing = []
+    def _lacking(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """Tables of ours that aren't there, and columns (with their tables) of an older version.
+
+        Refuses somebody else's tables under our names.
+        """
+        tables: list[str] = []
+        columns: list[tuple[str, str]] = []
         for name, table in TABLES.items():
             if present := self._columns_of(self._name(name)):
-                self._check_ledger_table(self._name(name), table, present)
+                missing = [column for column in table.columns if column not in present]
+                self._refuse_foreign(name, missing)
+                columns += [(name, column) for column in missing]
             else:
-                missing.append(name)
-        return missing
+                tables.append(name)
+        return tables, columns
 
-    def _check_ledger_table(self, name: str, table: Table, present: Collection[str]) -> None:
-        if missing := [column for column in table.columns if column not in present]:
+    def _refuse_foreign(self, name: str, missing: Sequence[str]) -> None:
+        if foreign := [column for column in missing if column not in ADDED.get(name, ())]:
             raise Unavailable(
-                f"table {name} is no table of ours: it has no column {', '.join(missing)}",
+                f"table {self._name(name)} is no table of ours:"
+                f" it has no column {', '.join(foreign)}",
                 "rename it, or choose another `name` for the instance (see docs/formats.md)",
                 loud=True,
             )
+
+    def _upgrade(self, columns: Sequence[tuple[str, str]]) -> None:
+        """Add what an older version didn't have, unless somebody else has just done so."""
+        changes = [*map(self._new_column, columns), *map(self._new_index, INDEXED)]
+        changes = [(change, is_done) for change, is_done in changes if not is_done()]
+        for at, (change, is_done) in enumerate(changes):
+            try:
+                self._execute(change, ())
+            except Rejected as error:
+                if not is_done():
+                    raise self._refused_ledger(error) from error
+            except Unavailable as error:
+                if error.loud:
+                    pasted = " ".join(f"{rest};" for rest, _ in changes[at:]).replace('"', "")
+                    error.hint += f"; or run as another user: {pasted}"
+                raise
+
+    def _new_column(self, place: tuple[str, str]) -> Change:
+        name, column = self._name(place[0]), place[1]
+        kind = self.KINDS[TABLES[place[0]].columns[column]]
+        change = f'ALTER TABLE "{name}" ADD COLUMN "{column}" {kind}'
+        return change, lambda: column in self._columns_of(name)
+
+    def _new_index(self, table: str) -> Change:
+        name, columns = self._name(table), quoted_names(TABLES[table].index)
+        change = f'CREATE INDEX "{name}_index" ON "{name}" ({columns})'
+        return change, lambda: self._has_index(name)
 
     def _missing_columns(self, missing: Sequence[str]) -> Unavailable:
         table = self._quoted(self._table)
@@ -368,17 +461,33 @@ class TableStore(ABC):
         )
 
     def _note_schema(self) -> None:
-        """Write the store's id and the version of its tables, once for ever."""
+        """Write the store's id, once for ever, and the version of its tables, which are whole."""
         self._kept("store", uuid.uuid4().hex)
-        self._kept("schema", str(SCHEMA))
+        older = self._kept("schema", str(SCHEMA))
+        if older in OLDER_SCHEMAS:
+            self._query(
+                f'UPDATE {self._meta} SET "value" = ? WHERE "name" = ? AND "value" = ?',
+                *(str(SCHEMA).encode(), "schema", older.encode()),
+            )
+
+    def _is_older(self) -> bool:
+        """Whether an older version has made the tables; those of a newer one are refused."""
+        older = self._has_schema() and self._value_of("schema") in OLDER_SCHEMAS
+        if not older and self._has_schema():
+            self._check_schema()
+        return older
 
     def _check_schema(self) -> None:
         found = self._value_of("schema")
+        if found in OLDER_SCHEMAS:
+            hint = "start the instance, or run drain: it brings them to its version"
+        else:
+            hint = "use the version of stream-daemon that made them, or a newer one"
         if found != str(SCHEMA):
             raise Unavailable(
                 f"the tables {self._prefix}_… have version {found},"
                 f" this program writes version {SCHEMA}",
-                "use the version of stream-daemon that made them, or a newer one",
+                hint,
                 loud=True,
             )
 
@@ -400,3 +509,8 @@ class TableStore(ABC):
 def quoted_names(names: Sequence[str]) -> str:
     """Names of the ledger's own columns, as its SQL has them."""
     return ", ".join(f'"{name}"' for name in names)
+
+
+def time_text(value: Any) -> str | None:
+    """A time of the database's as utc_text writes it, however the database gives it."""
+    return value.isoformat(" ", "microseconds") if isinstance(value, datetime) else value

@@ -56,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     instance.make()
     turn = process.Lock(instance.drain_lock)
     if not turn.try_acquire():
-        print(f"another drain is at work (pid {holder.draining(instance)})", file=sys.stderr)
+        print(
+            f"another drain, or an audit, is at work (pid {holder.draining(instance)})",
+            file=sys.stderr,
+        )
         return int(Exit.OK)
     with process.Errand(args.timeout) as errand:
         account = Account(Board().slot("drain"))
@@ -77,7 +80,7 @@ def _drain(app: App, instance: Instance, errand: process.Errand, account: "Accou
     """
     lock = process.Lock(instance.lock)
     try:
-        alone = _is_alone(lock, instance, errand)
+        alone = holder.is_alone(lock, instance, errand)
         if not alone:
             _refuse_paused(instance)
         with _progress(account):
@@ -88,26 +91,6 @@ def _drain(app: App, instance: Instance, errand: process.Errand, account: "Accou
         lock.release()
     if not all_done:
         raise account.rest(errand)
-
-
-def _is_alone(lock: process.Lock, instance: Instance, errand: process.Errand) -> bool:
-    """Whether no instance runs; then we hold its lock, and nobody can start one.
-
-    Children of a killed parent still work with its server: they are waited for.
-
-    Raises:
-        LeftQueued: they are still at work at our end.
-    """
-    while not lock.try_acquire():
-        if holder.parent(instance) is not None:
-            return False
-        if errand.stop:
-            raise LeftQueued(
-                f"children of a killed instance still hold {instance.lock}",
-                "they hand over and end by themselves; then run drain again",
-            )
-        errand.wait(holder.LOOK_AGAIN_S)  # flock(2) has no descriptor to wait on
-    return True
 
 
 def _refuse_paused(instance: Instance) -> None:

@@ -1,8 +1,9 @@
-"""Who holds an instance: its parent, what is left of a killed one, or a `drain`.
+"""Who holds an instance: its parent, what is left of a killed one, or a `drain` or `audit`.
 
 All of them hold the same lock (see instance.py), and its file names the process that took it.
-A `drain` that works alone holds it too, so that nobody starts a second server beside it, but
-it is no instance: a `collect` ends it (nothing is lost by that) instead of being refused.
+A `drain` or `audit` that works alone holds it too, so that nobody starts a second server beside
+it, but it is no instance: a `collect` ends it (nothing is lost by that) instead of being refused.
+It is known by its turn, `drain.lock`.
 """
 
 import logging
@@ -10,7 +11,7 @@ import signal
 import time
 
 from appliance import process
-from appliance.errors import InstanceError
+from appliance.errors import Exit, InstanceError, StreamDaemonError
 from appliance.instance import Instance
 
 LOOK_AGAIN_S = 0.1
@@ -25,6 +26,12 @@ class AlreadyRuns(InstanceError):
     """Another process runs this instance, or waits to run it."""
 
 
+class StillHeld(StreamDaemonError):
+    """Somebody else is at work in the instance's directory, and our time is over."""
+
+    exit_code = Exit.TIMED_OUT
+
+
 def parent(instance: Instance) -> int | None:
     """The pid of the running instance's parent."""
     drain = draining(instance)  # looked at before and after: it may begin or end meanwhile
@@ -33,7 +40,7 @@ def parent(instance: Instance) -> int | None:
 
 
 def draining(instance: Instance) -> int | None:
-    """The pid of the `drain` that is at work, alone or beside a running instance."""
+    """The pid of the `drain` that is at work, alone or not, or of an `audit` that is alone."""
     return process.lock_owner(instance.drain_lock)
 
 
@@ -49,6 +56,27 @@ def refuse_second(instance: Instance) -> None:
             f"it already runs (pid {owner}) in {instance.directory}",
             "stop it first: stream-daemon stop; or give this one another name",
         )
+
+
+def is_alone(lock: process.Lock, instance: Instance, errand: process.Errand) -> bool:
+    """Whether no instance runs; then we hold its lock, and nobody can start one.
+
+    Children of a killed parent still work with its server: they are waited for. Whoever asks
+    has taken its turn, so that it isn't taken for an instance.
+
+    Raises:
+        StillHeld: they are still at work at our end.
+    """
+    while not lock.try_acquire():
+        if parent(instance) is not None:
+            return False
+        if errand.stop:
+            raise StillHeld(
+                f"children of a killed instance still hold {instance.lock}",
+                "they hand over and end by themselves; then run this again",
+            )
+        errand.wait(LOOK_AGAIN_S)  # flock(2) has no descriptor to wait on
+    return True
 
 
 def acquire(lock: process.Lock, instance: Instance, drain_s: float) -> None:
@@ -77,7 +105,7 @@ def _end_drain(instance: Instance) -> None:
     """Reading goes first: what a drain leaves is stored by the instance."""
     pid = process.lock_owner(instance.lock)
     if pid is not None and pid == draining(instance):
-        _log.info("a drain is at work (pid %d): ending it", pid)
+        _log.info("a drain or audit is at work (pid %d): ending it", pid)
         process.kill_and_wait(pid, signal.SIGTERM, DRAIN_END_S)
 
 

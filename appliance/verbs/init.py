@@ -37,7 +37,7 @@ name = "stream"
 # a start without queue or store ends then (exit code 69) instead of waiting for them.
 #ready_s = 30
 #require_healthy = false
-# With the embedded server: sources stop reading while less is free on its disk.
+# While less is free on the disk of state_dir, nothing more is put there: sources stop reading.
 #disk_free_min = "1GiB"
 
 # ── sources: one [source.NAME] for each stream ──────────────────────────────────────────
@@ -87,8 +87,13 @@ listen = "127.0.0.1:5170"       # ":5170" listens on all interfaces
 
 [queue]
 url = "embedded"                # our own server; or redis://host:6379/0, unix:///path/to/socket
-#bytes_max = "2GiB"             # full: sources stop reading until there is room
+#bytes_max = "2GiB"             # full: records go to the spool
 #push_s = 2                     # so long may Redis take to answer
+
+# ── spool: where records wait on this machine's disk while the queue takes none ─────────
+
+#[spool]
+#bytes_max = "8GiB"             # full: sources stop reading until there is room
 
 # ── store: where records end up ─────────────────────────────────────────────────────────
 

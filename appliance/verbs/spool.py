@@ -16,8 +16,10 @@ from appliance.files import Files
 from appliance.instance import Instance
 from appliance.salvage import Found, Lost, salvage
 from appliance.segments import split
+from appliance.shelf import REPAIR
 from appliance.stock import Stock
 from appliance.verbs import locate
+from appliance.verbs.figures import print_figures
 
 COLUMNS = ("source", "segments", "frames", "records", "bytes", "damaged")
 REPLAYED = "a running instance hands them over within seconds; else collect or drain does"
@@ -63,7 +65,7 @@ def _sources(instance: Instance, wanted: str | None) -> list[str]:
 def _check(instance: Instance, sources: list[str]) -> Exit:
     """Verify everything that is there, and show it in a table."""
     found = {source: stock.verify(instance.spool_of(source)) for source in sources}
-    _print_table([_row(source, one) for source, one in found.items()])
+    print_figures(COLUMNS, [_row(source, one) for source, one in found.items()])
     worries = [line for source, one in found.items() for line in _worries(source, one)]
     for line in worries:
         print(line)
@@ -79,26 +81,7 @@ def _worries(source: str, one: Stock) -> Iterator[str]:
     for name, why in one.damaged.items():
         yield f"{source}: {name} is damaged: {why}\n  → it is set aside when it is its turn"
     for name in one.bad:
-        yield f"{source}: {name} is set aside\n  → {stock.REPAIR}"
-
-
-def _print_table(rows: list[list[str]]) -> None:
-    """Drawn on a terminal, plain elsewhere."""
-    if sys.stdout.isatty():
-        from rich.console import Console  # here: nobody but a terminal needs it
-        from rich.table import Table
-
-        table = Table()
-        for column in COLUMNS:
-            table.add_column(column, justify="left" if column == "source" else "right")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(map(len, cells)) for cells in zip(COLUMNS, *rows, strict=True)]
-    for source, *numbers in (COLUMNS, *rows):
-        cells = [source.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]
-        print("  ".join(cells))
+        yield f"{source}: {name} is set aside\n  → {REPAIR}"
 
 
 # ── repair ──────────────────────────────────────────────────────────────────────────────

@@ -41,7 +41,8 @@ Row = tuple[Any, ...]
 def columns(team: str) -> dict[str, Column]:
     """The mapping, with this path to the column that must have a value."""
     return {
-        "id": Column(type="BIGINT UNIQUE", path="id"),
+        "id": Column(type="BIGINT", path="id"),  # not unique: a record stored twice shows
+        "only": Column(type="BIGINT UNIQUE", path="only"),
         "team": Column(type="VARCHAR(20) NOT NULL", path=team),
         "run": Column(type="BINARY(16)", meta="run"),
         "frame": Column(type="BIGINT", meta="frame"),
@@ -53,10 +54,7 @@ def columns(team: str) -> dict[str, Column]:
 
 
 BAD, GOOD = columns("taem"), columns("team")
-PLAIN = GOOD | {  # for records of any form
-    "id": Column(type="BIGINT UNIQUE", path="id"),
-    "team": Column(type="VARCHAR(20) NOT NULL", meta="source"),
-}
+PLAIN = GOOD | {"team": Column(type="VARCHAR(20) NOT NULL", meta="source")}  # for any record
 
 
 class World:
@@ -196,6 +194,11 @@ def record(id: int) -> bytes:
     return b'{"id": %d, "team": "Jets"}' % id
 
 
+def only(key: int) -> bytes:
+    """The same, one of a key."""
+    return b'{"id": %d, "only": %d, "team": "Jets"}' % (key, key)
+
+
 def both(id: int) -> bytes:
     """A row under both mappings."""
     return b'{"id": %d, "team": "Jets", "taem": "Jets"}' % id
@@ -312,17 +315,17 @@ def test_filters_are_those_of_today(world: World) -> None:
 def test_duplicates_are_treated_as_in_storing(
     world: World, mode: OnDuplicate, expected: Retried, team: str
 ) -> None:
-    bury(world, frame(1, record(1), record(2)))
-    world.run("INSERT INTO records (id, team) VALUES (1, 'first')")
+    bury(world, frame(1, only(1), only(2)))
+    world.run("INSERT INTO records (only, team) VALUES (1, 'first')")
     assert retry(world.open(mode=mode)) == expected
-    assert world.run("SELECT id, team FROM records ORDER BY id") == [(1, team), (2, "Jets")]
+    assert world.run("SELECT only, team FROM records ORDER BY only") == [(1, team), (2, "Jets")]
     assert world.sums()["stored"] == expected.stored
     assert world.sums()["filtered"] == expected.filtered
     assert world.dead() == ([(1, 0, "duplicate")] if expected.dead else [])
 
 
 def test_letters_of_one_key_the_oldest_wins(world: World) -> None:
-    bury(world, frame(2, record(1), record(1)), frame(1, b"", record(1)))
+    bury(world, frame(2, only(1), only(1)), frame(1, b"", only(1)))
     assert retry(world.open()) == Retried(stored=1, dead=2)
     assert world.rows() == [(1, 1, 1)]
 
@@ -341,19 +344,21 @@ def test_a_frame_that_comes_again_after_a_retry_is_known(world: World) -> None:
 
 def test_incomplete_ones_are_told_apart_from_columns_that_are_too_short(world: World) -> None:
     rejected = {0: "too long", 1: "cut"}
-    bury(world, frame(1, b'{"id": 1, "te', b'{"id', record(3), record(4), rejected=rejected))
-    world.run("UPDATE nfl_dead SET code = 'too long' WHERE position = 2")  # by the database
+    whole = (record(3), record(4), b'{"id": 5}')
+    bury(world, frame(1, b'{"id": 1, "te', b'{"id', *whole, rejected=rejected))
+    world.run("UPDATE nfl_dead SET code = 'too long' WHERE position IN (2, 4)")  # by the database
     world.run("UPDATE nfl_dead SET reason = 'only its first bytes were kept: x' WHERE position = 3")
     store = world.open()
-    whole = Wanted(incomplete=False)
-    assert store.count_letters(Wanted()) == {"too long": 2, "cut": 1, "null": 1}
-    assert store.count_letters(whole) == {"too long": 1}
-    assert retry(store, whole) == Retried(stored=1)
-    assert retry(store) == Retried(stored=1, dead=2)
-    assert world.dead() == [(1, 0, "too long"), (1, 1, "cut")], "they stay known as incomplete"
-    assert store.count_letters(whole) == {}
-    assert retry(store, mapping=columns(""), format="text") == Retried(stored=2)
-    assert world.check()["stored"] == 4
+    only_whole = Wanted(incomplete=False)
+    assert store.count_letters(Wanted()) == {"too long": 3, "cut": 1, "null": 1}
+    assert store.count_letters(only_whole) == {"too long": 2}
+    assert retry(store, only_whole) == Retried(stored=1, dead=1)
+    assert world.dead()[-1] == (1, 4, "null")
+    assert retry(store) == Retried(stored=1, dead=3)
+    assert world.dead()[:2] == [(1, 0, "too long"), (1, 1, "cut")], "known as incomplete still"
+    assert store.count_letters(only_whole) == {"null": 1}
+    assert retry(store, format="text", mapping=PLAIN) == Retried(stored=3)
+    assert world.check()["stored"] == 5
 
 
 def test_an_empty_one_is_counted_as_blank(world: World) -> None:
@@ -468,13 +473,13 @@ def test_a_list_holds_beginnings_only(world: World) -> None:
 
 
 def test_whether_there_are_tables(world: World, tmp_path: Path) -> None:
-    assert world.open().has_letters()
+    assert world.open().is_prepared()
     nowhere = SQLiteStore(str(tmp_path / "no.db"), "nfl", "records", GOOD)
-    assert not nowhere.has_letters()
+    assert not nowhere.is_prepared()
     assert not (tmp_path / "no.db").exists()
     world.run("ALTER TABLE nfl_meta RENAME TO elsewhere")
     try:
-        assert not world.open().has_letters()
+        assert not world.open().is_prepared()
     finally:
         world.run("ALTER TABLE elsewhere RENAME TO nfl_meta")
 

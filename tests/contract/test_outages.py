@@ -7,6 +7,7 @@ it is over, the same object stores the same frames, each once.
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pytest
 from appliance.batch import Batch, Stored
 from appliance.config import Column
 from appliance.errors import Unavailable
+from appliance.stores import mysql
 from appliance.stores.mysql import MySQLStore
 from tests.error_cases import batch_of
 from tests.sql_server import SQLDatabase
@@ -495,3 +497,27 @@ def test_each_statement_of_the_transaction(sql_database: SQLDatabase, before: bo
     assert cut >= {b"START", b"SELECT", b"INSERT", b"SAVEPOINT", b"COMMIT"}
     assert sql_database.sums()["stored"] == frames * 3
     proxy.close()
+
+
+# ── a session that nobody holds any more ────────────────────────────────────────────────
+
+
+def test_who_folds_gives_way_while_somebody_keeps_a_lock(
+    sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a subscriber that died in its transaction, on a machine that was switched off."""
+    monkeypatch.setattr(mysql, "GIVING_WAY_S", 1)
+    store = sql_database.store(COLUMNS)
+    store.prepare()
+    store.store(lease(1, 2))
+    with closing(sql_database.server.connect(sql_database.name)) as silent:
+        silent.begin()
+        silent.cursor().execute("SELECT * FROM nfl_runs LOCK IN SHARE MODE")
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="Lock wait timeout"):
+            store.fold()
+        assert time.monotonic() - began < mysql.LOCK_WAIT_S / 2
+        assert store.store(lease(3)) == Stored(frames=1, stored=3)
+    store.fold()
+    assert sql_database.run("SELECT up_to FROM nfl_runs") == [(3,)]
+    assert store.run("SELECT @@innodb_lock_wait_timeout") == [(mysql.LOCK_WAIT_S,)]

@@ -17,8 +17,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.contracts import Death, Depth, Lease, Push, Pushed, Queue, SourceState
+from appliance.contracts import (
+    LEASE_RECORDS_MAX,
+    Death,
+    Depth,
+    Lease,
+    Push,
+    Pushed,
+    Queue,
+    SourceState,
+)
 from appliance.errors import ConfigError, Occupied, Unavailable
+from appliance.frame import Header, encode_header
 from appliance.queues import redis as redis_queue
 from appliance.queues.address import RedisAddress
 from appliance.queues.hints import RIGHTS, check_version
@@ -344,6 +354,27 @@ def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
         del sizes[: len(lease.items)]
         assert queue.depth().bytes == sum(sizes)
     assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_a_lease_ends_with_the_frame_that_reaches_the_limit_of_records(bench: Bench) -> None:
+    """Tiny records fill memory and transactions long before bytes do."""
+    queue, half = bench.queue(), LEASE_RECORDS_MAX // 2 + 1
+    counts = [half, half, 0, 1, half, 10 * LEASE_RECORDS_MAX, 1, 1]
+    for number, records in enumerate(counts, 1):
+        header = encode_header(a_header(number, records))
+        queue.push(replace(a_push(number), header=header))
+    queue.push(a_push(9))  # with no such word in its header
+    leases = []
+    for _ in range(3):
+        leases.append(taken(queue))
+        queue.confirm(leases[-1])
+    assert [len(lease.items) for lease in leases] == [2, 4, 3]
+
+
+def a_header(number: int, records: int) -> Header:
+    size = {"records_before": 0, "bytes_before": 0, "body_bytes": 7, "crc": 0}
+    times = {"first_received": 1.0, "last_received": 2.0}
+    return Header(RUN, number, "s" * 32, records, **size, **times)  # type: ignore[arg-type]
 
 
 def test_a_lease_needs_the_connection_that_took_it(bench: Bench) -> None:

@@ -639,6 +639,24 @@ def test_an_over_long_record_is_one_dead_letter(harness: Harness) -> None:
     )
 
 
+@pytest.mark.parametrize("step", ["not at all", "push", "discard"])
+def test_a_frame_has_a_limited_number_of_records(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    data = b"a\n\nb\n" * 20 + b"L" * 700 + b"\n" + b"c\n" * 20 + b"last"
+    expected = framed(data)
+    monkeypatch.setattr(framing, "RECORDS_MAX", 5)
+    harness.feed(data)
+    collector = Collector(harness)
+    collector.turn_or_die(step)
+    collector.turn_or_die(step)
+    collector.end()
+    collector.finish()
+    assert max(frame.records for frame in collector.queue.values()) <= 5 + 1
+    if harness.survives or step == "not at all":
+        assert same_lines(harness, collector.got, expected)
+
+
 def test_wait_ends_by_time_by_bytes_and_by_the_wake_descriptor(harness: Harness) -> None:
     wake, waker = os.pipe()
     source = Collector(harness, wake).source

@@ -582,40 +582,6 @@ def test_gaps_are_written_and_counted(bench: Bench) -> None:
     assert len(bench.gaps()) == 2
 
 
-def declare(bench: SQLBench, first: int, last: int, records: int) -> None:
-    """Say that frames are missing, as it is done once nobody has them any more."""
-    bench.query(
-        "INSERT INTO nfl_gaps (run, first, last, source, cause, records)"
-        f" VALUES (X'{RUN.hex()}', {first}, {last}, 'tweets', 'gone', {records})"
-    )
-
-
-def holes(bench: SQLBench) -> list[tuple[Any, ...]]:
-    return bench.query(
-        "SELECT first, last, records, recovered FROM nfl_gaps ORDER BY first IS NULL, first"
-    )
-
-
-def test_a_declared_gap_lets_the_fold_pass_and_fills_itself(sql_bench: SQLBench) -> None:
-    store = sql_bench.open()
-    store.store([batch(1, 1), batch(7, 7)])
-    declare(sql_bench, 2, 6, 50)
-    store.fold()
-    assert (sql_bench.up_to(), sql_bench.waiting()) == (7, [])
-    assert store.store([batch(1, 1), batch(4, 4, 40), batch(7, 7)]) == Stored(frames=1, stored=2)
-    assert store.store([batch(4, 4, 40)]) == Stored()
-    store.fold()
-    assert (sql_bench.up_to(), sql_bench.waiting()) == (7, [])
-    assert holes(sql_bench) == [(2, 3, 50, 2), (5, 6, None, 0)]
-    assert store.store([batch(4, 4, 40)]) == Stored()
-    late = [batch(n, n) for n in (2, 3, 5)]
-    assert store.store(late) == Stored(frames=3, stored=3)
-    store.fold()
-    assert holes(sql_bench) == [(6, 6, None, 1), (None, None, 50, 4)]
-    assert store.store([*late, batch(1, 1), batch(4, 4)]) == Stored()
-    assert sorted(row[0] for row in sql_bench.rows()) == [1, 2, 3, 4, 5, 7, 40]
-
-
 # ── the ledger's sums ───────────────────────────────────────────────────────────────────
 
 

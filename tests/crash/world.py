@@ -5,7 +5,7 @@ the kernel keeps the connection (the parent's duplicate), the mapped note file k
 bytes, Redis drops the client. The next object of the role is born as a new process is.
 
 A failure is an error at such a step: the connection to Redis or the database breaks before
-or after what was asked for was done.
+or after what was asked for was done. Time passes only when somebody looks at the clock.
 """
 
 import itertools
@@ -20,19 +20,22 @@ from typing import Any
 from appliance import link
 from appliance.acceptor import Acceptor
 from appliance.collector import Collector
-from appliance.contracts import Source
+from appliance.contracts import Pushed, Source
 from appliance.errors import Unavailable
+from appliance.frame import Frame, decode
 from appliance.link import cookie_of
 from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp, unix
+from appliance.sources.absence import SERVER_AWAY, Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
 from appliance.sources.kernel import Kernel, Seen
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
+from tests.fake_spool import MemoryDisk, MemorySpool
 from tests.fake_store import MemoryDatabase, MemoryStore
 from tests.socket_place import HurriedTcp
 
@@ -46,21 +49,27 @@ CALLS = (  # steps at which a connection may break
     "before confirm",
     "confirm done, answer lost",
 )
+BYTES_MAX = 2**31
 DIALS = 5  # times that the collector may be told to dial
 IDLE_PEEKS = 5  # a source that skips an over-long record shows nothing for a while
 LIMITS = held.Limits(record_bytes_max=1000, frame_bytes_max=1000, close_wait_s=0.0)
 
 
 class Steps:
-    """Counts every step of the world; kills or fails at the chosen ones."""
+    """Counts every step of the world; kills or fails at the chosen ones.
+
+    at: called with the index of each step, before anything else.
+    """
 
     def __init__(self, kill_at: set[int], fail_at: set[int]) -> None:
         self.names: list[str] = []
+        self.at: Callable[[int], None] = lambda _index: None
         self._kill_at = kill_at
         self._fail_at = fail_at
 
     def __call__(self, name: str) -> None:
         self.names.append(name)
+        self.at(len(self.names) - 1)
         if len(self.names) - 1 in self._kill_at:
             raise Killed
         if len(self.names) - 1 in self._fail_at and name in CALLS:
@@ -111,10 +120,18 @@ class SteppedQueue(MemoryQueue):
     """A queue whose calls are steps: before and after their effect."""
 
     steps: Steps
+    world: "World"
 
     def push(self, push: Any) -> Any:
         self._step("before push")
+        self.bytes_max = 0 if self.world.is_full else BYTES_MAX
         answer = super().push(push)
+        if answer is Pushed.TAKEN:
+            self.world.pushed.append(decode(push.header + bytes(push.body)))
+            if self.world.hangs_at_push:
+                self.server.away = True
+                self.close()
+                raise Unavailable("no answer")
         self._step("push done, answer lost")
         return answer
 
@@ -136,6 +153,21 @@ class SteppedQueue(MemoryQueue):
             raise
 
 
+class SteppedSpool(MemorySpool):
+    """A spool whose changes are steps: before and after."""
+
+    steps: Steps
+
+    def append(self, line: bytes, body: Any) -> None:
+        self.steps("before append")
+        super().append(line, body)
+        self.steps("appended")
+
+    def _drop_newest(self) -> None:
+        super()._drop_newest()
+        self.steps("segment dropped")
+
+
 class SteppedStore(MemoryStore):
     """A store whose commit is a step: before and after."""
 
@@ -149,10 +181,16 @@ class SteppedStore(MemoryStore):
 
 
 class World:
-    """One TCP connection, its collector, Redis, a subscriber and the database."""
+    """One TCP connection, its collector, Redis, a subscriber and the database.
+
+    pushed: every frame that Redis took, in this order. is_full: it takes none. hangs_at_push: it
+    takes one more without an answer, and is gone.
+    """
 
     type = "tcp"
+    boot = BOOT
     behind: tuple[bytes, ...] = ()  # records that come behind the end
+    absences: tuple[str, ...] = ()  # causes of the gaps that a server's absence makes
     kernel: Kernel = tcp.TcpKernel()
 
     def __init__(
@@ -160,7 +198,11 @@ class World:
     ) -> None:
         self.steps = Steps(set(kill_at), set(fail_at))
         self._directory = directory
-        self._redis = MemoryRedis()
+        self.redis = MemoryRedis()
+        self.disk = MemoryDisk()
+        self.pushed: list[Frame] = []
+        self.is_full = self.hangs_at_push = False
+        self._seconds = itertools.count()
         self._database = MemoryDatabase()
         self._wish = Wish()
         self._collecting: tuple[Collector, Source] | None = None
@@ -171,6 +213,10 @@ class World:
         self._kept, self._sender = tcp.connected()
         self._sent = 0
         self._numbers = itertools.count(1)
+
+    def now(self) -> float:
+        """A monotonic clock."""
+        return float(next(self._seconds))
 
     def close(self) -> None:
         for thing in (self._sender, self._kept, self._wish):
@@ -200,7 +246,9 @@ class World:
             os.sched_yield()
 
     def collect(self) -> None:
-        """Turns until the source shows nothing; a killed collector is born anew."""
+        """Turns until the source shows nothing and no more can be replayed; a killed collector is
+        born anew.
+        """
         while not self._survives(self._collect_all):
             self.kill_collector()
 
@@ -208,7 +256,17 @@ class World:
         if self._collecting:
             self._collecting[1].close()  # as the kernel does with a dead process's
         self._collecting = None
-        self._redis.clients = {c for c in self._redis.clients if not c.startswith("col")}
+        self.redis.clients = {c for c in self.redis.clients if not c.startswith("col")}
+
+    def break_queue(self, how: str) -> None:
+        """From here on it takes nothing: it is away, full, or hangs."""
+        self.redis.away = how == "away"
+        self.is_full = how == "full"
+        self.hangs_at_push = how == "hangs"
+
+    def mend_queue(self) -> None:
+        """It takes everything again."""
+        self.redis.away = self.is_full = self.hangs_at_push = False
 
     def store(self) -> None:
         """Leases until the queue is empty; what dead or cut off ones held is given back."""
@@ -216,9 +274,9 @@ class World:
         while not empty:
             if not self._survives(self._store_all):
                 self._subscribing = None
-                self._redis.clients = {c for c in self._redis.clients if not c.startswith("sub")}
-            MemoryQueue(self._redis, "recovery").sweep()
-            empty = not self._redis.working
+                self.redis.clients = {c for c in self.redis.clients if not c.startswith("sub")}
+            MemoryQueue(self.redis, "recovery").sweep()
+            empty = not self.redis.working
 
     def stored(self) -> list[bytes]:
         """The raw column."""
@@ -247,16 +305,10 @@ class World:
         if not self._collecting:
             self._collecting = self._born_collector()
             self._collecting[0]._birth()
-        collector, source = self._collecting
+        collector, _source = self._collecting
         idle = 0
         while idle < IDLE_PEEKS:
-            chunk = source.peek()
-            if chunk is None:
-                source.wait(0.0)
-                idle += 1
-            else:
-                collector._turn(chunk)
-                idle = 0
+            idle = 0 if collector._step() else idle + 1
 
     def _born_source(self) -> Source:
         _parent, wire = link.pair()
@@ -267,7 +319,7 @@ class World:
             wire,
             self._wish,
             LIMITS,
-            Beginnings(folder, BOOT, lambda: next(self._numbers)),
+            Beginnings(folder, self.boot, lambda: next(self._numbers)),
             inherited,
             **self._how(),
         )
@@ -278,15 +330,19 @@ class World:
 
     def _born_collector(self) -> tuple[Collector, Source]:
         notes = open_note(
-            self._directory / "s.note", BOOT, self.type, lambda after: later_run(after, 1, 0)
+            self._directory / "s.note", self.boot, self.type, lambda after: later_run(after, 1, 0)
         )
         source = self._born_source()
-        queue = SteppedQueue(self._redis, "col")
-        queue.steps = self.steps
+        wait = source.wait
+        source.wait = lambda _timeout_s: wait(0.0)  # type: ignore[method-assign]
+        queue, spool = SteppedQueue(self.redis, "col"), SteppedSpool(self.disk)
+        queue.steps = spool.steps = self.steps
+        queue.world = self
         collector = Collector(
             "s",
             source,
             queue,
+            spool,
             notes,
             Gauge(),
             self._wish,
@@ -294,6 +350,7 @@ class World:
             frame_interval_s=0.0,
             checkpoint=self.steps,
             chance=lambda: 0.0,
+            monotonic=self.now,
         )
         return collector, source
 
@@ -305,9 +362,10 @@ class World:
             subscriber._work(lease)
 
     def _born_subscriber(self) -> tuple[Subscriber, SteppedQueue]:
-        queue = SteppedQueue(self._redis, "sub")
+        queue = SteppedQueue(self.redis, "sub")
         store = SteppedStore(self._database)
         queue.steps = store.steps = self.steps
+        queue.world = self
         maker = RowMaker(DEFAULT_COLUMNS, "text", (), "s")
         subscriber = Subscriber(
             "1",
@@ -331,13 +389,13 @@ class DialledWorld(World):
     """
 
     behind = (b"behind the end",)
+    absences = (SERVER_AWAY,)
 
     def _open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self._acceptor = Acceptor("s", list, tcp.prepare, 1)
         self._wire: link.ChildEnd | None = None
-        self._seconds = itertools.count()
         self._connect()
 
     def _connect(self) -> None:
@@ -393,12 +451,18 @@ class DialledWorld(World):
             self._wire,
             [(cookie, one.dup()) for cookie, one in self._acceptor.connections],
             chance=lambda: 0.0,
-            monotonic=lambda: float(next(self._seconds)),
+            monotonic=self.now,
             checkpoint=self.steps,
         )
         folder = self._directory / "beginnings"
-        beginnings = Beginnings(folder, BOOT, lambda: next(self._numbers))
-        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings)
+        beginnings = Beginnings(folder, self.boot, lambda: next(self._numbers))
+        absence = Absence(
+            self._directory / "absence",
+            Path.write_bytes,
+            clock=lambda: 60.0 * self.now(),  # no absence is too short to be one
+            monotonic=self.now,
+        )
+        return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings, absence=absence)
 
 
 class HurriedWorld(World):
@@ -458,5 +522,5 @@ class FileWorld(World):
             self._follow,
             LIMITS.record_bytes_max,
             LIMITS.frame_bytes_max,
-            boot=BOOT,
+            boot=self.boot,
         )

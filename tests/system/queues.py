@@ -2,6 +2,7 @@
 
 import redis
 
+from appliance.frame import Header, decode
 from appliance.queues.keys import Keys
 from tests.system.daemon import Daemon, until
 from tests.system.records import Records
@@ -32,6 +33,12 @@ class QueueUnderTest:
         """Frames in somebody's hands: {busy list: frames}."""
         lists = self._client.scan_iter(self._keys.every_busy, count=1000)
         return {name.decode(): int(self._client.llen(name)) for name in lists}
+
+    def take_out(self, index: int) -> Header:
+        """Take a waiting frame away, as nobody should; what it was."""
+        [item] = self._client.lrange(self._keys.working, index, index)
+        assert self._client.lrem(self._keys.working, 1, item) == 1
+        return decode(item).header
 
     def handed_over(self, source: str) -> int:
         """Lines that the source has handed over, counted by Redis."""

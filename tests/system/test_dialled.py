@@ -161,7 +161,7 @@ def test_it_goes_away_comes_back_and_resets_while_the_collector_is_killed(
         until(lambda: MISSED in daemon.said()[before:], WAIT_S, "a line that says so")
         feed.come()
         until(lambda: FOUND in daemon.said()[before:], WAIT_S, "a line that says so")
-        assert probed_in_s(port) <= tcp.KEEPALIVE_IDLE_S
+        assert probed_in_s(port) <= tcp.SERVER.idle_s
         feed.send(records.block() + HALF)
         feed.until_acknowledged()
         kill_collector(daemon)
@@ -182,6 +182,8 @@ def test_it_goes_away_comes_back_and_resets_while_the_collector_is_killed(
         crashes = daemon.crashes()
         assert len(crashes) == KILLS, crashes
         daemon.start()  # a stop leaves queued what isn't stored yet
+        feed.come()
+        feed.send(records.block())
         until_rows(mariadb_store, daemon, records.sent)
         check(daemon, mariadb_store, records, f"dialled{seed}")
 
@@ -202,9 +204,18 @@ def check(daemon: Daemon, store: StoreUnderTest, records: Records, name: str) ->
     records.check(store.raws(daemon), records.sent)
     dead = store.rows(daemon, f"SELECT code, raw FROM {name}_dead")
     assert [tuple(row) for row in dead] == [("cut", HALF)]
-    gaps = store.rows(daemon, f"SELECT cause, records FROM {name}_gaps ORDER BY gap")
+    gaps = store.rows(daemon, f"SELECT cause, records FROM {name}_gaps ORDER BY began_at")
+    print(
+        [
+            tuple(r)
+            for r in store.rows(
+                daemon, f"SELECT cause, began_at, ended_at FROM {name}_gaps ORDER BY gap"
+            )
+        ]
+    )
     assert [tuple(row) for row in gaps] == [
         ("source down", None),  # it went away, for as long as it was missed
         ("cut", None),
         ("source down", None),  # it reset
+        ("stopped", None),
     ]

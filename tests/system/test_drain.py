@@ -115,7 +115,7 @@ def test_two_at_once(seed: int) -> None:
         until_at_work(daemon)
         first.send_signal(signal.SIGSTOP)
         done = cron.run(daemon, "drain")
-        assert done == (0, f"another drain is at work (pid {first.pid})\n")
+        assert done == (0, f"another drain, or an audit, is at work (pid {first.pid})\n")
         first.send_signal(signal.SIGCONT)
         assert cron.ended(first) == SILENT
         records.check(Sqlite().raws(daemon), FEW)
@@ -292,7 +292,7 @@ def test_a_collect_ends_a_drain_that_works_alone(seed: int) -> None:
         assert "frames stay queued: waiting for the store: " in said
         assert daemon.status()["ready"]
         log = (instance(daemon) / "log").read_text()
-        assert f"a drain is at work (pid {drain.pid}): ending it" in log
+        assert f"a drain or audit is at work (pid {drain.pid}): ending it" in log
         assert cron.run(daemon, "stop") == SILENT
 
 

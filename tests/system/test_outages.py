@@ -102,7 +102,7 @@ def test_redis_goes_and_comes(
     with PrivateRedis(find_redis(), tcp=True) as server:
         more = f'queue.url = "{server.tcp_address}"'
         with load(more, Sqlite(), seed) as under:
-            go_through(under, outage(server), "the queue (reading stops): Redis at")
+            go_through(under, outage(server), "the queue (records go to the spool): Redis at")
             under.check(QueueUnderTest(server.client(), "stream"))
             said = outages(under.daemon)
             if outage is hanging:  # only the collector's patience is shorter than this outage

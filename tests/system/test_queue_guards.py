@@ -128,24 +128,29 @@ def numbers(database: Path) -> list[int]:
 # ── room ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_full_queue_stops_reading_until_there_is_room(seed: int) -> None:
+def test_a_full_queue_and_then_a_full_spool_stop_reading_until_there_is_room(seed: int) -> None:
     port, records = free_port(), Records(seed, 20_000)
-    config = f'queue.bytes_max = "1MiB"\n{tcp_source(port)}'
+    config = f'queue.bytes_max = "1MiB"\nspool.bytes_max = "4MiB"\n{tcp_source(port)}'
     with Daemon(config) as daemon, Sender(port, records, bytes_per_s=20e6) as sender:
         queue = QueueUnderTest.embedded(daemon)
         until(daemon.stored, SEEN_S, "rows")
         daemon.signal(signal.SIGTSTP)
-        awaited = "room in the queue (reading stops): it is full"
-        until(lambda: f"waiting for {awaited}" in daemon.said(), SEEN_S, "the queue to be full")
-        assert awaited in source_waits(daemon)
+        queue_full = "room in the queue (records go to the spool): it is full"
+        spool_full = "room in the spool (reading stops): the spool is full"
+        for awaited in (queue_full, spool_full):
+            until(lambda text=awaited: f"waiting for {text}" in daemon.said(), SEEN_S, awaited)
+        until(lambda: spool_full in source_waits(daemon), SEEN_S, "status to say it")
         until(lambda: queued_bytes(daemon) >= MIB, SEEN_S, "the queue to be seen full")
         assert queued_bytes(daemon) < 3 * MIB
+        assert 3 * MIB < daemon.status()["sources"]["s"]["spool"]["bytes"] <= 4 * MIB
+        assert daemon.run("status").returncode == 2
         daemon.signal(signal.SIGCONT)
         sender.finish()
         queue.until_empty()
         daemon.until_stored(records.sent)
         records.check(Sqlite().raws(daemon), records.sent)
-        assert f"no longer waiting for {awaited}" in daemon.said()
+        for awaited in (queue_full, spool_full):
+            assert f"no longer waiting for {awaited}" in daemon.said()
         assert daemon.stop() == 0
 
 
@@ -201,7 +206,7 @@ def test_a_disk_that_runs_full_stops_reading_and_ends_no_server_twice(
         with Sender(port, records, bytes_per_s=1e6) as sender:
             until(daemon.stored, SEEN_S, "rows")
             fill(ballast, 4 * MIB)
-            until(lambda: "disk space" in source_waits(daemon), SEEN_S, "reading to stop")
+            until(lambda: "disk_free_min" in source_waits(daemon), SEEN_S, "reading to stop")
             assert "→ make room on the disk of state_dir" in source_waits(daemon)
             ballast.unlink()
             until(lambda: not source_waits(daemon), SEEN_S, "reading to go on")
@@ -212,7 +217,7 @@ def test_a_disk_that_runs_full_stops_reading_and_ends_no_server_twice(
             fill_up(ballast)
             daemon.signal(signal.SIGCONT)  # its confirm is one write too many
             until(lambda: "disk space" in queue_waits(daemon), SEEN_S, "the server to have ended")
-            until(lambda: "disk space" in source_waits(daemon), SEEN_S, "reading to stop")
+            until(lambda: "disk_free_min" in source_waits(daemon), SEEN_S, "reading to stop")
             ballast.unlink()
             sender.finish()
             queue.until_empty()
@@ -221,7 +226,7 @@ def test_a_disk_that_runs_full_stops_reading_and_ends_no_server_twice(
         said = daemon.said()
         assert said.count("valkey-server died (exit code 1)") == 1, said
         assert said.count("valkey-server is not started again: waiting for disk space") == 1
-        assert said.count("collector s: waiting for disk space (reading stops)") == 2
+        assert said.count("collector s: waiting for room in the spool (reading stops)") == 2
         assert daemon.stop() == 0
 
 

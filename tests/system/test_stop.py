@@ -89,12 +89,12 @@ def test_leases_are_given_back_when_the_store_is_away(
 
 
 def test_what_cannot_be_handed_over_is_counted(redis: PrivateRedis, seed: int) -> None:
-    """Redis doesn't come back before the deadline: exit 74, and a gap in the store says it.
+    """Redis isn't back before the deadline, and there is no spool: exit 74, and a gap says it.
 
     Unless the frame had arrived, and only its answer was lost: then it is stored.
     """
     port, records, store = free_port(), Records(seed), Sqlite()
-    more = f'[queue]\nurl = "{redis.address}"\n'
+    more = f'[queue]\nurl = "{redis.address}"\n[spool]\nbytes_max = 0\n'
     queue = QueueUnderTest(redis.client(), "stream")
     with Daemon(f"drain_s = 2\n{config(port, more)}") as daemon:
         with Sender(port, records) as sender:

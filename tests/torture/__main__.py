@@ -1,7 +1,7 @@
 """The program behind `make torture`.
 
     python -m tests.torture [--time 10m] [--seed N] [--only kills] [--kills N] [--rate N]
-                            [--pace X] [--plan] [--keep]
+                            [--pace X] [--scenario NAME] [--plan] [--keep]
 
 Says on stderr how far it is, prints a table on stdout. Exit code 0: nothing was lost, doubled,
 changed or out of order, and nothing was left behind; 1: something was, and all that one needs
@@ -13,6 +13,7 @@ import random
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -21,6 +22,8 @@ from appliance.errors import Exit
 from tests.torture import plan
 from tests.torture.report import table
 from tests.torture.run import Order, torture
+from tests.torture.scenarios import RATE as SCENARIO_RATE
+from tests.torture.scenarios import SCENARIOS
 
 FAILED = 1
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
@@ -30,7 +33,7 @@ GROUPS = {"kills": ("kill",), "links": tuple(plan.LINK), "senders": ("break", "e
 def main(words: Sequence[str]) -> int:
     """Run what is asked for."""
     asked = _arguments(words)
-    order = Order(asked.seed, asked.time, asked.only, asked.kills, asked.pace, asked.rate)
+    order = _order(asked)
     if asked.plan:
         faults = plan.merged(order.lanes().values())
         for fault in islice(faults, asked.kills or None):
@@ -44,6 +47,15 @@ def main(words: Sequence[str]) -> int:
         return Exit.UNREACHABLE
     print(table(report))
     return Exit.OK if report.good else FAILED
+
+
+def _order(asked: argparse.Namespace) -> Order:
+    order = Order(asked.seed, asked.time, asked.only, asked.kills, asked.pace, asked.rate)
+    if asked.scenario:
+        scenario = SCENARIOS[asked.scenario]
+        time_s = scenario.time_s / asked.pace
+        return replace(order, time_s=time_s, kills=0, rate=SCENARIO_RATE, scenario=scenario)
+    return order
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -65,6 +77,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=0, help="until so many, whatever --time says")
     parser.add_argument("--pace", type=float, default=1.0, help="so many times as often")
     parser.add_argument("--rate", type=float, default=2500.0, help="records a second, of all")
+    parser.add_argument("--scenario", choices=SCENARIOS, help="a long outage instead of chance")
     parser.add_argument("--plan", action="store_true", help="print what would be done")
     parser.add_argument("--keep", action="store_true", help="keep what a good run leaves, too")
     return parser.parse_args(words)

@@ -2,7 +2,8 @@
 
 Every record once, byte for byte, and in order: sorted by run, frame and position, the records
 of one connection are as they were sent, and the rows of one frame lie in this order in the
-table too. No dead letters but the halves of records that their senders broke off.
+table too. No dead letters but the halves of records that their senders broke off, and no gaps
+but the rest of those, and what was lost with a parent's connections.
 """
 
 from array import array
@@ -16,7 +17,8 @@ SHOWN_MAX = 10  # of each kind of problem
 POSITION_BITS, FRAME_BITS = 20, 36  # a frame of 1 MiB has no more records; 62 bits with 6 for runs
 
 Row = tuple[bytes, bytes, int, int]  # record, run, frame, position, as they lie in the table
-Dead = tuple[str, bytes]  # code, record
+Dead = tuple[str, bytes, str]  # code, record, its frame
+Gap = tuple[str, int | None, int | None]  # cause, its first number if it has one, records
 
 
 @dataclass
@@ -54,7 +56,10 @@ class _Sent:
 
 
 def compare(
-    senders: dict[str, tuple[Lines, Sequence[Stretch]]], rows: Iterable[Row], dead: Iterable[Dead]
+    senders: dict[str, tuple[Lines, Sequence[Stretch]]],
+    rows: Iterable[Row],
+    dead: Sequence[Dead],
+    gaps: Iterable[Gap],
 ) -> Account:
     """Compare what {name: its records, its stretches} have sent with what is stored."""
     account = Account()
@@ -63,6 +68,7 @@ def compare(
     for name, one in sent.items():
         _check_places(name, one, account)
     _check_dead(sent, dead, account)
+    _check_gaps(len({frame for _, _, frame in dead}), gaps, account)
     return account
 
 
@@ -127,13 +133,25 @@ def _check_stretch(name: str, stretch: Stretch, places: "array[int]", account: A
 def _check_dead(sent: dict[str, _Sent], dead: Iterable[Dead], account: Account) -> None:
     broken = [s.tail for one in sent.values() for s in one.stretches if s.fate == "broken"]
     expected = {tail for tail in broken if tail}
-    for code, raw in dead:
+    for code, raw, _ in dead:
         if code == "cut" and raw in expected:
             expected.remove(raw)
         elif code != "cut" or not _is_refused_half(sent, raw):
             account.blame("dead", f"{code}: {raw[:60]!r}")
     for tail in expected:
         account.blame("half lost", repr(tail[:60]))
+
+
+def _check_gaps(frames: int, gaps: Iterable[Gap], account: Account) -> None:
+    """For each frame with cut records one gap says that their rest is missing."""
+    cut = 0
+    for cause, first, records in gaps:
+        if cause == "cut" and first is None:
+            cut += 1
+        elif cause != "connection lost" or first is not None or (records or 0) > account.refused:
+            account.blame("gap", f"{cause}: {records} records, from number {first} on")
+    if cut != frames:
+        account.blame("gap", f"{cut} say that records were cut, {frames} frames have such")
 
 
 def _is_refused_half(sent: dict[str, _Sent], raw: bytes) -> bool:

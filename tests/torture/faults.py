@@ -6,22 +6,35 @@ done when is written into the diary.
 """
 
 import os
+import random
 import select
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from tests.torture.plan import Fault
+from tests.torture.weather import Weather
 from tests.torture.world import World, since
 
+OUTAGE_S = 30.0
 ABSENT_S = 30.0  # a child that isn't there for so long is missed: restarts back off up to that
 DEAD_S = 10.0  # a process that was killed is gone by then, whatever the load
 LOOK_S = 0.01
 BLOCK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A fault that has lasted long. began_s, over_s: in the world's time."""
+
+    fault: Fault
+    began_s: float
+    over_s: float
 
 
 class Executor:
@@ -30,11 +43,13 @@ class Executor:
     Attributes:
         done: how often each ("kill", "redis") was done.
         missed: the same, for those whose target never came.
+        outages: those that have lasted OUTAGE_S.
     """
 
     def __init__(self, world: World, diary: Path, kills: int = 0) -> None:
         self.done: Counter[tuple[str, str]] = Counter()
         self.missed: Counter[tuple[str, str]] = Counter()
+        self.outages: list[Outage] = []
         self._world = world
         self._kills = kills
         self._diary: TextIO = diary.open("w", buffering=1)
@@ -49,6 +64,7 @@ class Executor:
             "mariadb": self._strike_server,
             "way to redis": self._change_weather,
             "way to mariadb": self._change_weather,
+            "far": self._vanish,
             "disk": self._fill_disk,
             "senders": self._change_mood,
         }
@@ -88,6 +104,7 @@ class Executor:
             if self._enough.wait(max(0.0, fault.at_s + late_s - since(self._start))):
                 return
             self._note(fault, "begins")
+            began_s = since(self._world.born_at)
             try:
                 done = self._does[lane](fault)
             except (OSError, AssertionError) as error:
@@ -95,6 +112,9 @@ class Executor:
                 done = False
             self._note(fault, "done" if done else "missed")
             self._count(fault, done)
+            over_s = since(self._world.born_at)
+            if over_s - began_s > OUTAGE_S:
+                self.outages.append(Outage(fault, began_s, over_s))
             late_s = max(0.0, since(self._start) - fault.at_s - fault.lasts_s)
 
     def _note(self, fault: Fault, what: str) -> None:
@@ -120,11 +140,25 @@ class Executor:
         while self._world.daemon.ended():  # it is started again in a moment
             if self._enough.wait(LOOK_S):
                 return False
+        if fault.kind == "pause":
+            return self._strike(self._world.parent, fault)
         began = time.monotonic()
+        children = list(self._world.children().values())
         done = self._strike(self._world.parent, fault)
-        if fault.kind == "kill":
-            self._world.parent_kills.append((began, time.monotonic()))
+        self._world.parent_kills.append((began, time.monotonic()))
+        if fault.kind == "massacre":
+            self._kill_orphans(children, fault)
         return done
+
+    def _kill_orphans(self, children: list[int], fault: Fault) -> None:
+        """Kill them in some order, as long as the fault lasts."""
+        random.Random(f"{self._world.seed} {fault}").shuffle(children)
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has handed over
+                pass
+            self._enough.wait(fault.lasts_s / len(children))
 
     def _child(self, title: str) -> int | None:
         """Its pid, as soon as it lives."""
@@ -141,14 +175,14 @@ class Executor:
         except ProcessLookupError:
             return False
         try:
-            if fault.kind == "kill":
+            if fault.kind != "pause":
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 return bool(select.select([pidfd], [], [], DEAD_S)[0])
             signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
             self._last(fault)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         except ProcessLookupError:  # somebody else has killed it
-            return fault.kind != "kill"
+            return fault.kind == "pause"
         finally:
             os.close(pidfd)
         return True
@@ -159,6 +193,9 @@ class Executor:
             server.kill()
             self._last(fault)
             server.start()
+        elif fault.kind == "refuse":
+            with self._world.full_redis():
+                self._last(fault)
         else:
             server.pause()
             self._last(fault)
@@ -172,8 +209,38 @@ class Executor:
         if fault.kind != "cut":
             with self._world.weather[fault.target].lasting(fault.kind):
                 self._last(fault)
-        if fault.kind in ("cut", "withhold"):
+        if fault.kind in ("cut", "withhold", "unheard"):
             way.cut()
+        return True
+
+    def _vanish(self, fault: Fault) -> bool:
+        """A subscriber elsewhere is stuck in a COMMIT, dies, and both servers think that it lives.
+
+        Whether that COMMIT was done or comes when its frames may be somebody else's, and which
+        server notices first, are the fault's own dice.
+        """
+        dice = random.Random(f"{self._world.seed} {fault}")
+        world = self._world
+        to_redis, to_mariadb = world.ways["far redis"], world.ways["far mariadb"]
+        weather = world.weather["far mariadb"]
+        with weather.lasting(dice.choice(["unheard", "late"])), world.far_instance():
+            if not self._is_struck(weather):
+                return False
+            with world.weather["far redis"].lasting("freeze"):
+                world.kill_far_instance()
+                self._last(fault)
+                if dice.random() < 0.5:  # Redis first: its frames are somebody else's
+                    to_redis.cut()
+                    self._last(fault)
+        to_redis.cut()
+        to_mariadb.cut()
+        return True
+
+    def _is_struck(self, weather: Weather) -> bool:
+        deadline = time.monotonic() + ABSENT_S
+        while not weather.struck.wait(LOOK_S):
+            if time.monotonic() > deadline or self._enough.is_set():
+                return False
         return True
 
     def _fill_disk(self, fault: Fault) -> bool:

@@ -5,6 +5,16 @@ the next begins (a server can't be killed twice at once); the lanes know nothing
 faults of different lanes overlap as they like. Each lane throws dice of its own: that one of
 them gets another fault, or is left out, changes nothing in the others.
 
+    kill, pause        SIGKILL; SIGSTOP and later SIGCONT
+    massacre           the parent is killed, and meanwhile its children, one after the other
+    refuse             Redis is full: it refuses to take anything
+    delay … late       weather on the way to a server (weather.py); cut: every connection is
+    vanish             an instance on another machine, a lease in hand, is never heard of again
+    fill               the disk of the state directory is full
+    break, end         a sender's connection ends in the middle of a record, or properly; the file
+                       is rotated
+    slow, freeze       a sender sends in little pieces, or stops in the middle of a record
+
 A new kind of fault is a word here and a method in faults.py.
 """
 
@@ -56,18 +66,32 @@ class Lane:
 
 
 LINK = {"delay": 2, "throttle": 1, "freeze": 2, "cut": 3, "withhold": 2, "lose": 3, "halve": 2}
+COMMITS = {"unheard": 2, "late": 2}
 LANES = {
     "children": Lane(CHILDREN, 0.6, {"kill": 8, "pause": 1}, 0.5, 5.0),
-    "parent": Lane(("parent",), 20.0, {"kill": 4, "pause": 1}, 1.0, 8.0),
-    "redis": Lane(("redis",), 15.0, {"kill": 3, "pause": 2}, 2.0, 12.0),
+    "parent": Lane(("parent",), 20.0, {"kill": 4, "massacre": 2, "pause": 1}, 1.0, 8.0),
+    "redis": Lane(("redis",), 15.0, {"kill": 3, "pause": 2, "refuse": 1}, 2.0, 12.0),
     "mariadb": Lane(("mariadb",), 20.0, {"kill": 2, "pause": 2}, 3.0, 15.0),
     "way to redis": Lane(("way to redis",), 6.0, LINK, 1.5, 8.0),
-    "way to mariadb": Lane(("way to mariadb",), 6.0, LINK, 1.5, 8.0),
+    "way to mariadb": Lane(("way to mariadb",), 6.0, LINK | COMMITS, 1.5, 8.0),
+    "far": Lane(("far instance",), 20.0, {"vanish": 1}, 2.0, 10.0),
     "disk": Lane(("disk",), 30.0, {"fill": 1}, 3.0, 15.0),
     "senders": Lane(SENDERS, 3.0, {"break": 3, "end": 2, "slow": 2, "freeze": 2}, 1.0, 10.0),
 }
 AT_ONCE = frozenset({"cut", "break", "end"})
-KINDS = ("kill", "pause", "fill", *LINK, "break", "end", "slow")
+KINDS = (
+    "kill",
+    "massacre",
+    "pause",
+    "refuse",
+    *LINK,
+    *COMMITS,
+    "vanish",
+    "fill",
+    "break",
+    "end",
+    "slow",
+)
 KILLS_LAST_S = 2.0  # a killed server stays away for so long; everybody else is there at once
 
 

@@ -11,10 +11,14 @@ connection ended says what must become of it:
     refused   reset by the daemon, which only a killed parent may cause: the first of them, up
               to somewhere, are stored, and nothing behind
 
+An end that overlaps with a parent's death says less than it seems: a dying collector closes its
+side before it has read everything, and who has reset sees no reset (`doubt`).
+
 After a refusal nothing is sent again: the next connection goes on with the next number. What a
 file's writer writes is one stretch, whole at its end.
 """
 
+import errno
 import fcntl
 import random
 import socket
@@ -23,7 +27,7 @@ import termios
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +41,8 @@ SLOW_PIECE_BYTES_MAX = 40
 SLOW_INTERVAL_S = 0.02
 END_S = 600.0  # a daemon that doesn't read for so long never will
 TAIL_BYTES_MIN = 40  # so much of a half record is sent at least: it says whose it is
+RESETS = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)  # what a reset is called
+TAKEN_S = 60.0  # what was in the kernel is handed over by then, whatever else goes wrong
 NORMAL = "normal"
 Where = int | str
 
@@ -56,11 +62,21 @@ class Stretch:
     ended_at: float = 0.0
 
 
+def doubt(stretch: Stretch, deaths: Iterable[tuple[float, float]]) -> None:
+    """Think of it as refused if a parent has died meanwhile: [(killed, dead)], monotonic."""
+    if stretch.fate == "open" or not stretch.ended_at:
+        return
+    taken_at = stretch.ended_at + (TAKEN_S if stretch.fate == "broken" else 0.0)
+    if any(killed <= taken_at and stretch.opened_at <= dead for killed, dead in deaths):
+        stretch.fate = "refused"
+
+
 class Sender(ABC):
     """One thread that sends, about so many records a second, until told to finish.
 
     Attributes:
-        longest_pause_s: how long the daemon has not taken anything, at most.
+        longest_pause: how long the daemon has not taken anything, at most, and when that ended,
+            by the monotonic clock.
         problem: what must not happen, if it did.
     """
 
@@ -68,7 +84,7 @@ class Sender(ABC):
         self.name = name
         self.lines = lines
         self.stretches: list[Stretch] = []
-        self.longest_pause_s = 0.0
+        self.longest_pause = (0.0, 0.0)
         self.problem = ""
         self._dice = dice
         self._rate = rate
@@ -117,10 +133,16 @@ class Sender(ABC):
         block = self.lines.block(stretch.end, stretch.end + records)
         stretch.end += records
         for piece in self._pieces(block):
-            before = time.monotonic()
-            self._send(piece)
-            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - before)
+            self._send_measured(piece)
         self._enough.wait(records / self._rate)
+
+    def _send_measured(self, piece: bytes) -> None:
+        before = time.monotonic()
+        try:
+            self._send(piece)
+        finally:
+            now = time.monotonic()
+            self.longest_pause = max(self.longest_pause, (now - before, now))
 
     def _pieces(self, block: bytes) -> Iterator[bytes]:
         if self._mood == "freeze":
@@ -184,7 +206,9 @@ class SocketSender(Sender):
         with self._connection:
             try:
                 self._send_until_its_end(stretch)
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError as error:
+                if error.errno not in RESETS:
+                    raise
                 stretch.fate = "refused"
         stretch.ended_at = time.monotonic()
 

@@ -1,19 +1,20 @@
 """The torture program itself: its plan, its account, and one short run of all of it."""
 
+from collections.abc import Sequence
 from itertools import islice, pairwise
 
 import pytest
 
 from tests.torture import __main__ as program
 from tests.torture import plan
-from tests.torture.account import Account, Dead, Row, compare
+from tests.torture.account import Account, Dead, Gap, Row, compare
 from tests.torture.lines import Lines, parse
 from tests.torture.report import table
 from tests.torture.run import Order, torture
-from tests.torture.senders import Stretch
+from tests.torture.senders import TAKEN_S, Stretch, doubt
 
 SEED = 4
-SHORT_S = 15.0
+SHORT_S = 12.0
 RUN = b"r" * 16
 
 
@@ -69,8 +70,14 @@ def row(number: int, *, frame: int = 1, position: int | None = None, raw: bytes 
     return (raw or LINES.line(number), RUN, frame, place)
 
 
-def account(rows: list[Row], *stretches: Stretch, dead: list[Dead] | None = None) -> Account:
-    return compare({"tcp1": (LINES, stretches)}, rows, dead or [])
+def account(
+    rows: list[Row],
+    *stretches: Stretch,
+    dead: Sequence[Dead] = (),
+    gaps: Sequence[Gap] | None = None,
+) -> Account:
+    rests: list[Gap] = [("cut", None, None)] if dead else []
+    return compare({"tcp1": (LINES, stretches)}, rows, dead, rests if gaps is None else gaps)
 
 
 def test_a_record_says_whose_it_is() -> None:
@@ -108,9 +115,9 @@ def test_of_a_refused_connection_a_beginning_may_be_stored() -> None:
     rows = [row(0), row(1), row(11, frame=2)]
     found = account(rows, *stretches)
     assert (found.sent, found.stored, found.refused, found.problems) == (11, 3, 8, {})
-    cut = [("cut", LINES.line(2)[:3])]
+    cut = [("cut", LINES.line(2)[:3], "1")]
     assert account(rows, *stretches, dead=cut).problems == {}
-    assert account(rows, *stretches, dead=[("cut", LINES.line(3)[:30])]).counts == {"dead": 1}
+    assert account(rows, *stretches, dead=[("cut", LINES.line(3)[:30], "1")]).counts == {"dead": 1}
     assert account([row(0), row(2), row(11, frame=2)], *stretches).counts == {"lost": 1}
 
 
@@ -118,10 +125,12 @@ def test_a_broken_record_is_a_dead_letter_and_nothing_else_is() -> None:
     half = LINES.line(2)[:20]
     stretch = Stretch(0, 2, "broken", half)
     rows = [row(0), row(1)]
-    assert account(rows, stretch, dead=[("cut", half)]).problems == {}
+    cut, poison = ("cut", half, "1"), ("poison", b"x", "1")
+    assert account(rows, stretch, dead=[cut]).problems == {}
     assert account(rows, stretch).counts == {"half lost": 1}
-    assert account(rows, stretch, dead=[("cut", half)] * 2).counts == {"dead": 1}
-    assert account(rows, stretch, dead=[("cut", half), ("poison", b"x")]).counts == {"dead": 1}
+    assert account(rows, stretch, dead=[cut, cut]).counts == {"dead": 1}
+    assert account(rows, stretch, dead=[cut, poison]).counts == {"dead": 1}
+    assert account(rows, stretch, dead=[cut], gaps=[]).counts == {"gap": 1}
 
 
 def test_half_a_record_before_a_proper_end_is_a_record() -> None:
@@ -130,6 +139,29 @@ def test_half_a_record_before_a_proper_end_is_a_record() -> None:
     assert account([row(0), row(1, raw=half)], stretch).problems == {}
     assert account([row(0)], stretch).counts == {"lost": 1}
     assert account([row(0), row(1)], stretch).counts == {"changed": 1}
+
+
+@pytest.mark.parametrize(
+    ("gap", "is_wrong"),
+    [
+        (("connection lost", None, 1), False),
+        (("connection lost", None, 9), True),
+        (("connection lost", 7, 1), True),
+        (("cut", None, None), True),
+        (("truncated", None, 1), True),
+    ],
+)
+def test_only_what_a_parent_took_with_it_may_be_a_gap(gap: Gap, is_wrong: bool) -> None:
+    found = account([row(0)], Stretch(0, 3, "refused"), gaps=[gap])
+    assert found.counts == ({"gap": 1} if is_wrong else {})
+
+
+def test_an_end_that_overlaps_with_a_death_proves_nothing() -> None:
+    for fate, taken_s in (("whole", 0.0), ("broken", TAKEN_S)):
+        for killed, expected in ((20.0 + taken_s, "refused"), (20.1 + taken_s, fate)):
+            stretch = Stretch(0, 3, fate, opened_at=10.0, ended_at=20.0)
+            doubt(stretch, [(1.0, 2.0), (killed, killed + 1)])
+            assert stretch.fate == expected
 
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ a thread; a parent that ends although nobody killed it is a problem, unless its 
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,47 +15,41 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pymysql.cursors
 
 from appliance.queues.address import RedisAddress
-from tests.database_server import Database, DatabaseServer, new_database
+from tests.database_server import PASSWORD, Database, DatabaseServer, new_database
 from tests.mariadb_server import private_mariadb
 from tests.ports import free_port
 from tests.proxy import Proxy
 from tests.redis_servers import PrivateRedis, find_redis
-from tests.system.daemon import Daemon
+from tests.system.daemon import PASSWORD_VARIABLE, Daemon
 from tests.system.queues import QueueUnderTest
 from tests.torture import plan
-from tests.torture.account import Dead, Row
+from tests.torture.account import Dead, Gap, Row
 from tests.torture.lines import Lines
 from tests.torture.senders import FileWriter, Sender, SocketSender
 from tests.torture.weather import Weather
 
 NAME = "torture"
-STATE_BYTES = 192 * 1024**2
+STATE_BYTES = 192 * 1024**2  # of the state directory's disk: it is filled in a moment
+LARGE_STATE_BYTES = 1024**3  # where it shall hold what comes in minutes
 DRAIN_S = 10
 CRON_S = 0.2  # a dead parent is found within this time
 LONG_EVERY = 4000
 SAMPLE_S = 2.0
+FULL_BYTES = 1024**2  # of Redis: less than it needs for itself
+WAYS = ("way to redis", "way to mariadb", "far redis", "far mariadb")
 
 CONFIG = """
 name = "{name}"
 subscribers = {subscribers}
 drain_s = {drain_s}
 disk_free_min = 0
-[source.file]
-type = "file"
-path = "{file}"
-[source.tcp]
-type = "tcp"
-listen = "127.0.0.1:{port}"
-[source.unix]
-type = "unix"
-listen = "{socket}"
 [queue]
 url = "{queue}"
 [store]
@@ -66,6 +61,31 @@ run = {{ meta = "run", type = "BINARY(16)" }}
 frame = {{ meta = "frame", type = "BIGINT" }}
 position = {{ meta = "position", type = "INT" }}
 """
+SOURCES = """
+[source.file]
+type = "file"
+path = "{file}"
+[source.tcp]
+type = "tcp"
+listen = "127.0.0.1:{port}"
+[source.unix]
+type = "unix"
+listen = "{socket}"
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How it was at a moment. stored: 0 if the database didn't say. memory: {title: PSS, bytes}."""
+
+    at_s: float
+    sent: int
+    stored: int
+    memory: dict[str, int]
+
+    def __str__(self) -> str:
+        memory = " ".join(f"{title}={used >> 10}" for title, used in self.memory.items())
+        return f"{self.at_s:.1f} s sent={self.sent} stored={self.stored} KiB: {memory}"
 
 
 class World:
@@ -75,18 +95,23 @@ class World:
         problems: what must not happen and did, in words.
         parent_kills: when the parent was killed, and when it was dead, by the monotonic clock.
         refused_starts: how often the parent didn't start on a full disk.
-        memory: {title: the largest share of the memory seen, in bytes (PSS)}.
+        samples: how it went.
     """
 
-    def __init__(self, seed: int, rate: float, folder: Path) -> None:
+    def __init__(
+        self, seed: int, rate: float, folder: Path, state_bytes: int = STATE_BYTES
+    ) -> None:
         self.seed, self.rate, self.folder = seed, rate, folder
+        self._state_bytes = state_bytes
         self.problems: list[str] = []
         self.parent_kills: list[tuple[float, float]] = []
-        self.memory: dict[str, int] = {}
+        self.samples: list[Sample] = []
         self.refused_starts = 0
         self.unmounted = ""  # why the disk can't be filled
         self._disk_is_full = threading.Event()
         self.senders: dict[str, Sender] = {}
+        self.weather: dict[str, Weather] = {}
+        self.ways: dict[str, Proxy] = {}
         self.born_at = 0.0
         self._stack = ExitStack()
         self._enough = threading.Event()
@@ -108,51 +133,44 @@ class World:
         self.mariadb: DatabaseServer = enter(private_mariadb())
         self.database: Database = enter(new_database(self.mariadb))
         self.servers = {"redis": self.redis, "mariadb": self.mariadb}
-        self.weather = {
-            "way to redis": Weather(random.Random(f"{self.seed} redis")),
-            "way to mariadb": Weather(random.Random(f"{self.seed} mariadb")),
-        }
-        self.ways = {
-            "way to redis": self._way("way to redis", self.redis.port),
-            "way to mariadb": self._way("way to mariadb", self.mariadb.port),
-        }
+        for name in WAYS:
+            self.weather[name] = Weather(random.Random(f"{self.seed} {name}"))
+            target = self.redis.port if name.endswith("redis") else self.mariadb.port
+            self.ways[name] = enter(Proxy(("127.0.0.1", target), self.weather[name]))
         port, socket = free_port(), str(self.folder / "s")
         file = self.folder / "lines"
-        self.daemon = Daemon(self._config(file, port, socket))
+        settings = CONFIG.format(subscribers=plan.SUBSCRIBERS, **self._common("way to"))
+        self.daemon = Daemon(settings + SOURCES.format(file=file, port=port, socket=socket))
         self.queue = QueueUnderTest(self.redis.client(), NAME)
         self.state = self.daemon.directory / "state"
+        self._stack.callback(shutil.rmtree, self.daemon.directory, ignore_errors=True)
         enter(self._small_disk(self.state))
         self.daemon.start()
         self._stack.callback(self._end)
         self.born_at = time.monotonic()
         self._make_senders(file, port, socket)
-        for work in (self._be_cron, self._watch_memory):
+        for work in (self._be_cron, self._watch):
             thread = threading.Thread(target=work, name=work.__name__)
             thread.start()
             self._stack.callback(thread.join)
         self._stack.callback(self._enough.set)
 
-    def _way(self, name: str, port: int) -> Proxy:
-        return self._stack.enter_context(Proxy(("127.0.0.1", port), self.weather[name]))
-
-    def _config(self, file: Path, port: int, socket: str) -> str:
-        way = self.ways["way to mariadb"].port
-        return CONFIG.format(
-            name=NAME,
-            subscribers=plan.SUBSCRIBERS,
-            drain_s=DRAIN_S,
-            file=file,
-            port=port,
-            socket=socket,
-            queue=RedisAddress(host="127.0.0.1", port=self.ways["way to redis"].port),
-            store=self.database.url().replace(f":{self.mariadb.port}/", f":{way}/") + "?tls=off",
-        )
+    def _common(self, where: str) -> dict[str, object]:
+        """Settings of whoever reaches the servers over these ways."""
+        to_redis, to_mariadb = self.ways[f"{where} redis"].port, self.ways[f"{where} mariadb"].port
+        url = self.database.url().replace(f":{self.mariadb.port}/", f":{to_mariadb}/")
+        return {
+            "name": NAME,
+            "drain_s": DRAIN_S,
+            "queue": RedisAddress(host="127.0.0.1", port=to_redis),
+            "store": f"{url}?tls=off",
+        }
 
     @contextmanager
     def _small_disk(self, folder: Path) -> Iterator[None]:
         """A file system of this size, where we may."""
         folder.mkdir()
-        options = f"size={STATE_BYTES},mode=0700"
+        options = f"size={self._state_bytes},mode=0700"
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         done = subprocess.run(mount, capture_output=True, text=True)
         if done.returncode:
@@ -190,6 +208,47 @@ class World:
         """End the instance, however the run went."""
         self._enough.set()
         self.daemon.__exit__(None)
+
+    @contextmanager
+    def full_redis(self) -> Iterator[None]:
+        """Meanwhile Redis takes nothing more."""
+        with self.redis.client() as client:
+            client.config_set("maxmemory", FULL_BYTES)
+            try:
+                yield
+            finally:
+                client.config_set("maxmemory", 0)
+
+    # ── an instance on another machine ──────────────────────────────────────────────────
+
+    @contextmanager
+    def far_instance(self) -> Iterator[None]:
+        """One subscriber of the same queue and store, over ways and in a directory of its own."""
+        folder = self.folder / "far"
+        folder.mkdir(exist_ok=True)
+        file = folder / "stream-daemon.toml"
+        idle = f'[source.idle]\ntype = "file"\npath = "{folder}/nothing"\n'
+        settings = CONFIG.format(subscribers=1, **self._common("far"))
+        file.write_text(f'state_dir = "{folder}/state"\n{settings}{idle}')
+        with (folder / "log").open("ab") as log:
+            self._far = subprocess.Popen(
+                [sys.executable, "-m", "appliance", "-c", str(file), "collect"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {PASSWORD_VARIABLE: PASSWORD},
+                start_new_session=True,  # of which all are killed at once
+            )
+        try:
+            yield
+        finally:
+            self.kill_far_instance()
+
+    def kill_far_instance(self) -> None:
+        """That machine is no more."""
+        if self._far.poll() is None:
+            os.killpg(self._far.pid, signal.SIGKILL)
+            self._far.wait()
 
     # ── the instance ────────────────────────────────────────────────────────────────────
 
@@ -238,8 +297,8 @@ class World:
         self.problems += [f"{path} is left after the stop" for path in self._left_sockets()]
 
     def _left_sockets(self) -> Iterator[Path]:
-        folders = (self.folder, self.state)
-        yield from (path for folder in folders for path in folder.rglob("*") if path.is_socket())
+        paths = (self.folder / "s", *self.state.rglob("*"))
+        yield from (path for path in paths if path.is_socket())
 
     # ── looking ─────────────────────────────────────────────────────────────────────────
 
@@ -255,6 +314,14 @@ class World:
             return {}
         return {source: int(records) for source, records in rows}
 
+    def spooled(self) -> int:
+        """Bytes that wait on the state directory's disk, as `status` says; 1 while it can't."""
+        status = self.daemon.try_status()
+        if status is None:
+            return 1
+        parts = [*status["sources"].values(), status["recovery"]]
+        return sum(int(part["spool"]["bytes"]) for part in parts)
+
     def rows(self) -> Iterator[Row]:
         """All that is in the user's table, in the order of its key."""
         connection = self.mariadb.connect(self.database.name)
@@ -267,18 +334,29 @@ class World:
             connection.close()
 
     def dead(self) -> list[Dead]:
-        """Code and content of each dead letter."""
-        return list(self.database.run(f"SELECT code, raw FROM {NAME}_dead"))
+        """Code, content and frame of each dead letter."""
+        frame = "CONCAT(HEX(run), ':', frame)"
+        return list(self.database.run(f"SELECT code, raw, {frame} FROM {NAME}_dead"))
 
-    def gaps(self) -> list[tuple[Any, ...]]:
+    def gaps(self) -> list[Gap]:
         """What the instance says is missing."""
-        return self.database.run(f"SELECT * FROM {NAME}_gaps")
+        return list(self.database.run(f"SELECT cause, first, records FROM {NAME}_gaps"))
 
-    def _watch_memory(self) -> None:
+    def _watch(self) -> None:
         while not self._enough.wait(SAMPLE_S):
-            found = self.children() | {"parent": self.parent}
-            for title, pid in found.items():
-                self.memory[title] = max(self.memory.get(title, 0), pss_bytes(pid))
+            self.sample()
+
+    def sample(self) -> None:
+        """Write down how it is now."""
+        found = self.children() | {"parent": self.parent}
+        self.samples.append(
+            Sample(
+                since(self.born_at),
+                sum(sender.sent for sender in self.senders.values()),
+                sum(self.accounted().values()),
+                {title: pss_bytes(pid) for title, pid in found.items()},
+            )
+        )
 
 
 def pss_bytes(pid: int) -> int:

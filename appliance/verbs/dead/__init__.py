@@ -21,11 +21,11 @@ ACTIONS = {"list": look.list_letters, "show": look.show, "export": export.export
 def run(args: argparse.Namespace) -> int:
     """Do what is asked for; exit 0, also where there is no dead letter."""
     asked.check(args)
-    config, instance, file = locate.load(args)
-    if config.store.url == "embedded":
+    config, instance, _file = locate.load(args)
+    if not config.store.url.startswith("mysql:"):  # SQLite makes files beside its own
         locate.refuse_others(instance, args, ["dead", args.action, "…"])
     with App(config, instance).letters() as (letters, maker):
-        if not letters.has_letters():
+        if not letters.is_prepared():
             asked.say_nothing_there(args, config.store.url)
         elif args.action == "retry":
             retry.retry(args, letters, maker)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from appliance import texts
 from appliance.stores.letters import Letter
 
 RUN_DIGITS_MIN = 8
@@ -21,10 +22,7 @@ def sentence(counts: Mapping[str, int]) -> str:
 
 def printable(raw: bytes) -> str:
     """Bytes for a terminal: text where it is some, escaped where it isn't or would do harm."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in raw.decode(errors="backslashreplace")
-    )
+    return texts.printable(raw.decode(errors="backslashreplace"))
 
 
 def digits_needed(runs: Sequence[bytes]) -> int:

@@ -17,7 +17,6 @@ is removed, whatever happens; `--keep DIR` keeps it to be looked at.
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -26,14 +25,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from appliance.errors import InstanceError, StreamDaemonError, Unavailable
 from appliance.tweets import NFL_TEAMS, TeamFinder
 from appliance.verbs.demo.account import Account, Row, settle
-from appliance.verbs.demo.instance import NAME, SOURCE, TABLE, Instance, InstanceFailed, Status
-from appliance.verbs.demo.progress import Progress, print_teams, progress_on
+from appliance.verbs.demo.instance import NAME, SOURCE, TABLE, Instance, Status
+from appliance.verbs.demo.progress import figures, print_teams
 from appliance.verbs.demo.sender import Sender, tweets_per_s
+from appliance.verbs.interrupts import Interrupted, Interrupts, Overdue
+from appliance.verbs.progress import Progress, progress_on
+from appliance.verbs.staged import InstanceFailed
 
 DEMO_S_MAX = 90.0
 READY_S_MAX = 30.0
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     return account.exit_code or code
 
 
-def _play(directory: Path, seed: int, interrupts: "Interrupts") -> tuple[Account, int]:
+def _play(directory: Path, seed: int, interrupts: Interrupts) -> tuple[Account, int]:
     """Steps 1 to 5, in a directory that exists: the account and the instance's exit code."""
-    with _instance(directory, interrupts) as instance, progress_on(sys.stderr) as progress:
+    with _instance(directory, interrupts) as instance, progress_on(sys.stderr, "demo") as progress:
         progress.say(
             f"started an instance in {directory}: embedded server, SQLite, 127.0.0.1:"
             f"{instance.port}"
@@ -112,7 +113,7 @@ def _wait_until_accounted(
         if clock() >= deadline:
             progress.say(f"not all tweets are accounted for after {SETTLE_S_MAX:.0f} s")
             return
-        progress.show(sent, instance.status())
+        progress.show(figures(sent, instance.status()))
         instance.pause(LOOK_EVERY_S)
 
 
@@ -146,7 +147,7 @@ def _send_all(
         last, due = now, due % 1
         if now - looked >= LOOK_EVERY_S:
             looked, status = now, instance.status()
-            progress.show(sender.sent, status)
+            progress.show(figures(sender.sent, status))
             for accident in accidents:
                 accident.happen(now - began, instance, status, progress)
         instance.pause(TICK_S)
@@ -219,7 +220,7 @@ def _counted(rows: Iterator[Row], counts: Counter[str]) -> Iterator[Row]:
 
 
 @contextmanager
-def _instance(directory: Path, interrupts: "Interrupts") -> Iterator[Instance]:
+def _instance(directory: Path, interrupts: Interrupts) -> Iterator[Instance]:
     """A started instance that is gone afterwards; a failure shows its last words."""
     instance = Instance(directory, NFL_TEAMS)
     try:
@@ -236,7 +237,7 @@ def _instance(directory: Path, interrupts: "Interrupts") -> Iterator[Instance]:
 
 
 @contextmanager
-def _directory(keep: str | None, interrupts: "Interrupts") -> Iterator[Path]:
+def _directory(keep: str | None, interrupts: Interrupts) -> Iterator[Path]:
     """Where the instance lives: a temporary directory, or an empty one that is kept.
 
     Raises:
@@ -271,61 +272,3 @@ def _empty(directory: Path) -> Path:
     if not empty:
         raise InstanceError(f"--keep {directory}: is not empty", "name a new directory")
     return directory
-
-
-class Interrupted(BaseException):
-    """The user wants the demo to end now."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number  # as a shell shows it
-
-
-class Overdue(Interrupted):
-    """The demo has taken longer than it may."""
-
-
-class Interrupts:
-    """INT, TERM, HUP and the demo's time limit as exceptions, one of them, once.
-
-    They are no `Exception`s, so that nobody on the way takes them for an error to wait out.
-    While they are `held` nothing is raised, so that starting and cleaning up are whole.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._holds = 0
-        self._pending: signal.Signals | None = None
-        self._raised = False
-
-    def __enter__(self) -> "Interrupts":
-        self._before = {number: signal.signal(number, self._come) for number in self.SIGNALS}
-        signal.setitimer(signal.ITIMER_REAL, self._limit_s)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Put interruptions off until the end of the block."""
-        self._holds += 1
-        try:
-            yield
-        finally:
-            self._holds -= 1
-        self._raise_pending()
-
-    def _come(self, number: int, _frame: FrameType | None) -> None:
-        self._pending = self._pending or signal.Signals(number)
-        self._raise_pending()
-
-    def _raise_pending(self) -> None:
-        if self._pending is None or self._holds or self._raised:
-            return
-        self._raised = True
-        raise (Overdue if self._pending == signal.SIGALRM else Interrupted)(self._pending)
