@@ -6,9 +6,9 @@ holes that become gaps and are filled. Around them the worst: kills of any proce
 dead ones that arrive late, an outage of the queue (nothing reaches it, answers are lost, it cuts
 everybody off) or of the store. `search.py` walks through all of it.
 
-Where the program has pure code it is used here: how far a fold reaches, what it leaves of a gap.
-The rest says in a line or two what its file says in a page; who changes the protocol there changes
-it here, first.
+Where the program has pure code it is used here: how far a fold reaches, what it leaves of a gap,
+which numbers are missing. The rest says in a line or two what its file says in a page; who changes
+the protocol there changes it here, first.
 
 What keeps it small, and why nothing is left out by it:
 
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-from appliance.stores.ledger import pieces, reach
+from appliance.stores.folding import pieces, reach, uncovered
 
 T = TypeVar("T")
 
@@ -696,9 +696,9 @@ def pushed(queue: Queue, frame: Frame) -> Queue:
 
 def hole_of(ledger: Ledger) -> Span | None:
     """The first numbers of which nothing is known, with a stored frame behind them."""
-    up_to, _ = reach(ledger.up_to, ledger.rows, ledger.gaps)
-    behind = [row for row in ledger.rows if row > up_to]
-    return (up_to + 1, behind[0] - 1) if behind else None
+    spans = sorted([*((row, row) for row in ledger.rows), *ledger.gaps])
+    known_to = max([ledger.up_to, *ledger.rows])
+    return next(uncovered(ledger.up_to, spans, known_to), None)
 
 
 def put(things: tuple[T, ...], one: T) -> tuple[T, ...]:
