@@ -1,9 +1,9 @@
 """An error at the N-th call, for every N, and one more in what comes of it: the promises hold.
 
-Each call of a life is struck alone, in both ways: before it had an effect, and after. Then pairs are
-tried, not the whole square: the second strike comes at each of the WINDOW calls behind the first,
-where the recovery from that is; of calls that come again and again behind the same other one, the
-first is taken; the ways take turns.
+Each call of a life is struck alone, in both ways: before it had an effect, and after. Then pairs
+are tried, not the whole square: the second strike comes at each of the WINDOW calls behind the
+first, where the recovery from that is; of calls that come again and again behind the same other
+one, the first is taken; the ways take turns.
 """
 
 import logging
