@@ -155,7 +155,10 @@ class Recount:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """All accounts, as they were read. `states` are by source, `books` by run."""
+    """All accounts, as they were read. `states` are by source, `books` by run.
+
+    `handed_since`: the notes again, read when all else was: no ledger is ahead of those.
+    """
 
     handed: Sequence[Handed]
     spooled: Waiting
@@ -163,3 +166,4 @@ class Accounts:
     queued: Waiting
     books: Mapping[str, Book]
     recount: Recount | None = None
+    handed_since: Sequence[Handed] = ()
