@@ -4,8 +4,11 @@ import os
 
 import pytest
 
+from appliance.sources import inotify
+
 
 @pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of lives are played, and no disk has to be waited for."""
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of lives are played, and neither a disk nor the end of a watch is waited for."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
+    monkeypatch.setattr(inotify._libc, "inotify_init1", lambda _flags: -1)

@@ -20,7 +20,7 @@ from typing import Any
 from appliance import link
 from appliance.acceptor import Acceptor
 from appliance.collector import Collector
-from appliance.contracts import Pushed, Source
+from appliance.contracts import Pushed, Source, Spool, Store
 from appliance.errors import Unavailable
 from appliance.frame import Frame, decode
 from appliance.link import cookie_of
@@ -335,14 +335,11 @@ class World:
         source = self._born_source()
         wait = source.wait
         source.wait = lambda _timeout_s: wait(0.0)  # type: ignore[method-assign]
-        queue, spool = SteppedQueue(self.redis, "col"), SteppedSpool(self.disk)
-        queue.steps = spool.steps = self.steps
-        queue.world = self
         collector = Collector(
             "s",
             source,
-            queue,
-            spool,
+            self._born_queue("col"),
+            self._born_spool(),
             notes,
             Gauge(),
             self._wish,
@@ -362,15 +359,12 @@ class World:
             subscriber._work(lease)
 
     def _born_subscriber(self) -> tuple[Subscriber, SteppedQueue]:
-        queue = SteppedQueue(self.redis, "sub")
-        store = SteppedStore(self._database)
-        queue.steps = store.steps = self.steps
-        queue.world = self
+        queue = self._born_queue("sub")
         maker = RowMaker(DEFAULT_COLUMNS, "text", (), "s")
         subscriber = Subscriber(
             "1",
             queue,
-            store,
+            self._born_store(),
             {"s": maker},
             lambda _source: maker,
             Gauge(),
@@ -380,6 +374,21 @@ class World:
             chance=lambda: 0.0,
         )
         return subscriber, queue
+
+    def _born_queue(self, role: str) -> SteppedQueue:
+        queue = SteppedQueue(self.redis, role)
+        queue.steps, queue.world = self.steps, self
+        return queue
+
+    def _born_spool(self) -> Spool:
+        spool = SteppedSpool(self.disk)
+        spool.steps = self.steps
+        return spool
+
+    def _born_store(self) -> Store:
+        store = SteppedStore(self._database)
+        store.steps = self.steps
+        return store
 
 
 class DialledWorld(World):
