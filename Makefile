@@ -24,7 +24,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check bench torture binary clean
+.PHONY: help demo check sabotage bench torture binary clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -40,8 +40,7 @@ check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that
 	@echo "→ lint"   && $(BIN)/ruff check .
 	@echo "→ types"  && $(BIN)/mypy
 	@echo "→ layers" && $(BIN)/pytest -q --no-header tests/test_layers.py
-	@echo "→ tests"  && $(BIN)/pytest -n 2 --dist loadfile --ignore tests/system
-	@echo "→ system" && $(BIN)/pytest tests/system
+	@echo "→ tests"  && $(BIN)/pytest -n 2 --dist loadgroup
 
 bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
 	@build/machine.sh services
@@ -50,6 +49,10 @@ bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for
 torture: $(VENV)/.dev $(SERVER) ## strike a whole instance at random and count each record (TIME=10m SEED=N MORE="--only kills")
 	@build/machine.sh services
 	@$(BIN)/python -m tests.torture --time $(or $(TIME),1m) $(if $(SEED),--seed $(SEED)) $(MORE)
+
+sabotage: $(VENV)/.dev $(SERVER) ## switch off in turn what keeps a promise, and see that its test fails
+	@build/machine.sh services
+	@$(BIN)/python -m tests.sabotage
 
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python

@@ -18,7 +18,7 @@ from appliance.frame import Header, RunEnd, decode_header
 
 PARTS = ("stored", "filtered", "dead", "blank")  # of a frame's records, each is one of these
 COUNTS = ("records", *PARTS)
-UNKNOWN = 2**64 - 1  # in Rows: no number
+UNKNOWN = -1  # in Rows: no number
 
 
 class Rows:
@@ -26,7 +26,7 @@ class Rows:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._flat = array("Q")
+        self._flat = array("q")
 
     def add(self, *row: int) -> None:
         """One more row."""
@@ -155,7 +155,10 @@ class Recount:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """All accounts, as they were read. `states` are by source, `books` by run."""
+    """All accounts, as they were read. `states` are by source, `books` by run.
+
+    `handed_since`: the notes again, read when all else was: no ledger is ahead of those.
+    """
 
     handed: Sequence[Handed]
     spooled: Waiting
@@ -163,3 +166,4 @@ class Accounts:
     queued: Waiting
     books: Mapping[str, Book]
     recount: Recount | None = None
+    handed_since: Sequence[Handed] = ()

@@ -1,8 +1,9 @@
 """An auditor: reads all accounts, and has them held against each other (balance.py).
 
 It reads them in the order in which frames move: notes, spools, the queue's own counts, what is
-queued, the ledger. A frame that moves on meanwhile is seen twice, never not at all. Nothing is
-changed, by no reading.
+queued, the ledger. A frame that moves on meanwhile is seen twice, never not at all. The notes are
+read once more at the end: reading all that is queued may take long, and the ledger goes on. Nothing
+is changed, by no reading.
 """
 
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,8 @@ class Auditor:
         for lines in self._queue.every_header():
             queued.add_lines(lines)
         books, counted = self._store.books_and_recount(recount=recount)
-        balance = compare(Accounts(handed, spooled, states, queued, books, counted))
+        since = self._read_notes([])
+        balance = compare(Accounts(handed, spooled, states, queued, books, counted, since))
         balance.remarks = remarks + balance.remarks
         return balance
 

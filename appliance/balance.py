@@ -152,7 +152,10 @@ class _End:
 
 @dataclass(slots=True)
 class _Run:
-    """All that anybody says of one run. Frames above `horizon` are too young to be judged."""
+    """All that anybody says of one run.
+
+    Frames above `horizon` are too young to be judged; above `newest`, read last, there can be none.
+    """
 
     run: str
     source: str
@@ -162,6 +165,7 @@ class _Run:
     ends: list[_End] = field(default_factory=list)
     horizon: int | None = None
     note: Handed | None = None
+    newest: int | None = None
 
     def judges(self, number: int) -> bool:
         return self.horizon is None or number <= self.horizon
@@ -203,6 +207,9 @@ class _Gathered:
         for note in accounts.handed:
             self._add_note(self._of(note.run, note.source), note)
             self._ended(note.previous, note.source, "the note's words on the run before")
+        for note in accounts.handed_since:
+            if note.run in self._runs:
+                self._runs[note.run].newest = _newest(note)
 
     def oldest_first(self) -> list[_Run]:
         return [self._runs[run] for run in sorted(self._runs)]
@@ -232,7 +239,7 @@ class _Gathered:
             newest += 1
             after = note.records + note.in_hand
             run.ends.append(_End(newest, after, "the source's notes", certain=False))
-        run.horizon = newest if note.firm else None
+        run.horizon = run.newest = newest if note.firm else None
         if note.missing:
             run.holes[note.number + 1] = note.missing
 
@@ -246,7 +253,8 @@ class _Audit:
 
     `at` and `records`: the frame that was reached, and the run's sum by then. `lacked`: what frames
     that were made again lack of it. Since the last certain sum: `open`, the numbers that nobody
-    has, and `hides`, whether a gap of unknown size was passed; `hidden` was found in such ones.
+    has, and `hides`, whether a gap of unknown size was passed. `hidden`: what such gaps hold, and
+    what is known to be lost without a gap.
     """
 
     def __init__(self, run: _Run) -> None:
@@ -265,12 +273,12 @@ class _Audit:
         self._records = book.records + self._lacked + book.refilled + sum(map(_missing, below))
         self._open: list[Span] = []
         self._hides = any(gap[2] == UNKNOWN for gap in below)
-        self._hidden = 0  # and what is lost, but no gap yet
+        self._hidden = 0
 
     def walk(self) -> None:
         """From the beginning to the end."""
         self._check_parts(self.run.book.up_to, "frames up to", _counts(self.run.book))
-        if not self.run.judges(self._at):
+        if self.run.newest is not None and self._at > self.run.newest:
             self._is_ahead()
         if self.run.book.reached is not None:
             self._settle(self.run.book.reached, "the headers of its frames")
@@ -435,7 +443,7 @@ class _Audit:
             run.book.up_to,
             None,
             f"the ledger has frames up to {run.book.up_to} of run {run.run}, the note of source"
-            f" {run.source} knows of {run.horizon}",
+            f" {run.source} knows of {run.newest}",
             "is the note an older copy? Stop the instance and move it away: a new run begins",
         )
 
@@ -455,6 +463,11 @@ class _Audit:
 
 def _counts(book: Book) -> list[int]:
     return [getattr(book, name) for name in COUNTS]
+
+
+def _newest(note: Handed) -> int | None:
+    """The highest number that there can be; None: the note may be older than that."""
+    return note.number + (note.in_hand is not None) if note.firm else None
 
 
 def _missing(gap: Sequence[int]) -> int:

@@ -143,6 +143,7 @@ class Collector:
         self._sums = Sums()
         self._told = ""
         self._failures = 0
+        self._insisted = False
         self._resting = False  # the queue took nothing: it isn't asked before _ask_at
         self._ask_at = 0.0
         self._log = logging.getLogger(f"collector {name}")
@@ -403,7 +404,7 @@ class Collector:
 
     def _replay_some(self) -> bool:
         """Hand a few frames of the spool over, oldest first; whether the queue took them."""
-        answer = self._ask(lambda: self._replay.some(REPLAY_FRAMES))
+        answer = self._ask(self._replay_frames)
         self._say_notices()
         self._gauge.set("spool_bytes", self._spool.size)
         if answer is Pushed.ELSEWHERE:
@@ -414,12 +415,24 @@ class Collector:
             self._say_replayed()
         return answer in DONE
 
+    def _replay_frames(self) -> Pushed:
+        try:
+            return self._replay.some(REPLAY_FRAMES)
+        except Unreadable:
+            self._attach()  # the queue wasn't asked: others wait until it has let us in
+            self._gauge.set("attached", 1)
+            raise
+
     def _adopt(self) -> None:
         """The queue stands at another cursor than we: go on from there, under a new run.
 
         A new run, because a frame of the old one may be stored that the queue has forgotten.
         First the note, then the spool: its frames lie before the cursor, or are read again.
         """
+        newest = self._spool.newest
+        if newest and newest.cursor_after is None:
+            self._insist()
+            return
         state = self._line.state
         assert state is not None, "a queue that knows nothing is nowhere"
         self._log.warning("the queue stands elsewhere: going on at its cursor %s", state.cursor)
@@ -428,6 +441,16 @@ class Collector:
         self._spool.drop()
         self._checkpoint("dropped")
         self._source.resume(self._cursor, None)
+
+    def _insist(self) -> None:
+        """Its kind was changed: the source can't show again what waits, so nothing is dropped."""
+        if not self._insisted:
+            self._insisted = True
+            self._log.error(
+                "the queue stands elsewhere than what waits in the spool, and the source can't show"
+                " it again: it is handed over all the same, and some records may be stored twice"
+            )
+        self._line.insist()
 
     # ── the queue ───────────────────────────────────────────────────────────────────────
 
@@ -480,9 +503,18 @@ class Collector:
         """
         if self._ask(self._ask_where) is None or not is_behind(self._line.state, self._end()):
             return
+        self._make_frame(self._why_behind())
+
+    def _why_behind(self) -> str:
+        """Why the queue lacks frames, said where nobody has said it yet.
+
+        Behind damaged segments nobody can tell whether it has forgotten some, too.
+        """
+        if self._replay.hole:
+            return self._hole() or self._replay.hole
         missing = self._notes.missing
         forgot = self._line.lacks(self._end_before(missing.first) if missing else self._end())
-        self._make_frame(missing.cause if missing and not forgot else QUEUE_FORGOT)
+        return missing.cause if missing and not forgot else QUEUE_FORGOT
 
     def _ask_where(self) -> bool:
         self._line.ask()

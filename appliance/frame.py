@@ -26,7 +26,7 @@ from appliance.errors import Corrupt
 FORMAT = 1
 RUN_BYTES = 16
 SOURCE_CHARS_MAX = 32  # of its name in the configuration
-COUNT_MAX = 2**63  # above it no database counts
+COUNT_MAX = 2**53  # far below what a database counts to: sums of these have to fit, too
 TIME_S_MAX = 253_402_300_800  # the year 10000, which no database knows
 LINES = "lines"  # layout: every record ends with one newline and holds none
 
@@ -179,7 +179,8 @@ def decode_header(line: bytes) -> Header:
 def _check(header: Header) -> None:
     """What whoever stores a frame relies on. Raises ValueError or TypeError."""
     counts = (header.records, header.records_before, header.bytes_before, header.skipped_bytes)
-    _check_counts(header.number - 1, header.number, *counts)
+    lacks = (header.lacks or 0, header.lacks_bytes or 0)
+    _check_counts(header.number - 1, header.number, *counts, *lacks)
     if len(bytes.fromhex(header.run)) != RUN_BYTES or len(header.source) > SOURCE_CHARS_MAX:
         raise ValueError("run or source is none")
     _check_times(header.first_received, header.last_received)

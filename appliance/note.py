@@ -243,8 +243,10 @@ def _after_another_boot(
     identity = _identity(page)
     word = _word_in(page)
     last = _read_slot(memoryview(page), (word + 1) // 2)
-    # A run without a frame is known to nobody: the one before it stays the run before.
-    previous = _end_of_run(identity["run"], last, word) if last else _before(identity)
+    end = _end_of_run(identity["run"], last, word) if last else None
+    # Of a run that has handed nothing over perhaps no frame tells: the one before it stays the
+    # run before, or nobody would ever say how that one ended.
+    previous = end if end and end.number else _before(identity)
     cursor = _reached(last, word) if last else identity.get("cursor")
     _create(path, new_run(identity["run"]), boot, kind, previous, cursor)
 

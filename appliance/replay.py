@@ -74,6 +74,7 @@ class Line:
         self._said = ""
         self._asked_as = ""  # the connection on which it was asked
         self._forgot = False
+        self._insists = False
 
     def ask(self) -> SourceState | None:
         """Where the queue stands now."""
@@ -93,14 +94,19 @@ class Line:
         if frame.repaired:  # it comes late, so where the queue stands says nothing about it
             return self._queue.push(_push_of(frame, force=True))
         self._meet(frame.header)
-        answer = self._queue.push(_push_of(self._told(frame), force=self._forgot))
+        answer = self._queue.push(_push_of(self._told(frame), force=self._forgot or self._insists))
         if answer is Pushed.ELSEWHERE and is_behind(self.ask(), before(frame.header)):
             self._compare(frame.header)
             answer = self._queue.push(_push_of(self._told(frame), force=True))
         if answer in DONE:
-            self._forgot, self._said = False, ""
+            self._forgot = self._insists = False
+            self._said = ""
             self.last = (frame.header.run, frame.header.number)
         return answer
+
+    def insist(self) -> None:
+        """The next frame goes in wherever the queue stands."""
+        self._insists = True
 
     def lacks(self, floor: RunEnd | None) -> bool:
         """Whether the queue had forgotten something up to `floor`; then it is said, once."""
@@ -245,6 +251,8 @@ class Leftovers:
         """
         for name, replay in self._left():
             try:
+                if self._is_foreign(name, replay.oldest()):
+                    continue
                 answer = replay.some(frames_max)
             except Unreadable as error:
                 self._unreadable(name, error)
@@ -261,6 +269,15 @@ class Leftovers:
             elif self._spools[name].size:
                 return True
         return False
+
+    def _is_foreign(self, name: str, frame: Spooled | None) -> bool:
+        """Whether it is a copy of another source's spool: that one's frames go in by themselves."""
+        if frame is None or frame.header.source == name:
+            return False
+        self._left_alone.add(name)
+        text = f"the spool in the directory {name} has frames of source {frame.header.source}"
+        self._say(f"{text}, and stays as it is → remove the directory, or give it that name")
+        return True
 
     def _unreadable(self, name: str, error: Unreadable) -> None:
         if self._said.get(name) != error.message:

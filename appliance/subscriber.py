@@ -37,6 +37,7 @@ T = TypeVar("T")
 TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
 PAUSE_LOOK_S = 0.5
 FOLD_INTERVAL_S = 5.0
+FOLD_REST_S = 60.0  # behind one that failed: it may have held up everybody for some seconds
 LOOK_FRAMES_MAX = 256  # of those that wait: what was given back stands in front
 LOOK_AT_GAPS = "see: stream-daemon gaps; what a damaged spool still holds comes by: spool repair"
 SWEEP_AGAIN_S = (0.1, 1.0)  # the queue may still list a connection that was just dropped
@@ -314,6 +315,7 @@ class Subscriber:
                 self._give_up(holes.not_queued(old, self._queue.headers(LOOK_FRAMES_MAX)))
         except Unavailable as error:  # comfort only; the next lease waits for the store
             self._gauge.error(error.message)
+            self._fold_at = self._monotonic() + FOLD_REST_S
 
     def _give_up(self, gone: list[Hole]) -> None:
         missing = self._store.give_up(gone) if gone else []

@@ -165,6 +165,18 @@ def test_it_is_read_in_the_order_in_which_frames_move(place: Place) -> None:
     assert found.lines["tweets"].received == 50
 
 
+def test_all_may_be_stored_and_folded_while_the_queue_is_read(place: Place) -> None:
+    """More than the note knew of, which was read first."""
+
+    def all_done() -> None:
+        place.collect(6)
+        place.store.ledger.store([batch(number) for number in range(3, 7)])
+        place.store.ledger.fold()
+
+    place.queue.then = all_done
+    assert place.look().differences == []
+
+
 def test_what_nobody_has_is_named(place: Place) -> None:
     place.queue.numbers.remove(3)
     [difference] = place.look().differences

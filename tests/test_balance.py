@@ -551,6 +551,17 @@ def test_a_ledger_that_is_ahead_of_the_note() -> None:
     assert compare(older).differences == [], "it is of another boot, and says the least there was"
 
 
+def test_a_ledger_that_went_on_while_the_queue_was_read_is_not_ahead() -> None:
+    """The note of that moment tells: reading all that is queued may take longer than a fold."""
+    history = History([Frame((2, 0, 0, 0), FOLDED) for _ in range(5)], up_to=5)
+    early = Handed("tweets", RUN, 2, 4)
+    books = {RUN: history.book()}
+    read = Accounts([early], Waiting(), {}, Waiting(), books)
+    assert compare(replace(read, handed_since=[history.note()])).differences == []
+    for since in ([], [early], [replace(early, number=3, records=6, in_hand=2)]):
+        assert only(compare(replace(read, handed_since=since))).kind == "ahead"
+
+
 def test_a_run_that_nobody_has_stored_of_yet() -> None:
     history = frames(QUEUED, SPOOLED)
     accounts = replace(history.accounts(), books={})

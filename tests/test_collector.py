@@ -618,6 +618,18 @@ def test_the_end_of_the_run_before_is_kept_over_kills(world: World) -> None:
     assert ends == [None, *[RunEnd(before.notes.run, 1, 1, 2)] * 2]
 
 
+def test_the_end_of_the_run_before_is_kept_while_nothing_was_handed_over(world: World) -> None:
+    """Two crashes of the machine, with no frame between that arrived: the queue has all there is,
+    and whoever is told of the first run is told to its end."""
+    world.feed(b"a\n", b"b\n")
+    before = world.run()
+    world.feed(b"c\n")
+    world.run(boot=OTHER_BOOT, die_at="noted")
+    world.run(boot=BOOT)
+    header = world.frames()[-1].header
+    assert (header.previous, header.hole) == (RunEnd(before.notes.run, 2, 2, 4), None)
+
+
 def test_the_cursor_of_the_run_before_is_kept_until_the_first_note(world: World) -> None:
     """Killed between the new run and its first frame, and the queue knows nothing either."""
     world.records.has_cursor = True

@@ -273,6 +273,25 @@ def test_a_spool_that_cannot_be_read_now_is_said_and_waited_for(
     assert said == [text, f"no longer {text}"]
 
 
+def test_who_cannot_read_its_spool_is_let_in_all_the_same(world: World) -> None:
+    """Else no subscriber would ever begin, where the queue was away at the start."""
+    spooled(world, *BODIES[:3])
+    world.records.ends = False
+    world.redis.away = True
+    life = world.born()
+
+    def refuse() -> Spooled | None:
+        raise Unavailable("tweets/1.seg: Permission denied", "look at it", loud=True)
+
+    life.spool.oldest = refuse  # type: ignore[method-assign]
+    seen: list[int] = []
+    world.clock.at(20, lambda: seen.append(life.gauge.get("attached")))
+    world.clock.at(21, lambda: setattr(world.redis, "away", False))
+    world.clock.at(80, life.wish.ask_to_drain)
+    life.run()
+    assert (*seen, life.gauge.get("attached")) == (0, 1)
+
+
 # ── no room in the spool either ─────────────────────────────────────────────────────────
 
 
@@ -592,6 +611,22 @@ def test_behind_a_damaged_end_the_next_frame_says_so(world: World, has_cursor: b
     assert (frame.header.number, frame.header.hole, frame.body) == (4, "spool damaged", BODIES[3])
 
 
+@pytest.mark.parametrize("has_cursor", [False, True])
+def test_behind_a_damaged_end_an_idle_source_says_so_too(
+    world: World, caplog: pytest.LogCaptureFixture, has_cursor: bool
+) -> None:
+    """The queue never had these frames, so nobody says that it has forgotten them."""
+    world.records.has_cursor = has_cursor
+    world.feed(BODIES[0])
+    world.run()
+    spooled(world, *BODIES[1:3])
+    world.disk.damage(0)
+    world.run()
+    header = world.frames()[-1].header
+    assert (header.number, header.hole, header.records) == (4, "spool damaged", 0)
+    assert "forgotten" not in caplog.text
+
+
 def test_repaired_frames_come_late_and_by_force(world: World) -> None:
     world.records.has_cursor = True
     world.disk.segment_frames = 2
@@ -774,3 +809,17 @@ def test_the_fake_spool_refuses_as_the_real_one(world: World) -> None:
     world.disk.fails = True
     with pytest.raises(Unavailable):
         life.spool.append(a_frame(2, "00" * 16).line, b"x\n")
+
+
+def test_what_a_source_of_another_kind_cannot_show_again_is_never_dropped(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file became a socket while both had frames in the spool, and the queue is further on."""
+    world.records.has_cursor = True
+    spooled(world, *BODIES[:2])
+    world.records.has_cursor = False
+    spooled(world, *BODIES[2:4], boot=OTHER_BOOT)
+    elsewhere(world, later_run(world.disk.frames[0].header.run, 0, 1), 50, "99")
+    world.run()
+    assert [body for _, body in world.queued()] == BODIES[:4]
+    assert caplog.text.count("it is handed over all the same") == 1

@@ -223,7 +223,7 @@ def test_the_largest_claim_that_a_source_makes_fits(path: Path) -> None:
     ("done", "in_hand", "previous", "cursor"),
     [
         (0, False, None, None),
-        (0, True, RunEnd(RUNS[0], 0, 0, 0), "at 0"),
+        (0, True, None, "at 0"),
         (1, False, RunEnd(RUNS[0], 1, 1, 10), "at 1"),
         (2, True, RunEnd(RUNS[0], 2, 3, 30), "at 2"),
         (5, False, RunEnd(RUNS[0], 5, 15, 150), "at 5"),
@@ -253,6 +253,20 @@ def test_a_run_without_frames_hands_its_cursor_on(path: Path) -> None:
     with_frames(path, 2)
     opened(path, boot="second")
     assert opened(path, boot="third").cursor == "at 2"
+
+
+@pytest.mark.parametrize("in_hand", [False, True])
+def test_a_run_that_handed_nothing_over_hands_on_how_the_one_before_ended(
+    path: Path, in_hand: bool
+) -> None:
+    """No frame of it may have arrived: who else would say what that one had handed over?"""
+    with_frames(path, 2)
+    runs = Runs()
+    next(runs._left)
+    second = opened(path, runs, boot="second")
+    if in_hand:
+        second.begin(noted(1))
+    assert opened(path, runs, boot="third").previous == RunEnd(RUNS[0], 2, 3, 30)
 
 
 def test_a_new_run_at_another_cursor(path: Path) -> None:

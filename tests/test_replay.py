@@ -110,8 +110,18 @@ def test_leftovers_are_handed_over_some_at_a_time() -> None:
     assert replay.LEFTOVER_FRAMES > 1
 
 
+def test_a_copy_of_another_sources_spool_is_left_alone() -> None:
+    world = World(copy=[frame(2)], old=[frame(1)])
+    leftovers = world.leftovers()
+    leftovers.some()
+    leftovers.some()
+    assert world.queued() == [("old", 1)]
+    assert [text for text in world.said if "frames of source old" in text] == world.said
+    assert len(world.said) == 1
+
+
 def test_leftovers_wait_where_the_queue_has_no_room_or_is_away() -> None:
-    world = World(a=[frame(1)])
+    world = World(old=[frame(1)])
     leftovers = world.leftovers()
     world.queue.bytes_max = 0
     assert not leftovers.some()

@@ -120,16 +120,21 @@ def test_a_flood_does_not_starve_the_others(place: Place) -> None:
     assert b"o" * 90 in collected
 
 
+def waits(place: Place) -> int:
+    """How often it waits, and finds nothing, in a time in which nobody sends."""
+    count, until = 0, time.monotonic() + NOT_AT_ONCE_S
+    while (left_s := until - time.monotonic()) > 0:
+        place.source.wait(left_s)
+        assert place.source.peek() is None
+        count += 1
+    return count
+
+
 def test_waiting_for_the_rest_of_a_record_does_not_spin(place: Place) -> None:
     sender = place.connect()
     sender.sendall(b"whole\nunfinished")
     place.collect()
-    waits, until = 0, time.monotonic() + NOT_AT_ONCE_S
-    while (left_s := until - time.monotonic()) > 0:
-        place.source.wait(left_s)
-        assert place.source.peek() is None
-        waits += 1
-    assert waits <= 3, "one look may be for the record's beginning, to put it away"
+    assert waits(place) <= 3, "one look may be for the record's beginning, to put it away"
     sender.sendall(b" no more\n")
     place.source.wait(60)
     assert place.collect() == b"unfinished no more\n"
@@ -169,12 +174,7 @@ def test_too_many_over_long_records_at_once_wait_for_each_other(
     assert len(begun.split()) == 2
     other.sendall(b"not held up\n")
     assert place.collect() == b"not held up\n"
-    waits, until = 0, time.monotonic() + NOT_AT_ONCE_S
-    while (left_s := until - time.monotonic()) > 0:
-        place.source.wait(left_s)
-        assert place.source.peek() is None
-        waits += 1
-    assert waits <= 2, "who waits doesn't make us spin"
+    assert waits(place) <= 2, "who waits doesn't make us spin"
     senders[5].close()  # one of those that wait, or not
     for number, sender in enumerate(senders[:5]):
         sender.sendall(b"%d" % number * 500 + b"\nnext %d\n" % number)
@@ -313,12 +313,7 @@ def test_a_lone_byte_behind_a_beginning_waits_for_the_next_and_does_not_spin(
     while not place.files():
         assert place.source.peek() is None
     sender.sendall(b"i")
-    waits, until = 0, time.monotonic() + NOT_AT_ONCE_S
-    while (left_s := until - time.monotonic()) > 0:
-        place.source.wait(left_s)
-        assert place.source.peek() is None
-        waits += 1
-    assert waits <= 2
+    assert waits(place) <= 2
     sender.sendall(b"ng\nnext\n")
     assert place.collect_slowly(b"next\n") == b"beginning\nnext\n"
     place.close()

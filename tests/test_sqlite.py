@@ -13,7 +13,9 @@ from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
 from appliance.stores import sqlite as module
 from appliance.stores.sqlite import SQLiteStore
+from tests.system.small_disk import fill_up, small_disk
 
+DISK_BYTES = 2 * 1024**2
 RUN = bytes(range(16))
 
 
@@ -173,6 +175,21 @@ def test_a_full_disk_is_waited_for(path: Path) -> None:
     assert store.store([batch(1, *[("x" * 1000,)] * 100)]) == Stored(frames=1, stored=100)
     assert query(path, "SELECT COUNT(*) FROM nfl_dead") == [(0,)]
     store.close()
+
+
+def test_a_disk_that_is_full_at_the_opening_is_said_to_be(path: Path) -> None:
+    """SQLite calls it an I/O error there, as if the disk were broken."""
+    with small_disk(path.parent / "disk", DISK_BYTES) as disk:
+        store = store_of(disk / "nfl.db", {"x": "TEXT"})
+        store.prepare()
+        store.close()
+        fill_up(disk / "ballast")
+        with pytest.raises(Unavailable) as caught:
+            store.prepare()
+        assert (caught.value.hint, caught.value.loud) == ("make room on the disk", True)
+        (disk / "ballast").unlink()
+        store.prepare()
+        store.close()
 
 
 @pytest.mark.parametrize("kind", ["no folder", "no database"])

@@ -150,7 +150,7 @@ class FoldingStore(TableStore):
     def fold(self) -> list[Hole]:
         """Fold ledger rows without a hole before them into their run's row; the holes."""
         found: list[Hole] = []
-        with self._session():
+        with self._giving_way():
             budget = FOLD_FRAMES_MAX
             for (run,) in self._query(
                 f'SELECT DISTINCT "run" FROM {self._frames}'
@@ -167,7 +167,7 @@ class FoldingStore(TableStore):
         spans: dict[bytes, set[Span]] = {}
         for hole in holes:
             spans.setdefault(hole.run, set()).add((hole.first, hole.last))
-        with self._session():
+        with self._giving_way():
             return [hole for run in sorted(spans) for hole in self._give_up_run(run, spans[run])]
 
     # ── one run, in a transaction of its own ────────────────────────────────────────────

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from appliance.batch import Batch, DeadLetter, Stored
-from appliance.contracts import NO_RECORD, Hold
+from appliance.contracts import NO_RECORD, Hold, Hole
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap, RunEnd
 from appliance.framing import REJECTED_BYTES_MAX
@@ -67,6 +67,11 @@ class LedgerStore(FoldingStore):
         """How runs ended, as far as this process knows it to be written down: one for each boot."""
         return set()
 
+    @cached_property
+    def _untold(self) -> dict[RunEnd, str]:
+        """Ends that could not be written down yet, with their sources."""
+        return {}
+
     def store(self, batches: Sequence[Batch]) -> Stored:
         """Commit all batches in one transaction with their ledger rows."""
         return self._store(batches, None)
@@ -75,13 +80,18 @@ class LedgerStore(FoldingStore):
         """The same for one batch, row by row: `hold` names the record before each row."""
         return self._store([batch], hold)
 
+    def fold(self) -> list[Hole]:
+        """Fold ledger rows without a hole before them into their run's row; the holes."""
+        self._tell_run_ends()
+        return super().fold()
+
     def _store(self, batches: Sequence[Batch], hold: Hold | None) -> Stored:
         by_name = {(batch.run, batch.number): batch for batch in batches}
         ordered = [by_name[name] for name in sorted(by_name)]
         if not ordered:
             return Stored()
+        self._note_run_ends(ordered)
         with self._session():
-            self._note_run_ends(ordered)
             for _ in range(LOOKS_MAX):
                 stored = self._try_to_store(ordered, hold)
                 if stored is not None:
@@ -125,12 +135,28 @@ class LedgerStore(FoldingStore):
             )
 
     def _note_run_ends(self, batches: Sequence[Batch]) -> None:
-        """Write down how the runs before these ended, unless this process has done so."""
+        """Write down how the runs before these ended, unless this process has done so.
+
+        Storing waits once for it, not again and again: somebody who vanished may hold that run's
+        row for minutes. What could not be written down is tried again before each fold.
+        """
         ends = {batch.previous: batch.source for batch in batches if batch.previous}
-        for end, source in ends.items():
-            if end not in self._run_ends:
-                self._note_run_end(end, source)
-                self._run_ends.add(end)
+        new = ends.keys() - self._run_ends - self._untold.keys()
+        self._untold |= {end: ends[end] for end in new}
+        if new:
+            self._tell_run_ends()
+
+    def _tell_run_ends(self) -> None:
+        if not self._untold:
+            return
+        try:
+            with self._giving_way():
+                for end, source in [*self._untold.items()]:
+                    self._note_run_end(end, source)
+                    self._run_ends.add(end)
+                    del self._untold[end]
+        except Unavailable:
+            pass  # where the database is away, storing says so
 
     def _note_run_end(self, end: RunEnd, source: str) -> None:
         """The greatest number wins: a stale note may say less than what was handed over."""

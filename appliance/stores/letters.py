@@ -192,7 +192,7 @@ class Letters(LedgerStore):
     def retry_letters(self, names: Sequence[Name], remake: Remake, *, keep: bool = True) -> Retried:
         """Try letters of one run again, in one transaction; unless `keep`, it is rolled back."""
         [run] = {name.run for name in names}
-        with self._session():
+        with self._giving_way():
             self._query(self.BEGIN)
             self._lock_run(run)
             letters = [letter for letter in self._read(names) if letter.retried_at is None]

@@ -30,7 +30,8 @@ ledger's own statements, a trigger or a commit can end with, and what has one me
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -62,6 +63,7 @@ from appliance.stores.tables import (
 CONNECT_S = 10
 IO_S = 60  # one read from or write to the server; well above its own lock wait
 LOCK_WAIT_S = 20
+GIVING_WAY_S = 5  # the same, where everybody who stores waits meanwhile
 SERVER_IDLE_S = 120  # the server drops the session then, and what it had locked
 PING_AFTER_S = 60  # idle longer than this: ask before the transaction
 STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame usually fits, escaped, and stays whole
@@ -75,6 +77,7 @@ SESSION = (
     f" lock_wait_timeout = {LOCK_WAIT_S},"  # LOCK TABLES and ALTER TABLE of others, usually a day
     f" sql_select_limit = {2**64 - 1}"  # a smaller one would hide rows of the ledger
 )
+LOCK_WAIT = "SET SESSION innodb_lock_wait_timeout = {}"
 ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 OPTIONS = " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
 
@@ -477,6 +480,13 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         [(packet_bytes_max,)] = self._query("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
         self._check_packet()
+
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        with super()._giving_way():
+            self._query(LOCK_WAIT.format(GIVING_WAY_S))
+            yield
+            self._query(LOCK_WAIT.format(LOCK_WAIT_S))
 
     def run(self, statement: str | bytes) -> list[Row]:
         """Run one statement as it stands; its rows."""

@@ -55,7 +55,7 @@ CODES = {  # by extended, then by primary result code: the record is to blame
     sqlite3.SQLITE_MISMATCH: "value",
     sqlite3.SQLITE_TOOBIG: "too long",
 }
-HINTS = {  # by primary result code: nothing is wrong with the data; "" is waited for quietly
+HINTS = {  # as above: nothing is wrong with the data; "" is waited for quietly
     sqlite3.SQLITE_BUSY: "",
     sqlite3.SQLITE_LOCKED: "",
     sqlite3.SQLITE_NOMEM: "",
@@ -63,6 +63,7 @@ HINTS = {  # by primary result code: nothing is wrong with the data; "" is waite
     sqlite3.SQLITE_PROTOCOL: "",
     sqlite3.SQLITE_SCHEMA: "",
     sqlite3.SQLITE_FULL: "make room on the disk",
+    sqlite3.SQLITE_IOERR_SHMSIZE: "make room on the disk",  # a full one, met while opening
     sqlite3.SQLITE_IOERR: "see the kernel's log for errors of the disk",
     sqlite3.SQLITE_READONLY: "make the file and its folder writable for this user",
     sqlite3.SQLITE_PERM: "make the file and its folder writable for this user",
@@ -185,8 +186,8 @@ class SQLiteStore(Books, Letters, GapList, Disposable):
         primary = code & 0xFF
         if refused := CODES.get(code, CODES.get(primary)):
             return Rejected(str(error), refused)
-        if primary in HINTS:
-            hint = HINTS[primary]
+        hint = HINTS.get(code, HINTS.get(primary))
+        if hint is not None:
             return Unavailable(f"SQLite {self._path}: {error}", hint, loud=bool(hint))
         return Unrecognised(f"SQLite {self._path}: {error}", f"error {code}")
 

@@ -317,6 +317,16 @@ class TableStore(ABC):
             if not done:
                 self.close()
 
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        """A session in which a lock that somebody keeps isn't waited for long.
+
+        Who waits for the exclusive lock holds up everybody who stores, however long the session
+        that has it is silent: its client may have died on another machine.
+        """
+        with self._session():
+            yield
+
     def _query(self, sql: str, *parameters: Any) -> list[Row]:
         """Run a statement of the ledger: a refusal there is never about a record."""
         try:

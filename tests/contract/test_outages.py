@@ -7,9 +7,10 @@ it is over, the same object stores the same frames, each once.
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pymysql
@@ -18,6 +19,9 @@ import pytest
 from appliance.batch import Batch, Stored
 from appliance.config import Column
 from appliance.errors import Unavailable
+from appliance.frame import RunEnd
+from appliance.stores import mysql
+from appliance.stores.letters import Name
 from appliance.stores.mysql import MySQLStore
 from tests.error_cases import batch_of
 from tests.sql_server import SQLDatabase
@@ -495,3 +499,65 @@ def test_each_statement_of_the_transaction(sql_database: SQLDatabase, before: bo
     assert cut >= {b"START", b"SELECT", b"INSERT", b"SAVEPOINT", b"COMMIT"}
     assert sql_database.sums()["stored"] == frames * 3
     proxy.close()
+
+
+# ── a session that nobody holds any more ────────────────────────────────────────────────
+
+
+def test_who_folds_gives_way_while_somebody_keeps_a_lock(
+    sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a subscriber that died in its transaction, on a machine that was switched off."""
+    monkeypatch.setattr(mysql, "GIVING_WAY_S", 1)
+    store = sql_database.store(COLUMNS)
+    store.prepare()
+    store.store(lease(1, 2))
+    with closing(sql_database.server.connect(sql_database.name)) as silent:
+        silent.begin()
+        silent.cursor().execute("SELECT * FROM nfl_runs LOCK IN SHARE MODE")
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="Lock wait timeout"):
+            store.fold()
+        assert time.monotonic() - began < mysql.LOCK_WAIT_S / 2
+        assert store.store(lease(3)) == Stored(frames=1, stored=3)
+    store.fold()
+    assert sql_database.run("SELECT up_to FROM nfl_runs") == [(3,)]
+    assert store.run("SELECT @@innodb_lock_wait_timeout") == [(mysql.LOCK_WAIT_S,)]
+
+
+def test_how_a_run_ended_is_written_down_later_while_somebody_keeps_a_lock(
+    sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storing doesn't stand still for it."""
+    monkeypatch.setattr(mysql, "GIVING_WAY_S", 1)
+    store = sql_database.store(COLUMNS)
+    store.prepare()
+    [first] = lease(1)
+    store.store([first])
+    end = RunEnd(first.run.hex(), 7, 99, 999)
+    behind = replace(first, run=b"\xff" * 16, previous=end)
+    with closing(sql_database.server.connect(sql_database.name)) as silent:
+        silent.begin()
+        silent.cursor().execute(
+            "SELECT * FROM nfl_runs WHERE run = %s LOCK IN SHARE MODE", (first.run,)
+        )
+        assert store.store([behind]).frames == 1
+        assert sql_database.run("SELECT last FROM nfl_runs WHERE last IS NOT NULL") == []
+    store.fold()
+    assert sql_database.run("SELECT last, last_records FROM nfl_runs WHERE last > 0") == [(7, 99)]
+
+
+def test_who_retries_letters_gives_way_too(
+    sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql, "GIVING_WAY_S", 1)
+    store = sql_database.store(COLUMNS)
+    store.prepare()
+    store.store(lease(1))
+    with closing(sql_database.server.connect(sql_database.name)) as silent:
+        silent.begin()
+        silent.cursor().execute("SELECT * FROM nfl_runs LOCK IN SHARE MODE")
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="Lock wait timeout"):
+            store.retry_letters([Name(lease(1)[0].run, 1, 0)], lambda _letters: [])
+        assert time.monotonic() - began < mysql.LOCK_WAIT_S / 2

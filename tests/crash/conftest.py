@@ -1,10 +1,6 @@
-"""What all tests of crashes share: processes die here, and the kernel keeps what they wrote.
-
-Thousands of lives are played, so nothing is waited for that takes the kernel time.
-"""
+"""What all tests of crashes share: processes die here, and the kernel keeps what they wrote."""
 
 import os
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +8,7 @@ from appliance.sources import inotify
 
 
 @pytest.fixture(autouse=True)
-def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No disk, and no end of a watch that nobody needs: a file is looked at again and again."""
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of lives are played, and neither a disk nor the end of a watch is waited for."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
-    monkeypatch.setattr(inotify, "_libc", SimpleNamespace(inotify_init1=lambda _flags: -1))
+    monkeypatch.setattr(inotify._libc, "inotify_init1", lambda _flags: -1)

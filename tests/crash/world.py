@@ -20,15 +20,15 @@ from typing import Any
 from appliance import link
 from appliance.acceptor import Acceptor
 from appliance.collector import Collector
-from appliance.contracts import Pushed, Source
+from appliance.contracts import Pushed, Source, Spool, Store
 from appliance.errors import Unavailable
 from appliance.frame import Frame, decode
 from appliance.link import cookie_of
-from appliance.note import later_run, open_note, replace_file
+from appliance.note import later_run, open_note
 from appliance.rows import RowMaker
 from appliance.settings import DEFAULT_COLUMNS
 from appliance.sources import held, tcp, unix
-from appliance.sources.absence import Absence
+from appliance.sources.absence import SERVER_AWAY, Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
@@ -190,7 +190,7 @@ class World:
     type = "tcp"
     boot = BOOT
     behind: tuple[bytes, ...] = ()  # records that come behind the end
-    absences: tuple[str, ...] = ()  # causes of gaps that a server's absence may make
+    absences: tuple[str, ...] = ()  # causes of the gaps that a server's absence makes
     kernel: Kernel = tcp.TcpKernel()
 
     def __init__(
@@ -342,14 +342,11 @@ class World:
         source = self._born_source()
         wait = source.wait
         source.wait = lambda _timeout_s: wait(0.0)  # type: ignore[method-assign]
-        queue, spool = SteppedQueue(self.redis, "col"), SteppedSpool(self.disk)
-        queue.steps = spool.steps = self.steps
-        queue.world = self
         collector = Collector(
             "s",
             source,
-            queue,
-            spool,
+            self._born_queue("col"),
+            self._born_spool(),
             notes,
             Gauge(),
             self._wish,
@@ -369,15 +366,12 @@ class World:
             subscriber._work(lease)
 
     def _born_subscriber(self) -> tuple[Subscriber, SteppedQueue]:
-        queue = SteppedQueue(self.redis, "sub")
-        store = SteppedStore(self._database)
-        queue.steps = store.steps = self.steps
-        queue.world = self
+        queue = self._born_queue("sub")
         maker = RowMaker(DEFAULT_COLUMNS, "text", (), "s")
         subscriber = Subscriber(
             "1",
             queue,
-            store,
+            self._born_store(),
             {"s": maker},
             lambda _source: maker,
             Gauge(),
@@ -388,6 +382,21 @@ class World:
         )
         return subscriber, queue
 
+    def _born_queue(self, role: str) -> SteppedQueue:
+        queue = SteppedQueue(self.redis, role)
+        queue.steps, queue.world = self.steps, self
+        return queue
+
+    def _born_spool(self) -> Spool:
+        spool = SteppedSpool(self.disk)
+        spool.steps = self.steps
+        return spool
+
+    def _born_store(self) -> Store:
+        store = SteppedStore(self._database)
+        store.steps = self.steps
+        return store
+
 
 class DialledWorld(World):
     """The same with a server that the collector connects to, and again behind the end.
@@ -396,7 +405,7 @@ class DialledWorld(World):
     """
 
     behind = (b"behind the end",)
-    absences = ("source down", "stopped")
+    absences = (SERVER_AWAY,)
 
     def _open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -463,7 +472,12 @@ class DialledWorld(World):
         )
         folder = self._directory / "beginnings"
         beginnings = Beginnings(folder, self.boot, lambda: next(self._numbers))
-        absence = Absence(self._directory / "s.absence", replace_file, monotonic=self.now)
+        absence = Absence(
+            self._directory / "absence",
+            Path.write_bytes,
+            clock=lambda: 60.0 * self.now(),  # no absence is too short to be one
+            monotonic=self.now,
+        )
         return DialledSource(self.kernel, dialler, self._wish, LIMITS, beginnings, absence=absence)
 
 

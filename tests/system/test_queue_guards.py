@@ -4,15 +4,11 @@ And a way there that is as narrow as it gets: TLS, a user with a password and no
 than the documentation says.
 """
 
-import itertools
-import os
 import re
 import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +22,7 @@ from tests.system.daemon import Daemon, send_and_close, unstarted, until
 from tests.system.queues import QueueUnderTest
 from tests.system.records import Records
 from tests.system.sender import Sender
+from tests.system.small_disk import fill, fill_up, small_disk
 from tests.system.stores import Sqlite
 
 MIB = 1024**2
@@ -160,37 +157,6 @@ def queued_bytes(daemon: Daemon) -> int:
 
 def source_waits(daemon: Daemon) -> str:
     return str(daemon.status()["sources"]["s"]["waiting_for"])
-
-
-@contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A file system of this size, for as long as it is needed."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    folder.mkdir()
-    options = f"size={size_bytes},mode=0700"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:  # no service that could be installed: the sandbox says so
-        pytest.skip(f"this root may not mount: {done.stderr}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(file: Path, leave_bytes: int) -> None:
-    """Make this file so large that so much is left on its disk."""
-    disk = os.statvfs(file.parent)
-    with file.open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, disk.f_bavail * disk.f_frsize - leave_bytes)
-
-
-def fill_up(file: Path) -> None:
-    """Make this file so large that nothing is left on its disk, whoever writes there too."""
-    block = bytes(64 * 1024)
-    with file.open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space left"):
-        all(map(ballast.write, itertools.repeat(block)))
 
 
 def test_a_disk_that_runs_full_stops_reading_and_ends_no_server_twice(

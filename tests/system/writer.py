@@ -12,7 +12,7 @@ END_S = 10.0
 
 
 class Writer:
-    """Appends records to a file until the end of `with`, in pieces that end anywhere.
+    """Appends records to a file until it shall finish, in pieces that end anywhere.
 
     `rotate_pieces`: behind so many the file is renamed and a new one begun, as logrotate
     does with its option dateext; all of them stay.
@@ -32,6 +32,10 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Write no more; the last line is whole. Safe to call twice."""
         self._enough.set()
         self._thread.join(END_S)
 

@@ -27,7 +27,10 @@ def table(report: Report) -> str:
         lines.append(f"{label:30} {count:12,}")
     audits = {f"exit {code}": f"{count} times" for code, count in report.audits.items()}
     lines.append("audits                         " + _pairs(audits))
-    pauses = {name: f"{pause:.1f} s" for name, pause in report.longest_pauses_s.items()}
+    pauses = {
+        name: f"{pause_s:.1f} s (until {ended_s:.0f} s)"
+        for name, (pause_s, ended_s) in report.longest_pauses.items()
+    }
     lines.append("longest pause of a sender      " + _pairs(pauses))
     memory = {title: f"{used / MIB:.0f} MiB" for title, used in sorted(report.memory.items())}
     lines.append("memory at most                 " + _pairs(memory))

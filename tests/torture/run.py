@@ -16,7 +16,7 @@ from tests.torture.faults import Executor, Outage
 from tests.torture.plan import Fault
 from tests.torture.scenarios import Scenario
 from tests.torture.senders import Sender, Stretch, doubt
-from tests.torture.world import Sample, World, say, since
+from tests.torture.world import LARGE_STATE_BYTES, STATE_BYTES, Sample, World, say, since
 
 PROGRESS_S = 10.0
 LOOK_S = 0.2
@@ -57,22 +57,20 @@ class Order:
 
 @dataclass
 class Report:
-    """What came out."""
+    """What came out. longest_pauses: {sender: how long, when it ended}, in seconds."""
 
     order: Order
     account: Account = field(default_factory=Account)
     problems: list[str] = field(default_factory=list)
     done: Mapping[tuple[str, str], int] = field(default_factory=Counter)
     missed: Mapping[tuple[str, str], int] = field(default_factory=Counter)
-    parent_kills: int = 0
     lasted_s: float = 0.0
-    longest_pauses_s: dict[str, float] = field(default_factory=dict)
+    longest_pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     audits: Counter[int] = field(default_factory=Counter)
     log_lines: int = 0
     refused_starts: int = 0
-    unmounted: str = ""
     kept: Path | None = None
 
     @property
@@ -94,19 +92,29 @@ def torture(order: Order, *, keep: bool = False) -> Report:
     """Run it; what is left of a run that failed stays in a folder of its own."""
     report = Report(order)
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{order.seed}-", dir="/tmp"))
-    with World(order.seed, order.rate, folder) as world:
-        start = time.monotonic()
-        try:
-            _run(world, report)
-        finally:
-            report.lasted_s = since(start)
-            report.problems += world.problems
-            if keep or report.problems:
-                _keep(world, folder)
-                report.kept = folder
-    if not report.kept:
-        shutil.rmtree(folder)
+    state_bytes = LARGE_STATE_BYTES if order.scenario else STATE_BYTES
+    try:
+        with World(order.seed, order.rate, folder, state_bytes) as world:
+            _run_and_keep(world, report, keep)
+    finally:
+        if not report.kept:
+            shutil.rmtree(folder)
     return report
+
+
+def _run_and_keep(world: World, report: Report, keep: bool) -> None:
+    start = time.monotonic()
+    try:
+        _run(world, report)
+    except BaseException as error:
+        world.problems.append(f"the run itself failed: {error!r}")
+        raise
+    finally:
+        report.lasted_s = since(start)
+        report.problems += world.problems
+        if keep or report.problems:
+            _keep(world, world.folder)
+            report.kept = world.folder
 
 
 def _run(world: World, report: Report) -> None:
@@ -221,7 +229,9 @@ def _judge(world: World, report: Report) -> None:
     account = report.account
     for kind, shown in account.problems.items():
         report.problems.append(f"{account.counts[kind]} {kind}: {'; '.join(shown)}")
-    report.longest_pauses_s = {n: one.longest_pause_s for n, one in world.senders.items()}
+    for name, sender in world.senders.items():
+        pause_s, ended_at = sender.longest_pause
+        report.longest_pauses[name] = (pause_s, ended_at - world.born_at)
     _judge_limits(world, report)
 
 
@@ -244,8 +254,7 @@ def _was_parent_killed(world: World, stretch: Stretch) -> bool:
 
 
 def _judge_limits(world: World, report: Report) -> None:
-    report.parent_kills = len(world.parent_kills)
-    report.refused_starts, report.unmounted = world.refused_starts, world.unmounted
+    report.refused_starts = world.refused_starts
     report.samples = world.samples
     for title, used in report.memory.items():
         if used > PSS_BYTES_MAX:

@@ -75,7 +75,8 @@ class Sender(ABC):
     """One thread that sends, about so many records a second, until told to finish.
 
     Attributes:
-        longest_pause_s: how long the daemon has not taken anything, at most.
+        longest_pause: how long the daemon has not taken anything, at most, and when that ended,
+            by the monotonic clock.
         problem: what must not happen, if it did.
     """
 
@@ -83,7 +84,7 @@ class Sender(ABC):
         self.name = name
         self.lines = lines
         self.stretches: list[Stretch] = []
-        self.longest_pause_s = 0.0
+        self.longest_pause = (0.0, 0.0)
         self.problem = ""
         self._dice = dice
         self._rate = rate
@@ -132,10 +133,16 @@ class Sender(ABC):
         block = self.lines.block(stretch.end, stretch.end + records)
         stretch.end += records
         for piece in self._pieces(block):
-            before = time.monotonic()
-            self._send(piece)
-            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - before)
+            self._send_measured(piece)
         self._enough.wait(records / self._rate)
+
+    def _send_measured(self, piece: bytes) -> None:
+        before = time.monotonic()
+        try:
+            self._send(piece)
+        finally:
+            now = time.monotonic()
+            self.longest_pause = max(self.longest_pause, (now - before, now))
 
     def _pieces(self, block: bytes) -> Iterator[bytes]:
         if self._mood == "freeze":

@@ -5,8 +5,10 @@ of its own where root may mount one. A parent that has died is started again, as
 a thread; a parent that ends although nobody killed it is a problem, unless its disk is full.
 """
 
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +37,8 @@ from tests.torture.senders import FileWriter, Sender, SocketSender
 from tests.torture.weather import Weather
 
 NAME = "torture"
-STATE_BYTES = 192 * 1024**2
+STATE_BYTES = 192 * 1024**2  # of the state directory's disk: it is filled in a moment
+LARGE_STATE_BYTES = 1024**3  # where it shall hold what comes in minutes
 DRAIN_S = 10
 CRON_S = 0.2  # a dead parent is found within this time
 LONG_EVERY = 4000
@@ -96,14 +99,17 @@ class World:
         samples: how it went.
     """
 
-    def __init__(self, seed: int, rate: float, folder: Path) -> None:
+    def __init__(
+        self, seed: int, rate: float, folder: Path, state_bytes: int = STATE_BYTES
+    ) -> None:
         self.seed, self.rate, self.folder = seed, rate, folder
+        self._state_bytes = state_bytes
         self.problems: list[str] = []
         self.parent_kills: list[tuple[float, float]] = []
         self.samples: list[Sample] = []
         self.refused_starts = 0
         self.unmounted = ""  # why the disk can't be filled
-        self._disk_is_full = threading.Event()
+        self._disk_full_until = 0.0
         self.senders: dict[str, Sender] = {}
         self.weather: dict[str, Weather] = {}
         self.ways: dict[str, Proxy] = {}
@@ -138,6 +144,7 @@ class World:
         self.daemon = Daemon(settings + SOURCES.format(file=file, port=port, socket=socket))
         self.queue = QueueUnderTest(self.redis.client(), NAME)
         self.state = self.daemon.directory / "state"
+        self._stack.callback(shutil.rmtree, self.daemon.directory, ignore_errors=True)
         enter(self._small_disk(self.state))
         self.daemon.start()
         self._stack.callback(self._end)
@@ -164,7 +171,7 @@ class World:
     def _small_disk(self, folder: Path) -> Iterator[None]:
         """A file system of this size, where we may."""
         folder.mkdir()
-        options = f"size={STATE_BYTES},mode=0700"
+        options = f"size={self._state_bytes},mode=0700"
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         done = subprocess.run(mount, capture_output=True, text=True)
         if done.returncode:
@@ -179,12 +186,11 @@ class World:
     @contextmanager
     def full_disk(self) -> Iterator[None]:
         """Meanwhile a start may fail, as the documents say."""
-        self._disk_is_full.set()
+        self._disk_full_until = math.inf
         try:
             yield
         finally:
-            self._enough.wait(2 * CRON_S)  # cron may find it a moment later
-            self._disk_is_full.clear()
+            self._disk_full_until = time.monotonic()
 
     def _make_senders(self, file: Path, port: int, socket: str) -> None:
         where: dict[str, int | str] = {"tcp": port, "unix": socket}
@@ -267,15 +273,17 @@ class World:
 
     def _be_cron(self) -> None:
         """Start it again whenever it has died."""
+        started_at = time.monotonic()
         while not self._enough.wait(CRON_S):
             if self.daemon.ended():
                 code = self.daemon.wait()
                 if code == -signal.SIGKILL:
                     pass
-                elif self._disk_is_full.is_set():
+                elif self._disk_full_until >= started_at:
                     self.refused_starts += 1
                 else:
                     self.problems.append(f"the parent ended by itself with {code}")
+                started_at = time.monotonic()
                 self.daemon.spawn()
 
     def stop(self) -> None:
