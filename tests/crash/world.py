@@ -252,6 +252,13 @@ class World:
         while not self._survives(self._collect_all):
             self.kill_collector()
 
+    def take_turns(self, turns: int) -> None:
+        """So many at most, of a collector that nobody kills."""
+        self._collecting = self._born_collector()
+        self._collecting[0]._birth()
+        for _ in range(turns):
+            self._collecting[0]._step()
+
     def kill_collector(self) -> None:
         if self._collecting:
             self._collecting[1].close()  # as the kernel does with a dead process's
