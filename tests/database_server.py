@@ -147,11 +147,16 @@ class DatabaseServer(ABC):
     def _as_me(self) -> list[str]:
         return ["--user=root"] if os.geteuid() == 0 else []
 
+    def _own_tmpdir(self) -> str:
+        """A server that starts deletes what it takes for its own temporary tables in there."""
+        return f"--tmpdir={self._folder}"
+
     def _command(self) -> list[str]:
         return [
             *self._program(),
             *self._as_me(),
             f"--datadir={self._data}",
+            self._own_tmpdir(),
             f"--socket={self.unix_socket}",
             f"--pid-file={self._folder / 'pid'}",
             f"--bind-address={self.host}",

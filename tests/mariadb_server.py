@@ -36,6 +36,7 @@ class MariaDBServer(DatabaseServer):
                 "--skip-test-db",
                 "--auth-root-authentication-method=normal",
                 f"--datadir={self._data}",
+                self._own_tmpdir(),
                 *self._as_me(),
             ],
             check=True,

@@ -37,6 +37,7 @@ class MySQLServer(DatabaseServer):
                 *self._as_me(),
                 "--initialize-insecure",
                 f"--datadir={self._data}",
+                self._own_tmpdir(),
                 "--innodb-redo-log-capacity=32M",
             ],
             check=True,

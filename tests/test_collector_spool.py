@@ -524,12 +524,12 @@ def test_what_was_forgotten_at_the_end_is_seen_by_a_last_look(world: World) -> N
     assert life.gauge.numbers["ended"] == 1
 
 
-@pytest.mark.parametrize("has_cursor", [False, True])
+@pytest.mark.parametrize("kind", ["held", "cursor", "fleeting"])
 @pytest.mark.parametrize("step", ["noted", "push", "pushed", "done"])
 def test_an_empty_frame_in_doubt_is_made_again_and_never_asks_the_source(
-    world: World, step: str, has_cursor: bool
+    world: World, step: str, kind: str
 ) -> None:
-    world.records.has_cursor = has_cursor
+    world.records.has_cursor = kind == "cursor"
     world.feed(*BODIES[:2])
     world.run()
     world.redis.flush()
@@ -538,8 +538,9 @@ def test_an_empty_frame_in_doubt_is_made_again_and_never_asks_the_source(
     assert note is not None
     assert (note.number, note.made, note.claim) == (3, True, {"at": 1})
     world.feed(*BODIES[2:4])
-    life = world.run()
-    cursor = "2" if has_cursor else None
+    life = fleeting(world) if kind == "fleeting" else world.born()
+    life.run()
+    cursor = "2" if kind == "cursor" else None
     assert life.source.resumed == [(cursor, {"at": 1})]
     assert "again" not in life.steps()
     if dead.queue.pushes and step != "done":

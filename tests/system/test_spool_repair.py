@@ -7,7 +7,7 @@ from appliance.instance import Instance
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
 from tests.system.daemon import Daemon, send_and_close, until
-from tests.system.stores import Sqlite, until_rows
+from tests.system.stores import Sqlite
 
 SEEN_S = 20.0
 FRAMES = 6
@@ -37,7 +37,7 @@ def test_damage_beside_a_running_instance_is_repaired_beside_it() -> None:
             repaired = daemon.run("spool", "repair")
             assert repaired.returncode == 0, repaired.stdout + repaired.stderr
             assert f"{FRAMES} frames brought back, 1 wrong bits turned back" in repaired.stdout
-            until_rows(store, daemon, FRAMES)
+            daemon.until_stored(FRAMES)
             assert sorted(store.raws(daemon)) == sorted(line.rstrip() for line in lines)
             until(lambda: not segments(daemon, "*"), SEEN_S, "the spool to be empty")
             assert daemon.run("spool", "check").returncode == 0

@@ -93,19 +93,28 @@ def torture(order: Order, *, keep: bool = False) -> Report:
     report = Report(order)
     folder = Path(tempfile.mkdtemp(prefix=f"torture-{order.seed}-", dir="/tmp"))
     state_bytes = LARGE_STATE_BYTES if order.scenario else STATE_BYTES
-    with World(order.seed, order.rate, folder, state_bytes) as world:
-        start = time.monotonic()
-        try:
-            _run(world, report)
-        finally:
-            report.lasted_s = since(start)
-            report.problems += world.problems
-            if keep or report.problems:
-                _keep(world, folder)
-                report.kept = folder
-    if not report.kept:
-        shutil.rmtree(folder)
+    try:
+        with World(order.seed, order.rate, folder, state_bytes) as world:
+            _run_and_keep(world, report, keep)
+    finally:
+        if not report.kept:
+            shutil.rmtree(folder)
     return report
+
+
+def _run_and_keep(world: World, report: Report, keep: bool) -> None:
+    start = time.monotonic()
+    try:
+        _run(world, report)
+    except BaseException as error:
+        world.problems.append(f"the run itself failed: {error!r}")
+        raise
+    finally:
+        report.lasted_s = since(start)
+        report.problems += world.problems
+        if keep or report.problems:
+            _keep(world, world.folder)
+            report.kept = world.folder
 
 
 def _run(world: World, report: Report) -> None:

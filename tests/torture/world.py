@@ -5,6 +5,7 @@ of its own where root may mount one. A parent that has died is started again, as
 a thread; a parent that ends although nobody killed it is a problem, unless its disk is full.
 """
 
+import math
 import os
 import random
 import shutil
@@ -108,7 +109,7 @@ class World:
         self.samples: list[Sample] = []
         self.refused_starts = 0
         self.unmounted = ""  # why the disk can't be filled
-        self._disk_is_full = threading.Event()
+        self._disk_full_until = 0.0
         self.senders: dict[str, Sender] = {}
         self.weather: dict[str, Weather] = {}
         self.ways: dict[str, Proxy] = {}
@@ -185,12 +186,11 @@ class World:
     @contextmanager
     def full_disk(self) -> Iterator[None]:
         """Meanwhile a start may fail, as the documents say."""
-        self._disk_is_full.set()
+        self._disk_full_until = math.inf
         try:
             yield
         finally:
-            self._enough.wait(2 * CRON_S)  # cron may find it a moment later
-            self._disk_is_full.clear()
+            self._disk_full_until = time.monotonic()
 
     def _make_senders(self, file: Path, port: int, socket: str) -> None:
         where: dict[str, int | str] = {"tcp": port, "unix": socket}
@@ -273,15 +273,17 @@ class World:
 
     def _be_cron(self) -> None:
         """Start it again whenever it has died."""
+        started_at = time.monotonic()
         while not self._enough.wait(CRON_S):
             if self.daemon.ended():
                 code = self.daemon.wait()
                 if code == -signal.SIGKILL:
                     pass
-                elif self._disk_is_full.is_set():
+                elif self._disk_full_until >= started_at:
                     self.refused_starts += 1
                 else:
                     self.problems.append(f"the parent ended by itself with {code}")
+                started_at = time.monotonic()
                 self.daemon.spawn()
 
     def stop(self) -> None:
