@@ -2,6 +2,7 @@
 # Runs all tests in two processes: whole instances in the one, everything else beside them. Both
 # wait for others most of the time. Usage: build/tests.sh PYTEST
 set -uo pipefail
+set -m  # else what runs in the background ignores SIGINT, and so do its children
 pytest=$1
 log=$(mktemp)
 trap 'kill %1 2>/dev/null; rm -f "$log"' EXIT
