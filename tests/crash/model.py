@@ -6,9 +6,9 @@ holes that become gaps and are filled. Around them the worst: kills of any proce
 dead ones that arrive late, an outage of the queue (nothing reaches it, answers are lost, it cuts
 everybody off) or of the store. `search.py` walks through all of it.
 
-Where the program has pure code it is used here: how far a fold reaches, what it leaves of a gap,
-which numbers are missing. The rest says in a line or two what its file says in a page; who changes
-the protocol there changes it here, first.
+Where the program has pure code it is used here: whether a frame is stored, how far a fold reaches,
+what it leaves of a gap, which numbers are missing. The rest says in a line or two what its file
+says in a page; who changes the protocol there changes it here, first.
 
 What keeps it small, and why nothing is left out by it:
 
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-from appliance.stores.folding import pieces, reach, uncovered
+from appliance.stores.folding import is_stored, pieces, reach, uncovered
 
 T = TypeVar("T")
 
@@ -446,13 +446,10 @@ class Model:
         return Step("it looks: new are {}", new or ("none",), storing(state, at, after))
 
     def _is_stored(self, frame: Frame, ledger: Ledger) -> bool:
-        """The ledger's rule: it has a row, or is below `up_to` and in no gap."""
         if not self.rules.look_into_ledger:
             return False
-        number = frame.number
-        in_gap = any(first <= number <= last for first, last in ledger.gaps)
-        is_below = number <= ledger.up_to
-        return number in ledger.rows or (is_below and not (in_gap and self.rules.gap_is_not_stored))
+        gaps = ledger.gaps if self.rules.gap_is_not_stored else ()
+        return is_stored(frame.number, ledger.rows, ledger.up_to, gaps)
 
     def _commit(self, state: State, at: int) -> Step:
         me = state.subscribers[at]
