@@ -22,7 +22,7 @@ What keeps it small, and why nothing is left out by it:
 - An outage takes no time: of those who are calling at that moment some fail. Who isn't hit, or
   fails without any effect and tries again, is only slower. Who is cut off before he has looked
   into the ledger only looks later.
-- Killed recovery leaves nothing behind; killed again it's as if it had not begun.
+- Recovery that is killed leaves nothing behind: that is as if it had not begun.
 - A hole becomes a gap at any time at all: that spool and queue were looked at is for comfort.
 - Subscribers are alike, and an owner is its busy list: names don't matter.
 
