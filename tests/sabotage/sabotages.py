@@ -304,9 +304,9 @@ SABOTAGES = (
     # ── ledger ──────────────────────────────────────────────────────────────────────────
     Sabotage(
         "gap: a frame that comes after all counts as stored",
-        "appliance/stores/ledger.py",
-        "gaps = [gap.span for gap in self._gaps_of(run).values() if gap.span] if below else []",
-        "gaps: list[tuple[int, int]] = []",
+        "appliance/stores/folding.py",
+        "(number <= up_to and not in_a_gap)",
+        "number <= up_to",
         "tests/contract/test_gaps.py::test_what_comes_after_all_fills_its_gap[sqlite]",
     ),
     Sabotage(
