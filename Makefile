@@ -40,7 +40,7 @@ check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that
 	@echo "→ lint"   && $(BIN)/ruff check .
 	@echo "→ types"  && $(BIN)/mypy
 	@echo "→ layers" && $(BIN)/pytest -q --no-header tests/test_layers.py
-	@echo "→ tests"  && $(BIN)/pytest -n 2 --dist loadgroup
+	@build/tests.sh $(BIN)/pytest
 
 bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
 	@build/machine.sh services

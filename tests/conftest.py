@@ -10,21 +10,6 @@ import pytest
 pytest_plugins = ["tests.redis_servers", "tests.mariadb_server", "tests.mysql_server"]
 
 
-SYSTEM = Path(__file__).parent / "system"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes (pytest -n 2 --dist loadgroup) one runs whole instances, one the rest.
-
-    Whole instances one after the other: each wants the machine for itself, more or less. They
-    take longest, so they come first.
-    """
-    items.sort(key=lambda item: SYSTEM not in item.path.parents)  # stable
-    for item in items:
-        is_system = SYSTEM in item.path.parents
-        item.add_marker(pytest.mark.xdist_group("system" if is_system else str(item.path)))
-
-
 def find_service(*programs: str) -> str:
     """The first of these programs that is installed."""
     for program in programs:

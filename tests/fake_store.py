@@ -26,6 +26,7 @@ from appliance.stores.folding import (
     cut,
     gap_of,
     holes_of,
+    is_stored,
     reach,
 )
 
@@ -92,11 +93,9 @@ class Tables:
 
     def is_stored(self, run: bytes, number: int) -> bool:
         """The ledger's rule."""
-        if (run, number) in self.frames:
-            return True
+        rows = {number} if (run, number) in self.frames else set()
         spans = [gap.row.span for _, gap in self.gaps_of(run) if gap.row.span]
-        in_a_gap = any(first <= number <= last for first, last in spans)
-        return number <= self.runs[run].up_to and not in_a_gap
+        return is_stored(number, rows, self.runs[run].up_to, spans)
 
 
 def refuse_nothing(_row: Row) -> Rejected | None:

@@ -317,6 +317,31 @@ def test_the_file_is_never_half_there(path: Path, monkeypatch: pytest.MonkeyPatc
     assert opened(path).last() == noted(3)
 
 
+def test_a_new_file_is_on_the_disk_before_it_is_in_place_and_then_its_name_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the machine dies, there is the old file or the new one, never an empty one."""
+    with_frames(path, 3)
+    done: list[str] = []
+    rename = Path.rename
+
+    def synced(fd: int) -> None:
+        done.append(f"{os.path.basename(os.readlink(f'/proc/self/fd/{fd}'))} is synced")
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append(f"{self.name} is {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    opened(path, boot="later")
+    assert done == [
+        f"{path.name}.new is synced",
+        f"{path.name}.new is {path.name}",
+        f"{path.parent.name} is synced",
+    ]
+
+
 # ── damage ──────────────────────────────────────────────────────────────────────────────
 
 

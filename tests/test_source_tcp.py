@@ -32,6 +32,32 @@ def reset(sender: socket.socket) -> None:
 # ── a frame in doubt ────────────────────────────────────────────────────────────────────
 
 
+def test_bytes_that_arrive_while_it_is_looked_at_move_no_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read for good is the difference of two numbers, which are read one by one."""
+    ours, theirs = tcp.connected()
+    readable = tcp.readable
+    late = [b"de"]
+
+    def arriving(connection: socket.socket) -> int:
+        if late:
+            theirs.sendall(late.pop())
+            wait_for(5)
+        return readable(connection)
+
+    def wait_for(available: int) -> None:
+        while readable(ours) < available:
+            time.sleep(0.001)
+
+    with ours, theirs:
+        theirs.sendall(b"abc")
+        wait_for(3)
+        monkeypatch.setattr(tcp, "readable", arriving)
+        seen = tcp.TcpKernel().observe(ours)
+        assert (seen.available, seen.position) == (5, 0)
+
+
 @pytest.mark.parametrize("how", ["fin", "reset", "more", "half-closed, then fin"])
 def test_an_end_behind_the_note_is_no_sign_of_a_discard(place: Place, how: str) -> None:
     sender = place.connect()

@@ -24,7 +24,7 @@ row `up_to` would go over its numbers, and a frame without records that came lat
 refused: such a frame exists only because of what its header says, which is often a loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from appliance.contracts import Hole
@@ -336,6 +336,12 @@ class FoldingStore(TableStore):
 
 
 # ── pure parts ──────────────────────────────────────────────────────────────────────────
+
+
+def is_stored(number: int, rows: Container[int], up_to: int, gaps: Sequence[Span]) -> bool:
+    """The ledger's rule. `rows`: the numbers, of those that are asked for, that have one."""
+    in_a_gap = any(first <= number <= last for first, last in gaps)
+    return number in rows or (number <= up_to and not in_a_gap)
 
 
 def reach(up_to: int, frames: Sequence[int], holes: Sequence[Span]) -> tuple[int, list[int]]:

@@ -43,7 +43,7 @@ from appliance.frame import Gap, RunEnd
 from appliance.framing import REJECTED_BYTES_MAX
 from appliance.isolate import Insert, isolate
 from appliance.rows import PART_KEPT, utc_text
-from appliance.stores.folding import FoldingStore
+from appliance.stores.folding import FoldingStore, is_stored
 from appliance.stores.tables import COUNTS, DUPLICATE, Row, Unrecognised, Writer
 
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
@@ -186,11 +186,10 @@ class LedgerStore(FoldingStore):
         rows = self._query(
             f'SELECT "frame" FROM {self._frames} WHERE "run" = ? AND "frame" IN ({listed})', run
         )
-        below = [number for number in numbers if number <= up_to]
-        gaps = [gap.span for gap in self._gaps_of(run).values() if gap.span] if below else []
-        return {int(number) for (number,) in rows} | {
-            number for number in below if not any(first <= number <= last for first, last in gaps)
-        }
+        known = {int(number) for (number,) in rows}
+        gaps = self._gaps_of(run).values() if min(numbers) <= up_to else ()
+        spans = [gap.span for gap in gaps if gap.span]
+        return {number for number in numbers if is_stored(number, known, up_to, spans)}
 
     def _claim(self, new: Sequence[Batch]) -> bool:
         """Insert the ledger rows; False if somebody else has one of the frames already."""

@@ -41,6 +41,11 @@ T = TypeVar("T")
 SPOOL = PLACE / "spool" / "s"
 BEFORE, AFTER = "before", "after"
 ATOMIC = {"wire send_fds", "wire recv_fds"}  # what fails had no effect
+ASKING = {  # what has no effect, so that before it and after it are the same
+    *("epoll poll", "epoll fileno", "kernel observe", "kernel peek", "os stat", "os fstat"),
+    *("os pread", "os preadv", "os statvfs", "file read", "spool sizes", "spool pread"),
+    "SELECT",
+}
 BIRTHS_MAX = 20  # in one life: each has a strike as its reason
 
 ERRORS = {  # by the call's last word: what the system says there

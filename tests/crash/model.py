@@ -4,11 +4,12 @@ In it are a connection whose bytes the kernel keeps, a collector with its note a
 queue, two subscribers with their owners, recovery, the ledger with its locks and its fold, and
 holes that become gaps and are filled. Around them the worst: kills of any processes, commands of
 dead ones that arrive late, an outage of the queue (nothing reaches it, answers are lost, it cuts
-everybody off) or of the store. `search.py` walks through all of it.
+everybody off) or of the store, a queue that comes back empty. `search.py` walks through all of it.
 
-Where the program has pure code it is used here: how far a fold reaches, what it leaves of a gap,
-which numbers are missing. The rest says in a line or two what its file says in a page; who changes
-the protocol there changes it here, first.
+Where the program has pure code it is used here: whether a frame is stored, how far a fold reaches,
+which numbers are missing and how much that is, what is left of a gap. The rest says in a line or
+two what its file says in a page; who changes the protocol there changes it here, first. Not in it:
+sources with a cursor, whose queue may stand elsewhere, and another boot (see test_spool.py).
 
 What keeps it small, and why nothing is left out by it:
 
@@ -21,7 +22,7 @@ What keeps it small, and why nothing is left out by it:
 - An outage takes no time: of those who are calling at that moment some fail. Who isn't hit, or
   fails without any effect and tries again, is only slower. Who is cut off before he has looked
   into the ledger only looks later.
-- Killed recovery leaves nothing behind; killed again it's as if it had not begun.
+- Recovery that is killed leaves nothing behind: that is as if it had not begun.
 - A hole becomes a gap at any time at all: that spool and queue were looked at is for comfort.
 - Subscribers are alike, and an owner is its busy list: names don't matter.
 
@@ -33,7 +34,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-from appliance.stores.folding import pieces, reach, uncovered
+from appliance.stores.folding import (
+    NO_SIZE,
+    Account,
+    FrameRow,
+    GapRow,
+    cut,
+    holes_of,
+    is_stored,
+    reach,
+)
 
 T = TypeVar("T")
 
@@ -50,7 +60,21 @@ class Frame(NamedTuple):
 
 
 Frames = tuple[Frame, ...]
-Span = tuple[int, int]
+
+
+class Gap(NamedTuple):
+    """Frames `first` to `last` are missing, with so many units behind the first `before`."""
+
+    first: int
+    last: int
+    before: int
+    units: int
+
+    def __str__(self) -> str:
+        return f"frames {self.first} to {self.last} ({self.units} units)"
+
+
+Gaps = tuple[Gap, ...]
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,7 @@ class Rules:
     fold_cuts_gaps: bool = True
     gap_is_not_stored: bool = True
     look_again_before_gap: bool = True
+    look_whether_queue_forgot: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,7 @@ class Limits:
     lease_frames_max: int = 2
     kills: int = 2
     outages: int = 1
+    forgets: int = 0
 
 
 # ── what there is ───────────────────────────────────────────────────────────────────────
@@ -137,31 +163,42 @@ class Orphan(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """`late`: pushes on their way, of connections that are gone."""
+    """`late`: pushes on their way, of connections that are gone. `forgot`: 1 once it did."""
 
     working: Frames = ()
     last: int = 0
     late: Frames = ()
     orphans: tuple[Orphan, ...] = ()
     overtaken: bool = False
+    forgot: int = 0
+
+
+class Books(NamedTuple):
+    """What the ledger says of the run: all is accounted for up to `up_to`, with so many units."""
+
+    up_to: int = 0
+    sum: int = 0
+    rows: Frames = ()
+    gaps: Gaps = ()
 
 
 class Ledger(NamedTuple):
-    """Its rows and gaps are numbers of frames; `units` and `doubled` are bits.
+    """Its books, and the data: `units` that are stored and that are `doubled`, as bits.
 
     `sessions` are the transactions of dead processes, with what they are about to commit.
     """
 
-    up_to: int = 0
-    rows: tuple[int, ...] = ()
-    gaps: tuple[Span, ...] = ()
+    books: Books = Books()
     units: int = 0
     doubled: int = 0
     sessions: tuple[Frames, ...] = ()
 
 
 class State(NamedTuple):
-    """`position`: units that the kernel has given away. `hole`: what a broken rule remembers."""
+    """`position`: units that the kernel has given away. `forgotten`: by a queue that had them.
+
+    `hole`: what a broken rule remembers.
+    """
 
     position: int
     note: Note
@@ -171,9 +208,11 @@ class State(NamedTuple):
     subscribers: tuple[Subscriber, Subscriber]
     sweeping: bool
     ledger: Ledger
-    hole: Span | None
+    hole: Gap | None
+    forgotten: int
     kills: int
     outages: int
+    forgets: int
 
 
 class Step(NamedTuple):
@@ -212,8 +251,10 @@ class Model:
             sweeping=False,
             ledger=Ledger(),
             hole=None,
+            forgotten=0,
             kills=self.limits.kills,
             outages=self.limits.outages,
+            forgets=self.limits.forgets,
         )
 
     def broken(self, state: State) -> str:
@@ -221,7 +262,7 @@ class Model:
         queue, ledger = state.queue, state.ledger
         if ledger.doubled:
             return "doubled"
-        if self._kept(state) != self.everything:
+        if self._kept(state) | state.forgotten != self.everything:
             return "lost"
         if any(one.at is LOST for one in state.collectors):
             return "damaged note"
@@ -234,21 +275,24 @@ class Model:
 
     def _kept(self, state: State) -> int:
         """The units that somebody holds."""
-        queue = state.queue
         kept = self.everything >> state.position << state.position
-        kept |= state.ledger.units | units_of(state.spool) | units_of(queue.working)
-        for orphan in queue.orphans:
-            kept |= units_of(orphan.busy)
+        return kept | units_of(state.spool) | self._queued(state) | state.ledger.units
+
+    def _queued(self, state: State) -> int:
+        queued = units_of(state.queue.working)
+        for orphan in state.queue.orphans:
+            queued |= units_of(orphan.busy)
         for one in state.subscribers:
-            kept |= units_of(one.busy or ())
-        return kept
+            queued |= units_of(one.busy or ())
+        return queued
 
     def is_done(self, state: State) -> bool:
-        """Whether all is stored, nothing waits and no gap is open."""
+        """Whether nothing waits, and just what isn't stored is in a gap."""
         queue, ledger = state.queue, state.ledger
         waits = (state.spool, queue.working, *(orphan.busy for orphan in queue.orphans))
         is_idle = all(one.at is IDLE for one in (*state.collectors, *state.subscribers))
-        return ledger.units == self.everything and is_idle and not any((*waits, ledger.gaps))
+        missing = self.everything & ~ledger.units
+        return is_idle and not any(waits) and missing == units_in(ledger.books.gaps)
 
     def steps(self, state: State) -> tuple[list[Step], list[Step]]:
         """What comes next if nothing goes wrong, and what may go wrong."""
@@ -273,6 +317,7 @@ class Model:
             good += self._give_up(state)
         bad += self._late(state)
         bad += self._outage(state)
+        bad += self._forgetting(state)
         return good, bad
 
     def _different(self, subscribers: tuple[Subscriber, Subscriber]) -> range:
@@ -357,8 +402,23 @@ class Model:
             yield self._replay(state, at)
         elif me.at is REPLAYED:
             yield self._replayed(state, at)
+        elif me.at is IDLE and self._is_behind(state):
+            yield self._show_what_is_missing(state, at)
         else:
             yield from self._own_steps(state, at)
+
+    def _is_behind(self, state: State) -> bool:
+        """Whether the queue has forgotten where we stood, and no frame is coming that tells it."""
+        end = number_of(state.note.word)
+        is_read = state.position == self.limits.units
+        return is_read and state.queue.last < end and self.rules.look_whether_queue_forgot
+
+    def _show_what_is_missing(self, state: State, at: int) -> Step:
+        """A frame of no records, whose number and sums tell the ledger."""
+        here = state.position
+        frame = Frame(number_of(state.note.word) + 1, here, here)
+        after = collecting(state, at, NOTED, frame, self._noted(state.note, frame))
+        return Step("the queue has forgotten something: {} comes behind it", (frame,), after)
 
     def _spooled(self, state: State, at: int) -> State:
         """The newest frame may be appended again."""
@@ -380,6 +440,8 @@ class Model:
         return (second if self.rules.forget_after_push else first)(after, frame)
 
     def _push_out(self, state: State, frame: Frame) -> Step:
+        if frame.number <= state.queue.last:
+            return Step("the queue has {} already", (frame,), state)
         after = state._replace(queue=pushed(state.queue, frame))
         return Step("{} is pushed out of the spool", (frame,), after)
 
@@ -446,13 +508,12 @@ class Model:
         return Step("it looks: new are {}", new or ("none",), storing(state, at, after))
 
     def _is_stored(self, frame: Frame, ledger: Ledger) -> bool:
-        """The ledger's rule: it has a row, or is below `up_to` and in no gap."""
         if not self.rules.look_into_ledger:
             return False
-        number = frame.number
-        in_gap = any(first <= number <= last for first, last in ledger.gaps)
-        is_below = number <= ledger.up_to
-        return number in ledger.rows or (is_below and not (in_gap and self.rules.gap_is_not_stored))
+        books = ledger.books
+        gaps = books.gaps if self.rules.gap_is_not_stored else ()
+        rows = {row.number for row in books.rows}
+        return is_stored(frame.number, rows, books.up_to, [(gap.first, gap.last) for gap in gaps])
 
     def _commit(self, state: State, at: int) -> Step:
         me = state.subscribers[at]
@@ -467,12 +528,14 @@ class Model:
 
     def _with_rows(self, ledger: Ledger, new: Frames) -> Ledger | None:
         """The frames' rows and their data; None: one of the rows is there."""
+        books = ledger.books
         numbers = {frame.number for frame in new}
-        if self.rules.one_row_per_frame and numbers.intersection(ledger.rows):
+        if self.rules.one_row_per_frame and any(row.number in numbers for row in books.rows):
             return None
+        rows = tuple(sorted({*books.rows, *new}))
         units = units_of(new)
         return ledger._replace(
-            rows=tuple(sorted(numbers.union(ledger.rows))),
+            books=books._replace(rows=rows),
             units=ledger.units | units,
             doubled=ledger.doubled | (ledger.units & units),
         )
@@ -571,39 +634,24 @@ class Model:
 
     def _fold(self, state: State) -> Iterator[Step]:
         ledger = state.ledger
-        if not ledger.rows or self._is_locked(state):
+        if self._is_locked(state):
             return
-        up_to, folded = reach(ledger.up_to, ledger.rows, ledger.gaps)
-        if not folded and up_to == ledger.up_to:
-            return
-        gaps, rows = ledger.gaps, ledger.rows
-        if folded:
-            gaps = self._cut(gaps, folded)
-            rows = tuple(row for row in rows if row > folded[-1])
-        after = state._replace(ledger=ledger._replace(up_to=up_to, rows=rows, gaps=gaps))
-        yield Step("fold: all is accounted for up to {}", (up_to,), after)
-
-    def _cut(self, gaps: tuple[Span, ...], folded: list[int]) -> tuple[Span, ...]:
-        """What is left of gaps when frames have come that were in them."""
-        if not self.rules.fold_cuts_gaps:
-            return gaps
-        return tuple(
-            piece
-            for first, last in gaps
-            for piece in pieces(first, last, [one for one in folded if first <= one <= last])
-        )
+        books = folded(ledger.books, self.rules.fold_cuts_gaps)
+        if books != ledger.books:
+            after = state._replace(ledger=ledger._replace(books=books))
+            yield Step("fold: all is accounted for up to {}", (books.up_to,), after)
 
     def _give_up(self, state: State) -> Iterator[Step]:
         """A hole becomes a gap, under the exclusive lock and after another look that it is one."""
-        hole = hole_of(state.ledger)
+        books = state.ledger.books
+        found = holes(books)
         if not self.rules.look_again_before_gap:
-            if hole and state.hole is None:
-                yield Step("frames {} are missing", hole, state._replace(hole=hole))
-            hole = state.hole
-        if hole and not self._is_locked(state):
-            ledger = state.ledger._replace(gaps=put(state.ledger.gaps, hole))
-            after = state._replace(ledger=ledger, hole=None)
-            yield Step("frames {} become a gap (first, last)", hole, after)
+            if found and state.hole is None:
+                yield Step("{} never came", found[:1], state._replace(hole=found[0]))
+            found = (state.hole,) if state.hole else ()
+        for hole in () if self._is_locked(state) else found:
+            ledger = state.ledger._replace(books=books._replace(gaps=put(books.gaps, hole)))
+            yield Step("{} are a gap now", (hole,), state._replace(ledger=ledger, hole=None))
 
     # ── outages ─────────────────────────────────────────────────────────────────────────
 
@@ -665,6 +713,77 @@ class Model:
             after = again._replace(ledger=ledger)
             yield Step("the answer of a commit of {} is lost", me.new, after)
 
+    # ── a queue that forgets ────────────────────────────────────────────────────────────
+
+    def _forgetting(self, state: State) -> Iterator[Step]:
+        """It comes back empty, and everybody's connection was cut."""
+        if not state.forgets:
+            return
+        cut_off = in_order(
+            one if one.at is IDLE else one._replace(busy=None) for one in state.subscribers
+        )
+        after = state._replace(
+            queue=Queue(forgot=1),
+            subscribers=cut_off,
+            forgotten=state.forgotten | self._queued(state),
+            forgets=state.forgets - 1,
+        )
+        yield Step("the queue forgets everything", (), after)
+
+
+# ── the ledger's books ──────────────────────────────────────────────────────────────────
+
+# One unit is one record of one byte.
+
+
+def account_of(books: Books) -> Account:
+    """As the program has them."""
+    return Account(
+        b"",
+        "",
+        books.up_to,
+        (books.sum, books.sum),
+        None,
+        [FrameRow(row.number, (row.end - row.start,) * 2, (row.start,) * 2) for row in books.rows],
+        {
+            at: GapRow((gap.first, gap.last), (gap.units,) * 2, NO_SIZE, (gap.before,) * 2)
+            for at, gap in enumerate(books.gaps)
+        },
+    )
+
+
+@cache
+def folded(books: Books, cuts_gaps: bool) -> Books:
+    """What a fold makes of them."""
+    account = account_of(books)
+    up_to, numbers = reach(books.up_to, [row.number for row in books.rows], account.spans)
+    came = account.frames[: len(numbers)]
+    gaps: list[GapRow] = []
+    for gap in account.gaps.values():
+        filled = [frame for frame in came if gap.covers(frame.number)]
+        gaps += cut(gap, filled) if filled and cuts_gaps else [gap]
+    total = account.after()[up_to][0]
+    left = tuple(sorted(_gap(gap) for gap in gaps if gap.span))
+    return Books(up_to, total, books.rows[len(numbers) :], left)
+
+
+def _gap(row: GapRow) -> Gap:
+    assert row.span
+    assert row.before
+    assert row.missing
+    return Gap(*row.span, row.before[0], row.missing[0])
+
+
+@cache
+def holes(books: Books) -> Gaps:
+    """What nobody has brought, with its size."""
+    found = []
+    for hole in holes_of(account_of(books), books.up_to):
+        assert hole.records is not None
+        assert hole.records_before is not None
+        found.append(Gap(hole.first, hole.last, hole.records_before, hole.records))
+    return tuple(found)
+
 
 # ── small things ────────────────────────────────────────────────────────────────────────
 
@@ -683,6 +802,11 @@ def units_of(frames: Frames) -> int:
     return bits
 
 
+def units_in(gaps: Gaps) -> int:
+    """The units in these gaps, as bits."""
+    return units_of(tuple(Frame(0, gap.before, gap.before + gap.units) for gap in gaps))
+
+
 def pushed(queue: Queue, frame: Frame) -> Queue:
     """The push script: the run's last number is there already, any other is taken."""
     if frame.number == queue.last:
@@ -690,15 +814,8 @@ def pushed(queue: Queue, frame: Frame) -> Queue:
     return queue._replace(
         working=(*queue.working, frame),
         last=max(queue.last, frame.number),
-        overtaken=queue.overtaken or frame.number > queue.last + 1,
+        overtaken=queue.overtaken or frame.number > queue.last + 1 > queue.forgot,
     )
-
-
-def hole_of(ledger: Ledger) -> Span | None:
-    """The first numbers of which nothing is known, with a stored frame behind them."""
-    spans = sorted([*((row, row) for row in ledger.rows), *ledger.gaps])
-    known_to = max([ledger.up_to, *ledger.rows])
-    return next(uncovered(ledger.up_to, spans, known_to), None)
 
 
 def put(things: tuple[T, ...], one: T) -> tuple[T, ...]:

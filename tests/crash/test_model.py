@@ -14,6 +14,7 @@ CALM = Limits(kills=0, outages=0)
 ONE_KILL = Limits(kills=1, outages=0)
 ONE_OUTAGE = Limits(kills=0, outages=1)
 TWO_KILLS = Limits(kills=2, outages=0)
+FORGETFUL = Limits(kills=0, outages=0, forgets=1)
 
 SABOTAGES = {  # rule: what is broken without it, and in how small a world that shows
     "peek_leaves_bytes": ("lost", CALM),
@@ -38,6 +39,7 @@ SABOTAGES = {  # rule: what is broken without it, and in how small a world that 
     "fold_cuts_gaps": (STUCK, CALM),
     "gap_is_not_stored": ("lost", CALM),
     "look_again_before_gap": ("doubled", ONE_KILL),
+    "look_whether_queue_forgot": (STUCK, FORGETFUL),
 }
 
 
@@ -53,6 +55,8 @@ def report(title: str, outcome: Outcome) -> Outcome:
         TWO_KILLS,
         Limits(units=2, kills=2, outages=1),
         Limits(kills=1, outages=1),
+        Limits(kills=1, outages=0, forgets=1),
+        Limits(kills=0, outages=1, forgets=1),
     ],
     ids=str,
 )

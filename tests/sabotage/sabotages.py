@@ -100,7 +100,7 @@ SABOTAGES = (
         "appliance/collector.py",
         "            if not self._spool.size and self._may_ask:\n",
         "            if self._may_ask:\n",
-        "tests/crash/test_spool.py",
+        "tests/crash/test_spool.py::test_killed_at_every_step_while_redis_takes_nothing",
     ),
     Sabotage(
         "confirm: the queue forgets before the store has it",
@@ -108,5 +108,325 @@ SABOTAGES = (
         "            self._store_together(lease, batches)\n",
         "            self._queue.confirm(lease); self._store_together(lease, batches)\n",
         "tests/crash/test_pairs.py::test_killed_at_every_pair_of_steps",
+    ),
+    # ── a turn of the collector ─────────────────────────────────────────────────────────
+    Sabotage(
+        "order of a turn: the source forgets before anybody has the frame",
+        "appliance/collector.py",
+        "        kept = self._keep(self._frame_of(note, chunk))\n",
+        "        frame = self._frame_of(note, chunk)\n"
+        "        if chunk is not None:\n"
+        "            self._source.discard(chunk)\n"
+        '            self._checkpoint("discarded")\n'
+        "        chunk, kept = None, self._keep(frame)\n",
+        "tests/crash/test_pairs.py::test_killed_at_every_pair_of_steps",
+    ),
+    Sabotage(
+        "order of a turn: the note says done before the source has forgotten",
+        "appliance/collector.py",
+        "            self._source.discard(chunk)\n"
+        '            self._checkpoint("discarded")\n'
+        "        self._finish_turn(note)\n",
+        "            self._finish_turn(note)\n"
+        "            self._source.discard(chunk)\n"
+        "        else:\n"
+        "            self._finish_turn(note)\n",
+        "tests/crash/test_pairs.py::test_killed_at_every_pair_of_steps",
+    ),
+    Sabotage(
+        "slots: a note is written over the one before",
+        "appliance/note.py",
+        "    return PAGE + (number % 2) * SLOT_BYTES\n",
+        "    return PAGE\n",
+        "tests/test_note.py::test_killed_while_a_note_is_written_the_one_before_counts",
+    ),
+    Sabotage(
+        "boot: connections of another boot are taken for our own",
+        "appliance/note.py",
+        '    elif (identity["boot"], identity["kind"]) != (boot, kind):\n',
+        "    elif False:\n",
+        "tests/test_note.py::test_another_boot_or_kind_begins_a_later_run_where_the_last_one_ended",
+    ),
+    Sabotage(
+        "note's fsync: a new note may be empty when the machine dies",
+        "appliance/note.py",
+        "        os.fsync(file.fileno())\n",
+        "",
+        "tests/test_note.py"
+        "::test_a_new_file_is_on_the_disk_before_it_is_in_place_and_then_its_name_is",
+    ),
+    # ── the kernel keeps it ─────────────────────────────────────────────────────────────
+    Sabotage(
+        "mark: the kernel doesn't count what is left of a stretch",
+        "appliance/sources/unix.py",
+        "        connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, length)\n",
+        "        pass\n",
+        "tests/test_source_unix.py::test_the_rest_of_a_part_that_was_begun_is_discarded",
+    ),
+    Sabotage(
+        "begun discard: what is left of a frame that was handed over stays",
+        "appliance/sources/held.py",
+        "                self._discard_one(self._connections[part.cookie], left[part.cookie],"
+        " self._view)\n",
+        "                pass\n",
+        "tests/test_source_held.py::test_the_rest_of_a_half_discarded_frame_is_discarded",
+    ),
+    Sabotage(
+        "noted length: a successor takes what has come meanwhile into the frame in doubt",
+        "appliance/sources/held.py",
+        "        buffer = bytearray(part.length)\n",
+        "        buffer = bytearray(part.length + 1)\n",
+        "tests/crash/test_pairs.py::test_killed_at_every_pair_of_steps",
+    ),
+    Sabotage(
+        "beginnings: what was moved into a file is not noted as pending",
+        "appliance/sources/beginnings.py",
+        "            _write_all(fd, self._head(stretch), 0)\n",
+        "",
+        "tests/crash/test_pairs.py::test_beginnings_move_and_nothing_is_lost_whoever_is_killed",
+    ),
+    # ── spool ───────────────────────────────────────────────────────────────────────────
+    Sabotage(
+        "replay: the spool forgets before the queue has it",
+        "appliance/replay.py",
+        "            answer = self._push(frame)\n",
+        "            self._spool.forget(frame)\n"
+        "            self._spool.forget = lambda _frame: None\n"
+        "            answer = self._push(frame)\n"
+        "            del self._spool.forget\n",
+        "tests/crash/test_spool.py::test_killed_at_every_step_while_redis_takes_nothing",
+    ),
+    Sabotage(
+        "spool: the newest frame is appended twice",
+        "appliance/spool.py",
+        "        if newest and newest.synced and newest.name and newest.name == name_of(line):\n",
+        "        if False:\n",
+        "tests/test_spool.py::test_the_newest_frame_again_changes_nothing_in_this_life_and_the_next",
+    ),
+    Sabotage(
+        "spool: what a predecessor wrote is believed to be on the disk",
+        "appliance/spool.py",
+        "synced = not at_open or self._try(segments.write_again, self._files, path, entry)",
+        "synced = True",
+        "tests/test_spool.py::test_a_frame_that_a_predecessor_may_not_have_synced_is_written_again",
+    ),
+    Sabotage(
+        "spool: the name of a new segment isn't synced",
+        "appliance/segments.py",
+        "        if self.end == 0:\n            sync_directory(self._files, self._directory)\n",
+        "",
+        "tests/test_spool.py::test_an_append_syncs_the_data_then_the_name_before_it_returns",
+    ),
+    Sabotage(
+        "spool: a segment that a write failed on is appended to again",
+        "appliance/spool.py",
+        "            self._give_up_tail()\n",
+        "            pass\n",
+        "tests/test_spool.py::test_a_segment_whose_sync_failed_takes_nothing_more",
+    ),
+    Sabotage(
+        "spool: a flipped bit goes unnoticed",
+        "appliance/segments.py",
+        "            and zlib.crc32(item) == self.crc\n"
+        "            and _digest(item) == self.digest\n",
+        "",
+        "tests/test_spool_damage.py::test_every_bit_of_a_segment_turned_once",
+    ),
+    Sabotage(
+        "adoption: the spool isn't dropped when the queue has gone on",
+        "appliance/collector.py",
+        "        self._spool.drop()\n",
+        "        pass\n",
+        "tests/test_collector_spool.py"
+        "::test_a_queue_that_has_gone_on_is_followed_note_first_then_spool_then_source",
+    ),
+    # ── queue ───────────────────────────────────────────────────────────────────────────
+    Sabotage(
+        "cursor: a frame that begins elsewhere is taken",
+        "appliance/queues/redis.py",
+        "if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end",
+        "",
+        "tests/contract/test_queue.py::test_a_frame_that_starts_elsewhere_is_refused_unless_forced"
+        "[redis]",
+    ),
+    Sabotage(
+        "sweep's order: who came between the two looks counts as dead",
+        "appliance/queues/redis.py",
+        "            busy, alive = self._scan_busy(), self._owners_alive()\n            orphans",
+        "            alive = self._owners_alive()\n"
+        "            busy = self._scan_busy()\n            orphans",
+        "tests/contract/test_queue.py::test_a_take_between_scan_and_client_list_is_left_alone",
+    ),
+    Sabotage(
+        "living owners: their leases are given back, too",
+        "appliance/queues/redis.py",
+        "                if owner not in alive",
+        "                if True",
+        "tests/contract/test_queue.py::test_the_sweep_gives_back_what_the_dead_held_and_only_that"
+        "[redis]",
+    ),
+    Sabotage(
+        "errors: a connection is used again behind one",
+        "appliance/queues/redis.py",
+        "            if not finished:\n                self.close()\n",
+        "            pass\n",
+        "tests/contract/test_queue.py::test_an_exception_of_the_caller_drops_the_connection_too",
+    ),
+    Sabotage(
+        "lease: it is confirmed under another name",
+        "appliance/queues/redis.py",
+        "        if lease.owner != self._owner:\n",
+        "        if False:\n",
+        "tests/contract/test_queue.py::test_a_lease_needs_the_connection_that_took_it[redis]",
+    ),
+    Sabotage(
+        "order: what is given back is turned round",
+        "appliance/queues/redis.py",
+        "local frames = 0\nwhile redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT') do",
+        "local frames = 0\nwhile redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'LEFT') do",
+        "tests/contract/test_queue.py"
+        "::test_what_is_given_back_stands_in_front_in_its_old_order[redis]",
+    ),
+    Sabotage(
+        "one collector: a predecessor's connection stays open",
+        "appliance/queues/redis.py",
+        '                    self._command("CLIENT", "KILL", "ID", rival.number)\n',
+        "                    others = []\n",
+        "tests/contract/test_queue.py::test_a_predecessor_of_the_same_instance_is_ended[redis]",
+    ),
+    Sabotage(
+        "one store: frames of one queue go into two",
+        "appliance/queues/redis.py",
+        "        if known != store:\n",
+        "        if False:\n",
+        "tests/contract/test_queue.py::test_a_queue_belongs_to_the_first_store[redis]",
+    ),
+    # ── ledger ──────────────────────────────────────────────────────────────────────────
+    Sabotage(
+        "gap: a frame that comes after all counts as stored",
+        "appliance/stores/folding.py",
+        "(number <= up_to and not in_a_gap)",
+        "number <= up_to",
+        "tests/contract/test_gaps.py::test_what_comes_after_all_fills_its_gap[sqlite]",
+    ),
+    Sabotage(
+        "gap: what came after all stays in it",
+        "appliance/stores/folding.py",
+        "        found = self._cut_gaps(account, folded)\n",
+        "        found = 0\n",
+        "tests/contract/test_gaps.py::test_what_comes_after_all_fills_its_gap[sqlite]",
+    ),
+    Sabotage(
+        "gap: nobody looks again before a hole becomes one",
+        "appliance/stores/folding.py",
+        "        found = holes_of(account, account.up_to)\n",
+        '        found = [Hole(run, "", *span, "") for span in spans]\n',
+        "tests/contract/test_gaps.py::test_what_came_meanwhile_is_no_gap[sqlite]",
+    ),
+    Sabotage(
+        "gap: frames that wait in the queue are missing",
+        "appliance/subscriber.py",
+        "holes.not_queued(old, self._queue.headers(LOOK_FRAMES_MAX))",
+        "old",
+        "tests/test_subscriber.py::test_what_waits_or_is_in_somebodys_hands_is_not_missing",
+    ),
+    Sabotage(
+        "look: nobody notices that the queue has forgotten",
+        "appliance/collector.py",
+        "not is_behind(self._line.state, self._end())",
+        "True",
+        "tests/crash/test_spool.py::test_what_redis_forgot_is_a_hole_of_exactly_that_size",
+    ),
+    Sabotage(
+        "run's end: what is missing behind its last frame is unknown",
+        "appliance/collector.py",
+        "            previous=self._notes.previous,\n",
+        "            previous=None,\n",
+        "tests/test_collector.py::test_the_end_of_the_run_before_is_kept_over_kills",
+    ),
+    # ── records, limits, deaths ─────────────────────────────────────────────────────────
+    Sabotage(
+        "position: what the kernel says of a connection is read once",
+        "appliance/sources/tcp.py",
+        "            if again == (state, received):\n                break\n",
+        "            break\n",
+        "tests/test_source_tcp.py::test_bytes_that_arrive_while_it_is_looked_at_move_no_position",
+    ),
+    Sabotage(
+        "kept connections: the parent keeps none of its own",
+        "appliance/acceptor.py",
+        "            self._connections[cookie_of(connection)] = connection\n"
+        "            if self._wire:\n",
+        "            if self._wire:\n",
+        "tests/test_acceptor.py::test_the_parent_keeps_what_a_killed_collector_had",
+    ),
+    Sabotage(
+        "one bad record: its good neighbours go with it",
+        "appliance/isolate.py",
+        "                size, bad_before = (end - lo) // 2, end\n",
+        "                refused |= dict.fromkeys(range(lo, end), reason)\n"
+        "                lo, size, bad_before = end, 1, end\n",
+        "tests/contract/test_store.py::test_a_rejected_row_costs_one_record[sqlite]",
+    ),
+    Sabotage(
+        "savepoint: what was written before a refusal stays",
+        "appliance/stores/ledger.py",
+        '                self._query("ROLLBACK TO SAVEPOINT part")\n',
+        "",
+        "tests/contract/test_store.py::test_a_rejected_row_costs_one_record[sqlite]",
+    ),
+    Sabotage(
+        "fold: it goes over a hole",
+        "appliance/stores/folding.py",
+        "        if frame is None or frame > up_to + 1:\n",
+        "        if frame is None:\n",
+        "tests/contract/test_store.py"
+        "::test_fold_stops_at_a_hole_and_goes_on_when_it_is_filled[sqlite]",
+    ),
+    Sabotage(
+        "queue's limit: it takes whatever comes",
+        "appliance/queues/redis.py",
+        "if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end",
+        "",
+        "tests/contract/test_queue.py"
+        "::test_a_full_queue_takes_nothing_more_until_something_is_confirmed[redis]",
+    ),
+    Sabotage(
+        "spool's limit: it takes whatever comes",
+        "appliance/spool.py",
+        "        if self._used() + length > self._bytes_max:\n",
+        "        if False:\n",
+        "tests/test_spool.py::test_full",
+    ),
+    Sabotage(
+        "a record that kills: its frame never goes alone",
+        "appliance/subscriber.py",
+        "            if deaths and (verdict := poison.judge(deaths)).alone:\n",
+        "            if False and (verdict := poison.judge(deaths)).alone:\n",
+        "tests/test_subscriber.py"
+        "::test_after_three_deaths_a_frame_goes_alone_behind_its_neighbours",
+    ),
+    # ── errors ──────────────────────────────────────────────────────────────────────────
+    Sabotage(
+        "refusal: a spool that takes nothing is believed to have it",
+        "appliance/collector.py",
+        "            self._room.goes_on(ROOM if self._source.patient else ROOM_OR_DROP, error)\n"
+        "            return False\n",
+        "            return True\n",
+        "tests/crash/test_faults.py::test_an_error_at_every_call[StruckTcp]",
+    ),
+    Sabotage(
+        "session: a transaction goes on behind an error",
+        "appliance/stores/tables.py",
+        "            if not done:\n                self.close()\n",
+        "            pass\n",
+        "tests/crash/test_faults.py::test_the_ledger_is_the_same_whatever_statement_fails",
+    ),
+    Sabotage(
+        "move: a beginning counts as kept before the kernel has forgotten it",
+        "appliance/sources/held.py",
+        "        self._discard_one(connection, left, scratch)\n        beginning.keep()\n",
+        "        beginning.keep()\n        self._discard_one(connection, left, scratch)\n",
+        "tests/crash/test_faults.py::test_an_error_at_every_call[StruckUnix]",
     ),
 )

@@ -27,8 +27,8 @@ CHANCES = {
     "discarded": 0.06,
     "done": 0.06,
     "marked": 0.06,
-    "written": 0.1,
-    "kept": 0.1,
+    "written": 0.3,
+    "kept": 0.3,
 }
 STORED_S = 200.0
 

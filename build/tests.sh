@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs all tests in two processes: whole instances in the one, everything else beside them. Both
+# wait for others most of the time. Usage: build/tests.sh PYTEST
+set -uo pipefail
+set -m  # else what runs in the background ignores SIGINT, and so do its children
+pytest=$1
+log=$(mktemp)
+trap 'kill %1 2>/dev/null; rm -f "$log"' EXIT
+
+"$pytest" --ignore tests/system >"$log" 2>&1 &
+echo "→ tests: whole instances"
+"$pytest" tests/system
+system=$?
+wait %1
+others=$?
+echo "→ tests: all others"
+cat "$log"
+exit $((system > others ? system : others))
