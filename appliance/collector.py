@@ -474,6 +474,8 @@ class Collector:
             self._rest(backoff.full_jitter(self._failures, self._chance()))
             self._failures += 1
             return None
+        if not self._queue.owner:
+            return answer  # there was nothing to hand over after all
         # Subscribers, who make room, begin when each collector was let in: so be it now.
         self._gauge.set("attached", 1)
         self._failures = 0

@@ -599,6 +599,20 @@ def test_a_damaged_end_is_no_hole_before_what_waits(world: World) -> None:
     ]
 
 
+def test_a_spool_that_turns_out_empty_says_nothing_of_the_queue(world: World) -> None:
+    """Damaged while it waited: there is nothing to ask the queue for, which is away still."""
+    spooled(world, *BODIES[:2])
+    world.redis.away = True
+    world.records.ends = False
+    life = world.born()
+    world.clock.at(10, lambda: world.disk.damage(0))
+    world.clock.at(60, life.wish.ask_to_drain)
+    life.run()
+    assert life.spool.set_aside == 1
+    assert life.gauge.numbers["attached"] == 0
+    assert "is away" in life.gauge.waits[-1]
+
+
 @pytest.mark.parametrize("has_cursor", [False, True])
 def test_behind_a_damaged_end_the_next_frame_says_so(world: World, has_cursor: bool) -> None:
     """Also for a source that could read it again: a repair will bring these frames back."""
