@@ -480,7 +480,9 @@ class Watchdog:
                 self._stop_clients.append(client)
                 if len(self._stop_clients) > STOP_CLIENTS_MAX:
                     self._stop_clients.pop(0).close()
-                self.stop(quick=bool(request and request.get("now")))
+                now = bool(request and request.get("now"))
+                if now or self._phase is None:  # who only waits, too, doesn't hasten it
+                    self.stop(now)
             case _:
                 client.answer({"error": "unknown verb; this version knows status and stop"})
 
