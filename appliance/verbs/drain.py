@@ -15,8 +15,6 @@ Cron mails whatever it prints, so it prints nothing when all went well and nobod
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from appliance import control, logs, process
@@ -25,15 +23,13 @@ from appliance.counters import Board, Slot
 from appliance.errors import Exit, StreamDaemonError
 from appliance.instance import Instance
 from appliance.verbs import holder, locate
+from appliance.verbs.progress import Tell, counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 QUIET_LEVEL = "error"
 COUNTS = (("filtered", "filtered"), ("dead", "dead letters"), ("lost", "lost"))
-
-Tell = Callable[[int, int], None]
-"""Told how many frames of how many are done."""
 
 
 class LeftQueued(StreamDaemonError):
@@ -83,7 +79,7 @@ def _drain(app: App, instance: Instance, errand: process.Errand, account: "Accou
         alone = holder.is_alone(lock, instance, errand)
         if not alone:
             _refuse_paused(instance)
-        with _progress(account):
+        with counted("drain", "frames", Awaited(account.slot)) as account.bar:
             all_done = app.drain(errand, account.slot, alone, account.tell)
     except process.Overdue:
         all_done = False
@@ -161,25 +157,3 @@ class Awaited:
 
         awaited = self._slot.text("waiting_for")
         return Text(f"waiting for {awaited}" if awaited else "", no_wrap=True, overflow="ellipsis")
-
-
-@contextmanager
-def _progress(account: Account) -> Iterator[None]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console  # here: nobody but a drain on a terminal needs it
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, RenderableColumn, TextColumn
-
-    columns = (
-        TextColumn("drain"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames"),
-        RenderableColumn(Awaited(account.slot)),
-    )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("drain", total=None)
-        account.bar = lambda done, frames: bar.update(task, completed=done, total=frames)
-        yield

@@ -6,18 +6,22 @@ result alone.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
 LINE_EVERY_S = 1.0
 
 Clock = Callable[[], float]
+Tell = Callable[[int, int], None]
+"""Told how many of how many are done."""
 
 
 class Progress(Protocol):
@@ -78,3 +82,21 @@ def progress_on(stream: TextIO, who: str, total_s: float | None = None) -> Itera
     columns = (SpinnerColumn(), *([BarColumn()] if total_s else []), text)
     with Bar(*columns, console=Console(file=stream), transient=True) as bar:
         yield LiveProgress(bar, bar.add_task("starting", total=total_s), who)
+
+
+@contextmanager
+def counted(who: str, what: str, *more: "RenderableType") -> Iterator[Tell]:
+    """A bar over so many of `what` on a terminal, with `more` behind it; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # here: only a terminal needs it
+    from rich.progress import BarColumn, MofNCompleteColumn, RenderableColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(who), BarColumn(), MofNCompleteColumn(), TextColumn(what))
+    with Bar(
+        *columns, *map(RenderableColumn, more), console=Console(file=sys.stderr), transient=True
+    ) as bar:
+        task = bar.add_task(who, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,7 +8,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 
 from appliance import backoff
@@ -18,12 +17,11 @@ from appliance.frame import Header
 from appliance.rows import RowMaker, epoch_s
 from appliance.stores.letters import Letter, Letters, Name, Retried
 from appliance.verbs.dead import asked
+from appliance.verbs.progress import counted
 
 TRIES_MAX = 4  # of one page: a deadlock, a lost connection; what lasts longer ends it
 
 Maker = Callable[[str], RowMaker]
-Tell = Callable[[int], None]
-"""Told how many letters more are done."""
 
 
 def retry(args: argparse.Namespace, letters: Letters, maker: Maker) -> None:
@@ -35,13 +33,16 @@ def retry(args: argparse.Namespace, letters: Letters, maker: Maker) -> None:
     wanted = asked.wanted(args, letters)
     letters.prepare()  # a column that is missing still is said before the first letter
     asked.say_left_out(letters, wanted)
-    total = sum(letters.count_letters(wanted).values())
+    there_are = sum(letters.count_letters(wanted).values())
+    total, done = min(there_are, args.limit or there_are), 0
     account = Account(letters, maker, keep=not args.dry_run)
-    with _progress(min(total, args.limit or total)) as tell:
+    with counted("dead retry", "letters") as tell:
+        tell(done, total)
         try:
             for page in _limited(letters.letter_pages(wanted), args.limit):
                 account.retry(page)
-                tell(len(page))
+                done += len(page)
+                tell(done, total)
         except Unavailable as error:
             raise Unavailable(
                 f"{account.sentence}; then: {error.message}",
@@ -131,18 +132,3 @@ def _limited(pages: Iterator[list[Name]], limit: int | None) -> Iterator[list[Na
             left -= len(page)
             if left <= 0:
                 return
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Tell]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _done: None
-        return
-    from rich.console import Console  # here: nobody but a retry on a terminal needs it
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("dead retry"), BarColumn(), MofNCompleteColumn(), TextColumn("letters"))
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("retry", total=total)
-        yield lambda done: bar.advance(task, done)
