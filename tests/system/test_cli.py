@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -347,15 +348,18 @@ def run_as_nobody(*words: str, **options: Any) -> Done:
 
 
 @pytest.fixture
-def open_dir(short_dir: Path) -> Iterator[Path]:
-    """A folder that everybody can look into, and one below it that nobody can."""
-    for directory in (short_dir, *short_dir.parents):
-        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to("/tmp/"):
-            directory.chmod(0o755)
-    closed = short_dir / "closed"
-    closed.mkdir(mode=0o000)
-    yield short_dir
-    closed.chmod(0o700)
+def open_dir() -> Iterator[Path]:
+    """A folder that everybody can look into, and one below it that nobody can.
+
+    Not below pytest's own: whichever pytest starts next closes that to others again.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        open_dir = Path(name)
+        open_dir.chmod(0o755)
+        closed = open_dir / "closed"
+        closed.mkdir(mode=0o000)
+        yield open_dir
+        closed.chmod(0o700)
 
 
 def test_a_state_directory_that_is_not_ours(open_dir: Path) -> None:

@@ -204,8 +204,8 @@ def test_a_server_at_a_unix_socket_is_connected_to_again_while_the_collector_is_
                     connection.sendall(piece)
         until(lambda: len(list(Sqlite().raws(daemon))) >= records.sent, STORED_S, "all records")
         records.check(Sqlite().raws(daemon), records.sent)
-        waits = daemon.status()["sources"]["s"]["waiting_for"]
-        assert waits == f"a connection to {path}: No such file or directory"
+        awaited = f"a connection to {path}: No such file or directory"
+        until(lambda: daemon.status()["sources"]["s"]["waiting_for"] == awaited, STORED_S, awaited)
         assert len(daemon.crashes()) == KILLS
         daemon.stop()
 
