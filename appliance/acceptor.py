@@ -12,8 +12,10 @@ its descriptors and tells it of births.
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+from appliance.contracts import Holder, NoHolder
+from appliance.fdnames import connection_name, listener_name
 from appliance.link import ChildEnd, ParentEnd, cookie_of, pair
 
 PAUSE_S = 1.0  # when the kernel has no descriptors or memory for another connection
@@ -31,7 +33,11 @@ def nothing_to_forget() -> None:
 
 
 class Acceptor:
-    """Listening sockets and living connections of one source."""
+    """Listening sockets and living connections of one source.
+
+    Whoever `holder` is keeps a duplicate of each of them, until it is finished or closed here.
+    `inherited` are connections that a predecessor has left, by their cookies.
+    """
 
     def __init__(
         self,
@@ -42,7 +48,11 @@ class Acceptor:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         forget: Forget = nothing_to_forget,
+        holder: Holder | None = None,
+        inherited: Mapping[int, socket.socket] | None = None,
     ) -> None:
+        self._name = name
+        self._holder = holder or NoHolder()
         self._log = logging.getLogger(f"source {name}")
         self._prepare = prepare
         self._connections_max = connections_max
@@ -54,6 +64,10 @@ class Acceptor:
         self._connections: dict[int, socket.socket] = {}
         self._wire: ParentEnd | None = None
         self.listeners = listen()
+        for number, listener in enumerate(self.listeners):
+            self._holder.keep(listener_name(name, number), listener)
+        for cookie, connection in (inherited or {}).items():
+            self._keep(cookie, connection)
 
     @property
     def has_room(self) -> bool:
@@ -96,9 +110,13 @@ class Acceptor:
             connection = self._try_accept(listener)
             if connection is None:
                 return
-            self._connections[cookie_of(connection)] = connection
+            self._keep(cookie_of(connection), connection)
             if self._wire:
                 self._wire.send(connection)
+
+    def _keep(self, cookie: int, connection: socket.socket) -> None:
+        self._connections[cookie] = connection
+        self._holder.keep(connection_name(self._name, cookie), connection)
 
     def _say_full(self) -> None:
         if not self._said_full:
@@ -117,7 +135,7 @@ class Acceptor:
             if news.finished:
                 self._release(news.cookie)
             elif news.connection:
-                self._connections[news.cookie] = news.connection
+                self._keep(news.cookie, news.connection)
             else:
                 self._say("can't keep a connection: no descriptor is left for it")
         if len(self._connections) < QUIET_SHARE * self._connections_max:
@@ -126,6 +144,7 @@ class Acceptor:
     def _release(self, cookie: int) -> None:
         connection = self._connections.pop(cookie, None)
         if connection:
+            self._holder.release(connection_name(self._name, cookie))
             connection.close()
 
     def stop_listening(self, take: bool = True) -> None:
@@ -136,9 +155,10 @@ class Acceptor:
         `forget` goes first, so that nobody new finds a socket's file.
         """
         self._forget()
-        for listener in self.listeners:
+        for number, listener in enumerate(self.listeners):
             if take:
                 self.accept(listener, self._connections_max)
+            self._holder.release(listener_name(self._name, number))
             listener.close()
         self.listeners = []
 

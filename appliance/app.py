@@ -16,17 +16,28 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
 
 from appliance import __version__, credentials, process, stock
-from appliance.acceptor import Acceptor, nothing_to_forget
+from appliance.acceptor import Acceptor
 from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
 from appliance.collector import Collector
 from appliance.collector import Stopped as CollectorStopped
-from appliance.contracts import Checkpoint, Queue, Remark, Source, no_checkpoint
+from appliance.contracts import (
+    Checkpoint,
+    Holder,
+    NoHolder,
+    NoManager,
+    Queue,
+    Remark,
+    ServiceManager,
+    Source,
+    no_checkpoint,
+)
 from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
+from appliance.fdnames import Inherited
 from appliance.instance import Instance
 from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
@@ -50,6 +61,7 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
+from appliance.sources.listening import listen
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.gaps import GapList
@@ -87,9 +99,16 @@ class App:
         instance: Instance,
         checkpoint: Checkpoint = no_checkpoint,
         kernels: Mapping[str, Kernel] = KERNELS,
+        *,
+        inherited: Inherited | None = None,
+        holder: Holder | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._config = config
         self._instance = instance
+        self._inherited = inherited or Inherited()
+        self._holder = holder or NoHolder()
+        self._manager = manager or NoManager()
         self._checkpoint = checkpoint
         used = {_type_of(source) for source in config.sources.values()} & kernels.keys()
         self._kernels = {
@@ -132,6 +151,8 @@ class App:
             self._subscriber_spec,
             self._deaths,
             healthy_s=self._config.ready_s if self._config.require_healthy else None,
+            holder=self._holder,
+            manager=self._manager,
         )
         process.set_title(f"stream-daemon {self._config.name}")
         gc.collect()
@@ -299,7 +320,7 @@ class App:
         return [recovery, *collectors, *subscribers]
 
     def _collector_spec(self, name: str, source: AnySource) -> ChildSpec:
-        acceptor = _acceptor(name, source) if isinstance(source, SocketSource) else None
+        acceptor = self._acceptor(name, source) if isinstance(source, SocketSource) else None
         is_held = self._is_held(source)
         if acceptor and not is_held:
             text = "this kernel can't say what was read: what is in hand is lost at a kill -9"
@@ -313,6 +334,20 @@ class App:
             held=is_held,
             may_lose=not isinstance(source, FileSource),
             acceptor=acceptor,
+        )
+
+    def _acceptor(self, name: str, source: SocketSource) -> Acceptor:
+        """Listening sockets and connections that were left to this source are its own again."""
+        left = self._inherited.listeners.setdefault(name, [])
+        own = listen(source, left)
+        return Acceptor(
+            name,
+            lambda: own.sockets,
+            own.prepare,
+            _connections_max(source),
+            forget=own.forget,
+            holder=self._holder,
+            inherited=self._inherited.connections.pop(name, {}),
         )
 
     def _is_held(self, source: AnySource) -> bool:
@@ -623,18 +658,6 @@ def _secret(reference: SecretRef | None, key: str) -> str | None:
 def _variables(*references: SecretRef | None) -> list[str]:
     """The environment variables that hold secrets."""
     return [reference.env for reference in references if reference and reference.env]
-
-
-def _acceptor(name: str, source: SocketSource) -> Acceptor:
-    room = _connections_max(source)
-    if source.listen is None:
-        return Acceptor(name, list, tcp.prepare, room)
-    if isinstance(source, TcpSource):
-        listeners, prepare, forget = tcp.listen(source.listen), tcp.prepare, nothing_to_forget
-    else:
-        listeners = unix.listen(source.listen, source.mode, source.owner)
-        prepare, forget = unix.prepare, unix.remover(listeners)
-    return Acceptor(name, lambda: listeners, prepare, room, forget=forget)
 
 
 def _connections_max(source: AnySource) -> int:

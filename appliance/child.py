@@ -146,7 +146,7 @@ class Child:
     ) -> None:
         """The child's whole life, from fork to exit code."""
         close_inherited(self)
-        wish = process.born(self.spec.title, parent, drain_s)
+        wish = process.born(self.spec.title, parent, drain_s, lambda: self.slot.get("kept") > 0)
         acceptor = self.spec.acceptor
         connections = acceptor.connections if acceptor else []
         try:

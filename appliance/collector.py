@@ -159,7 +159,8 @@ class Collector:
         Told to stop, it leaves what is in the spool to its successor.
 
         Raises:
-            Stopped: told to end quickly while neither queue nor spool takes the frame in hand.
+            Stopped: told to end quickly, or to leave, while neither queue nor spool takes the
+                frame in hand.
             Occupied: at the instance's start, another one collects this source already.
         """
         self._birth()
@@ -575,7 +576,9 @@ class Collector:
             self._wish.wait(left_s)
 
     def _wait_to_retry(self, delay_s: float) -> None:
-        if self._wish.quick:
+        if self._wish.leave and not self._source.fleeting:
+            raise Stopped  # the successor makes it again
+        if self._wish.quick or self._wish.leave:
             hand = self._notes.last()
             assert hand
             self._log.error(
@@ -592,7 +595,10 @@ class Collector:
         """Whether we have ended; tells the source first if it shall."""
         if self._wished() != self._told:
             self._told = self._wished()
-            self._source.stop(self._wish.quick)
+            if self._wish.leave:
+                self._source.leave()
+            else:
+                self._source.stop(self._wish.quick)
         return self._is_over
 
     @property
@@ -610,6 +616,8 @@ class Collector:
             self._gauge.set("ended", 1)
 
     def _wished(self) -> str:
+        if self._wish.leave:
+            return "leave"
         if self._wish.quick:
             return "quick"
         return "drain" if self._wish.stop else ""

@@ -133,6 +133,13 @@ class Source(Protocol):
         again with quick=True.
         """
 
+    def leave(self) -> None:
+        """Become `ended` for a successor to go on, and let no sender notice.
+
+        What isn't handed over stays with whoever holds it; a source whose bytes nobody else
+        holds does what it does in a quick stop.
+        """
+
     def close(self) -> None:
         """Release descriptors. Safe to call twice."""
 
@@ -504,8 +511,89 @@ class Wish(Protocol):
     def quick(self) -> bool:
         """Whether to end at once, without waiting for anybody."""
 
+    @property
+    def leave(self) -> bool:
+        """Whether to end for a successor to go on, so that no sender may notice."""
+
     def take_nudge(self) -> bool:
         """Whether the parent has nudged since the last call."""
 
     def wait(self, timeout_s: float) -> None:
         """Block until a signal comes or the timeout is over."""
+
+
+# ── who started us, and who holds our sockets ───────────────────────────────────────────
+
+
+class Holder(Protocol):
+    """Who holds duplicates of our sockets, so that they outlive us: systemd's store, a keeper.
+
+    Names are those of fdnames.py.
+    """
+
+    @property
+    def holds(self) -> bool:
+        """Whether they would outlive us now."""
+
+    def keep(self, name: str, thing: Any) -> None:
+        """Hold a duplicate of a socket; the caller keeps its own. Never blocks, never raises."""
+
+    def release(self, name: str) -> None:
+        """Let go of what was kept under this name, if anything was. Never blocks or raises."""
+
+
+class NoHolder:
+    """Nobody: the sockets end with us (contract: Holder)."""
+
+    holds = False
+
+    def keep(self, name: str, thing: Any) -> None:
+        """Nothing."""
+
+    def release(self, name: str) -> None:
+        """Nothing."""
+
+
+class ServiceManager(Protocol):
+    """Who started us and wants to know how we are: systemd, or nobody. Nothing here blocks."""
+
+    def ready(self, status: str) -> None:
+        """We do what we are here for. Said once after the start and once after each reload."""
+
+    def status(self, text: str) -> None:
+        """How it goes, in one line."""
+
+    def alive(self) -> None:
+        """The loop has turned."""
+
+    def reloading(self) -> None:
+        """A new configuration is being put in place; `ready` says that it is."""
+
+    def stopping(self, more_s: float) -> None:
+        """We are ending, and need so many seconds more. Said again while we are at it."""
+
+    def comes_back(self) -> bool:
+        """Whether a stop that has come now is half of a restart."""
+
+
+class NoManager:
+    """Nobody (contract: ServiceManager)."""
+
+    def ready(self, status: str) -> None:
+        """Nothing."""
+
+    def status(self, text: str) -> None:
+        """Nothing."""
+
+    def alive(self) -> None:
+        """Nothing."""
+
+    def reloading(self) -> None:
+        """Nothing."""
+
+    def stopping(self, more_s: float) -> None:
+        """Nothing."""
+
+    def comes_back(self) -> bool:
+        """No."""
+        return False

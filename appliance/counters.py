@@ -44,6 +44,7 @@ WORDS = (
     "look",  # parent → recovery: please look again under this number
     "prepared",  # subscriber: 1 once the store was prepared
     "paused",  # parent → subscriber: take nothing while this is 1
+    "kept",  # parent → collector: 1 while its connections would outlive the parent
     "slow",  # 1 in a call that may take longer than the heartbeat's usual limit
     "position",  # subscriber: of the record in hand, NO_RECORD if no single one is
 )

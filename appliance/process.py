@@ -100,10 +100,14 @@ class Wish:
     meanings: Mapping[signal.Signals, str] = signals.CHILD
     ignored: Iterable[signal.Signals] = signals.CHILD_IGNORES
 
-    def __init__(self, parent: int, drain_s: float) -> None:
+    def __init__(
+        self, parent: int, drain_s: float, kept: Callable[[], bool] = lambda: False
+    ) -> None:
         self.drain = False
         self.quick = False
         self.nudged = False
+        self._kept = kept
+        self._left = False
         self._parent = parent
         self._drain_s = drain_s
         self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -119,7 +123,15 @@ class Wish:
     @property
     def stop(self) -> bool:
         """Whether this child shall end."""
-        return self.drain or self.quick
+        return self.drain or self.quick or self._left
+
+    @property
+    def leave(self) -> bool:
+        """Whether somebody goes on with our connections, so that nobody may notice our end.
+
+        Told so by the parent; or the parent is gone, and somebody beside it keeps them.
+        """
+        return self._left or (self.drain and self.orphaned and self._kept())
 
     @property
     def orphaned(self) -> bool:
@@ -160,6 +172,8 @@ class Wish:
                 self.nudged = True
             case "quick":
                 self.quick = True
+            case "leave":
+                self._left = True
             case _:
                 self.drain = True
         if self.stop and self.orphaned:
@@ -238,9 +252,12 @@ def _is_ignored(number: signal.Signals) -> bool:
     return signal.getsignal(number) is signal.SIG_IGN
 
 
-def born(title: str, parent: int, drain_s: float) -> Wish:
-    """The first thing a child does: its own handlers, its title, and dying with the parent."""
-    wish = Wish(parent, drain_s)
+def born(title: str, parent: int, drain_s: float, kept: Callable[[], bool] = lambda: False) -> Wish:
+    """The first thing a child does: its own handlers, its title, and dying with the parent.
+
+    `kept` tells whether its connections would outlive the parent.
+    """
+    wish = Wish(parent, drain_s, kept)
     # multiprocessing gives Python's sys.stdin another file; the descriptor stays the parent's.
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

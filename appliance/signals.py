@@ -14,6 +14,8 @@ PARENT: dict[Signals, str] = {
     Signals.SIGTTOU: "fewer",
     Signals.SIGTSTP: "pause",
     Signals.SIGCONT: "resume",
+    Signals.SIGHUP: "reload",
+    Signals.SIGUSR1: "reopen",
     Signals.SIGUSR2: "report",
 }
 """Signal to the parent → what it does. A second TERM or INT is `quick`."""
@@ -21,13 +23,11 @@ PARENT: dict[Signals, str] = {
 PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
 """A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""
 
-LATER = (Signals.SIGHUP, Signals.SIGUSR1)
-"""Settled meanings that this version lacks: received and said, so that none ends us."""
-
 CHILD: dict[Signals, str] = {
     Signals.SIGTERM: "drain",
     Signals.SIGUSR2: "quick",
     Signals.SIGUSR1: "nudge",
+    Signals.SIGRTMIN: "leave",
 }
 """Signal from the parent to a child → what it does. PR_SET_PDEATHSIG sends SIGTERM."""
 
@@ -53,6 +53,7 @@ ERRAND: dict[Signals, str] = {
 DRAIN = Signals.SIGTERM
 QUICK = Signals.SIGUSR2
 NUDGE = Signals.SIGUSR1
+LEAVE = Signals.SIGRTMIN
 
 PAUSED = "storing is paused (TSTP); resume with CONT"
 """What a subscriber says of itself while it takes nothing."""

@@ -25,7 +25,7 @@ from typing import Any
 from appliance import process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
-from appliance.contracts import NO_RECORD
+from appliance.contracts import NO_RECORD, Holder, NoHolder, NoManager, ServiceManager
 from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
@@ -62,8 +62,13 @@ class Watchdog:
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         healthy_s: float | None = None,
+        *,
+        holder: Holder | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._name = name
+        self._holder = holder or NoHolder()
+        self._manager = manager or NoManager()
         self._board = board
         self._children = [self._child(spec) for spec in specs]
         self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
@@ -85,6 +90,7 @@ class Watchdog:
         self._phase: int | None = None
         self._phase_began = 0.0
         self._quick = False
+        self._leaving = False
         self._refused = False
         self._drain_by = 0.0
         self._looks = 0
@@ -96,7 +102,7 @@ class Watchdog:
 
     def run(self) -> Exit:
         """Run until stopped, or until every source has ended and all is stored."""
-        wanted = {*signals.PARENT, *signals.CHILD, *signals.LATER}
+        wanted = {*signals.PARENT, *signals.CHILD}
         self._signals = process.SignalFd(wanted)
         self._log.info("%s started (pid %d)", self._name, self._parent)
         try:
@@ -136,6 +142,7 @@ class Watchdog:
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, sum(child.slot.get("works") for child in self._children))
         for child in self._children:
+            child.slot.set("kept", self._holder.holds)
             if child.pid:
                 self._ask(child)
                 child.check_heartbeat(now)
@@ -275,18 +282,27 @@ class Watchdog:
 
     # ── ending ──────────────────────────────────────────────────────────────────────────
 
-    def stop(self, quick: bool) -> None:
-        """Begin to stop; a second call, or quick, gives leases back instead of finishing."""
+    def stop(self, quick: bool, leave: bool = False) -> None:
+        """Begin to stop; a second call, or quick, gives leases back instead of finishing.
+
+        `leave`: whoever holds our sockets keeps them for the next start, and no sender notices.
+        """
         if self._phase is not None or quick:
             self._quick = True
         if self._phase is None:
-            self._log.info("stopping%s", " at once" if quick else "")
+            self._leaving = leave and self._holder.holds
+            for_next = ", connections are left to the next start" if self._leaving else ""
+            self._log.info("stopping%s%s", " at once" if quick else "", for_next)
             self._drain_by = self._monotonic() + self._drain_s
-            for child in self._of("collector"):
-                if child.spec.acceptor:
-                    is_ours = self._healthy_by is None and child.exit is not Exit.TAKEN
-                    child.spec.acceptor.stop_listening(take=is_ours)
+            if not self._leaving:
+                self._stop_listening()
             self._enter(0)
+
+    def _stop_listening(self) -> None:
+        for child in self._of("collector"):
+            if child.spec.acceptor:
+                is_ours = self._healthy_by is None and child.exit is not Exit.TAKEN
+                child.spec.acceptor.stop_listening(take=is_ours)
 
     def _end_when_refused(self, died: list[Child]) -> None:
         """Another instance collects what one of ours was to collect: this one isn't to run."""
@@ -344,7 +360,13 @@ class Watchdog:
         if child.retired or (
             self._phase is not None and PHASES.index(child.spec.kind) == self._phase
         ):
-            child.ask(signals.QUICK if self._quick else signals.DRAIN)
+            child.ask(self._request_to(child))
+
+    def _request_to(self, child: Child) -> Signals:
+        """How it is to end."""
+        if self._leaving and child.spec.acceptor and child.spec.held:
+            return signals.LEAVE
+        return signals.QUICK if self._quick else signals.DRAIN
 
     def _finished(self) -> bool:
         return self._phase is not None and self._phase >= len(PHASES)
@@ -400,7 +422,7 @@ class Watchdog:
     def _interesting_of(
         self, acceptor: Acceptor, admits: bool
     ) -> Iterator[tuple[Any, int, Callable[[], None]]]:
-        if admits and acceptor.has_room:
+        if admits and acceptor.has_room and not self._leaving:
             for listener in acceptor.listeners:
                 yield listener, select.POLLIN, partial(acceptor.accept, listener)
         wire = acceptor.wire
@@ -439,7 +461,7 @@ class Watchdog:
     def _obey(self, number: Signals) -> None:
         match signals.PARENT.get(number):
             case "drain":
-                self.stop(quick=False)
+                self.stop(quick=False, leave=self._manager.comes_back())
             case "quick":
                 self.stop(quick=True)
             case "more":
@@ -454,7 +476,7 @@ class Watchdog:
                 self._log_report()
             case "reap":
                 pass  # reconcile asks each process
-            case None:
+            case _:
                 self._log.warning("%s means nothing in this version: ignored", number.name)
 
     # ── control ─────────────────────────────────────────────────────────────────────────
@@ -482,7 +504,7 @@ class Watchdog:
                     self._stop_clients.pop(0).close()
                 now = bool(request and request.get("now"))
                 if now or self._phase is None:  # who only waits, too, doesn't hasten it
-                    self.stop(now)
+                    self.stop(now, leave=bool(request and request.get("leave")))
             case _:
                 client.answer({"error": "unknown verb; this version knows status and stop"})
 

@@ -52,6 +52,7 @@ class FakeSource:
         self.at_peek: list[Callable[[], None]] = []
         self.resumed: list[tuple[str | None, Any]] = []
         self.stops: list[bool] = []
+        self.left = False
         self.extra: dict[str, Any] = {}
         self._position = 0
         self._clock = clock
@@ -59,7 +60,7 @@ class FakeSource:
 
     @property
     def ended(self) -> bool:
-        return bool(self.stops) or (self.records.ends and not self._left())
+        return self.left or bool(self.stops) or (self.records.ends and not self._left())
 
     def _left(self) -> int:
         return len(self.records.bodies) - self._at()
@@ -104,6 +105,10 @@ class FakeSource:
     def stop(self, quick: bool) -> None:
         self._trace("stop")
         self.stops.append(quick)
+
+    def leave(self) -> None:
+        self._trace("leave")
+        self.left = True
 
     def close(self) -> None:
         """Nothing is held open."""

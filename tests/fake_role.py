@@ -44,13 +44,13 @@ class FakeWish:
     """What the parent asks (contract: contracts.Wish); `waits` are the timeouts asked for."""
 
     def __init__(self, clock: FakeClock) -> None:
-        self.drain = self.quick = self.nudged = False
+        self.drain = self.quick = self.leave = self.nudged = False
         self.waits: list[float] = []
         self._clock = clock
 
     @property
     def stop(self) -> bool:
-        return self.drain or self.quick
+        return self.drain or self.quick or self.leave
 
     def ask_to_drain(self) -> None:
         self.drain = True

@@ -42,7 +42,7 @@ class Wish:
     """What the parent asks; whoever waits too often is told to end."""
 
     def __init__(self) -> None:
-        self.drain = self.quick = self.orphaned = False
+        self.drain = self.quick = self.leave = self.orphaned = False
         self.allowed: list[float] = []
         self.waits: list[float] = []
         self._fd = os.eventfd(0)

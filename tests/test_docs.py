@@ -110,11 +110,7 @@ def test_every_signal_to_the_parent_is_listed() -> None:
         for row in table.partition("\n\n")[0].splitlines()[2:]
         for name in row.split("|")[1].split(",")
     }
-    assert meaning.keys() == {number.name for number in (*signals.PARENT, *signals.LATER)}
-    for number in signals.LATER:
-        assert "nothing in this version" in meaning[number.name]
-    for number in signals.PARENT:
-        assert "nothing in this version" not in meaning[number.name]
+    assert meaning.keys() == {number.name for number in signals.PARENT}
 
 
 def test_init_prints_a_configuration_that_parses(capsys: pytest.CaptureFixture[str]) -> None:

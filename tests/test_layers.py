@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "appliance"
 
 ROWS = {  # row: its files (a folder with its slash), the rows that they may import
     "packages": ("__init__", ""),
-    "words": ("frame batch errors texts", "words"),
+    "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
         "isolate signals backoff poison refusals status rates tweets accounts balance",

@@ -119,10 +119,9 @@ def test_the_dead_wait_to_be_asked_also_where_the_starter_ignores_them() -> None
 
 
 def test_every_signal_of_the_tables_has_one_meaning() -> None:
-    assert not set(signals.PARENT) & set(signals.LATER)
     assert set(signals.PROCESS_ONLY) < set(signals.PARENT)
     assert not set(signals.CHILD) & set(signals.CHILD_IGNORES)
-    assert {signals.DRAIN, signals.QUICK, signals.NUDGE} == set(signals.CHILD)
+    assert {signals.DRAIN, signals.QUICK, signals.LEAVE, signals.NUDGE} == set(signals.CHILD)
     assert set(signals.ERRAND.values()) == {"drain", "quick"}
 
 

@@ -1039,7 +1039,7 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", signals.LATER)
+@pytest.mark.parametrize("number", [Signals.SIGHUP, Signals.SIGUSR1])
 def test_a_signal_that_means_nothing_yet_is_said(
     start: Start, diary: Diary, cast: Cast, number: Signals
 ) -> None:

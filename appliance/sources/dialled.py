@@ -351,6 +351,11 @@ class DialledSource(HeldSource):
         self._dialler.stop()
         super().stop(quick)
 
+    def leave(self) -> None:
+        """The connection is the successor's."""
+        self._dialler.stop()
+        super().leave()
+
     def close(self) -> None:
         """Release the descriptors."""
         super().close()

@@ -385,6 +385,10 @@ class FileSource:
         """End after the chunk that is shown: the file keeps the rest for the next start."""
         self._stopped = True
 
+    def leave(self) -> None:
+        """As any stop: nobody notices."""
+        self.stop(quick=True)
+
     def close(self) -> None:
         """Release descriptors. Safe to call twice."""
         self._forget_shown()

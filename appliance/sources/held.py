@@ -138,6 +138,7 @@ class HeldSource:
         self._handed_over: list[Part] = []  # whose beginnings nobody needs any more
         self._stop_by: float | None = None
         self._stopped = False
+        self._left = False
         self._epoll = select.epoll()
         self._epoll.register(link.fileno(), select.EPOLLIN)
         self._epoll.register(wake.fileno(), select.EPOLLIN)
@@ -149,7 +150,7 @@ class HeldSource:
     @property
     def ended(self) -> bool:
         """Whether we were told to stop and every connection is done."""
-        return self._stop_by is not None and not self._connections
+        return self._left or (self._stop_by is not None and not self._connections)
 
     @property
     def connections(self) -> int:
@@ -294,6 +295,12 @@ class HeldSource:
             self._stop_by = self._monotonic() + self._limits.close_wait_s
             for connection in self._connections.values():
                 _shutdown(connection.socket, socket.SHUT_WR)
+
+    def leave(self) -> None:
+        """Touch no connection: the kernel keeps what they hold and what they send."""
+        if self.fleeting:
+            self.stop(quick=True)
+        self._left = not self.fleeting
 
     def close(self) -> None:
         """Release the descriptors; the parent's duplicates keep the connections open."""

@@ -145,6 +145,10 @@ class StdinSource:
         if self._allowed is None:
             self._allowed = _held_by_kernel(self._fd)
 
+    def leave(self) -> None:
+        """What was read is nobody's but ours: hand it over."""
+        self.stop(quick=True)
+
     def close(self) -> None:
         """Nothing: the descriptor isn't ours."""
 

@@ -153,8 +153,10 @@ def connected() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def listen(address: str) -> list[socket.socket]:
+def listen(address: str, left: list[socket.socket] | None = None) -> list[socket.socket]:
     """Listening sockets for "host:port": all addresses of the host.
+
+    One that listens there already is taken out of `left`, with all who wait at it.
 
     Raises:
         AddressError: the host is unknown, or the address can't be bound.
@@ -164,12 +166,24 @@ def listen(address: str) -> list[socket.socket]:
         infos = socket.getaddrinfo(
             host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        return [_bound(family, name) for family, *_, name in dict.fromkeys(infos)]
+        return [
+            _taken_over(family, name, left or []) or _bound(family, name)
+            for family, *_, name in dict.fromkeys(infos)
+        ]
     except OSError as error:
         raise AddressError(
             f"can't listen on {address}: {error.strerror or error}",
             "another program may hold the port (ss -ltnp), or the host is not this machine's",
         ) from error
+
+
+def _taken_over(family: int, name: object, left: list[socket.socket]) -> socket.socket | None:
+    for one in left:
+        if one.family == family and one.getsockname() == name:
+            left.remove(one)
+            one.setblocking(False)
+            return one
+    return None
 
 
 def _bound(family: int, name: object) -> socket.socket:

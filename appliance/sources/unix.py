@@ -78,15 +78,14 @@ def listen(path: str, mode: str, owner: str | None) -> list[socket.socket]:
         ConfigError: no such user or group.
         AddressError: another process listens there, or the file can't be made.
     """
-    uid, gid = ids_of(owner) if owner else (-1, -1)
+    ids = ids_of(owner) if owner else (-1, -1)
     if _is_left(path):
         Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o177)
     try:
         listener.bind(path)
-        os.chown(path, uid, gid)
-        os.chmod(path, int(mode, 8))
+        _admit(path, mode, ids)
         listener.listen(BACKLOG)
     except OSError as error:
         if listener.getsockname():
@@ -97,6 +96,25 @@ def listen(path: str, mode: str, owner: str | None) -> list[socket.socket]:
         os.umask(umask)
     listener.setblocking(False)
     return [listener]
+
+
+def admit(path: str, mode: str, owner: str | None) -> None:
+    """Say anew who may connect to a socket that is there already.
+
+    Raises:
+        ConfigError: no such user or group.
+        AddressError: the file isn't ours to change.
+    """
+    ids = ids_of(owner) if owner else (-1, -1)
+    try:
+        _admit(path, mode, ids)
+    except OSError as error:
+        raise _refused(path, owner, error) from error
+
+
+def _admit(path: str, mode: str, ids: tuple[int, int]) -> None:
+    os.chown(path, *ids)
+    os.chmod(path, int(mode, 8))
 
 
 def look(path: str, owner: str | None) -> Remark:

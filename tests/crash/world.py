@@ -79,7 +79,7 @@ class Steps:
 class Wish:
     """Nobody asks us to stop until `stop` is set."""
 
-    stop = quick = False
+    stop = quick = leave = False
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
