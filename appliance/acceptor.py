@@ -64,8 +64,8 @@ class Acceptor:
         self._connections: dict[int, socket.socket] = {}
         self._wire: ParentEnd | None = None
         self.listeners = listen()
-        for number, listener in enumerate(self.listeners):
-            self._holder.keep(listener_name(name, number), listener)
+        for listener in self.listeners:
+            self._holder.keep(listener_name(name, cookie_of(listener)), listener)
         for cookie, connection in (inherited or {}).items():
             self._keep(cookie, connection)
 
@@ -155,10 +155,10 @@ class Acceptor:
         `forget` goes first, so that nobody new finds a socket's file.
         """
         self._forget()
-        for number, listener in enumerate(self.listeners):
+        for listener in self.listeners:
             if take:
                 self.accept(listener, self._connections_max)
-            self._holder.release(listener_name(self._name, number))
+            self._holder.release(listener_name(self._name, cookie_of(listener)))
             listener.close()
         self.listeners = []
 

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
-from appliance.sources.listening import listen
+from appliance.sources.listening import close_unused, listen, wants, words
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.gaps import GapList
@@ -136,7 +137,9 @@ class App:
         children = 1 + len(sources) + self._subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
         _ = self._identity  # made here, once, under the lock
+        self._close_unused()
         specs = self._specs()  # listens: an address that is taken ends it here
+        self._refuse_strangers()
         if self._server:
             self._server.take_over()
         control = ControlServer(self._instance.control)
@@ -339,7 +342,7 @@ class App:
     def _acceptor(self, name: str, source: SocketSource) -> Acceptor:
         """Listening sockets and connections that were left to this source are its own again."""
         left = self._inherited.listeners.setdefault(name, [])
-        own = listen(source, left)
+        own = listen(name, source, left, self._inherited.others)
         return Acceptor(
             name,
             lambda: own.sockets,
@@ -349,6 +352,31 @@ class App:
             holder=self._holder,
             inherited=self._inherited.connections.pop(name, {}),
         )
+
+    def _refuse_strangers(self) -> None:
+        """A socket of a .socket unit whose senders nobody would hear is a mistake to mend first."""
+        for name, one in self._inherited.others:
+            raise ConfigError(
+                f"systemd has handed over a socket ({words(one)}) that no source listens on",
+                "give a source this address as its listen, or write the source's name as "
+                f"FileDescriptorName= in the .socket unit (now it is {name})",
+            )
+
+    def _close_unused(self) -> None:
+        """What a predecessor has left and this configuration has no use for. Who holds it lets go.
+
+        Before anybody listens: an address may be another source's by now.
+        """
+        unused = self._inherited.drop(self._is_wanted)
+        for name, _ in unused:
+            text = "%s was kept for this start, but isn't configured any more: closing it"
+            logging.getLogger("parent").warning(text, name)
+            self._holder.release(name)
+        close_unused([one for _, one in unused])
+
+    def _is_wanted(self, name: str, one: socket.socket) -> bool:
+        source = self._config.sources.get(name)
+        return isinstance(source, SocketSource) and wants(source, one)
 
     def _is_held(self, source: AnySource) -> bool:
         """Whether what a collector has in hand outlives it."""

@@ -555,7 +555,13 @@ class NoHolder:
 
 
 class ServiceManager(Protocol):
-    """Who started us and wants to know how we are: systemd, or nobody. Nothing here blocks."""
+    """Who started us and wants to know how we are: systemd, or nobody.
+
+    Nothing here blocks, but for `comes_back`, which may take 2 s.
+    """
+
+    def starting(self, more_s: float) -> None:
+        """We aren't ready, and need so many seconds more. Said again while that is so."""
 
     def ready(self, status: str) -> None:
         """We do what we are here for. Said once after the start and once after each reload."""
@@ -572,12 +578,18 @@ class ServiceManager(Protocol):
     def stopping(self, more_s: float) -> None:
         """We are ending, and need so many seconds more. Said again while we are at it."""
 
+    def restart_follows(self) -> None:
+        """Somebody who knows says: the stop that comes next is half of a restart."""
+
     def comes_back(self) -> bool:
         """Whether a stop that has come now is half of a restart."""
 
 
 class NoManager:
     """Nobody (contract: ServiceManager)."""
+
+    def starting(self, more_s: float) -> None:
+        """Nothing."""
 
     def ready(self, status: str) -> None:
         """Nothing."""
@@ -592,6 +604,9 @@ class NoManager:
         """Nothing."""
 
     def stopping(self, more_s: float) -> None:
+        """Nothing."""
+
+    def restart_follows(self) -> None:
         """Nothing."""
 
     def comes_back(self) -> bool:

@@ -14,6 +14,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -467,11 +468,24 @@ def raise_descriptor_limit(wanted: int) -> None:
 def memory_bytes() -> int:
     """RAM that this process may use: the machine's, or its cgroup's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = _memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return min([total, *limits])
+
+
+def _memory_limits(cgroup: Path, tree: Path) -> Iterator[int]:
+    """Limits of our control group and of all around it (cgroups(7); version 2)."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        own = cgroup.read_text()
     except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdecimal() else total
+        return
+    path = next((line[3:] for line in own.splitlines() if line.startswith("0::/")), "/")
+    group = tree / path.strip("/")
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(tree):
+            with suppress(OSError):
+                limit = (folder / "memory.max").read_text().strip()
+                if limit.isdecimal():
+                    yield int(limit)
 
 
 def _checked(result: int) -> int:

@@ -17,8 +17,12 @@ PARENT: dict[Signals, str] = {
     Signals.SIGHUP: "reload",
     Signals.SIGUSR1: "reopen",
     Signals.SIGUSR2: "report",
+    Signals.SIGURG: "restart follows",
 }
-"""Signal to the parent → what it does. A second TERM or INT is `quick`."""
+"""Signal to the parent → what it does. A second TERM or INT is `quick`.
+
+URG is ignored by who doesn't know it, so that it does no harm at the wrong moment.
+"""
 
 PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
 """A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""

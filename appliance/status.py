@@ -128,6 +128,34 @@ def awaited(report: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
+def line(report: dict[str, Any], starting: bool) -> str:
+    """How it goes, in one line, for who has started us: `systemctl status` shows it.
+
+    `starting`: it wasn't ready yet.
+    """
+    sources = report["sources"].values()
+    connections = sum(source["connections"] for source in sources)
+    per_s = sum(source["per_s"] for source in sources)
+    queue = report["queue"]
+    figures = [
+        f"{connections:,} connections",
+        f"{per_s:,.0f} records/s",
+        f"{queue['frames'] + queue['busy']:,} frames waiting",
+    ]
+    what = "starting" if starting and report["state"] != "stopping" else report["state"]
+    return f"{what}: {', '.join([*_troubles(report), *figures])}"
+
+
+def _troubles(report: dict[str, Any]) -> list[str]:
+    spooled = sum(source["spool"]["bytes"] for source in report["sources"].values())
+    said = awaited(report)
+    return [
+        *(text if text == signals.PAUSED else f"waiting for {text}" for text in said),
+        *([report["store"]["refusing"]] if report["store"]["refusing"] else []),
+        *([f"{spooled:,} bytes in the spool"] if spooled else []),
+    ]
+
+
 def exit_code(report: dict[str, Any]) -> Exit:
     """What `status` exits with."""
     return Exit.OK if report["state"] == "healthy" else Exit.DEGRADED

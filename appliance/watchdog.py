@@ -30,6 +30,7 @@ from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
 from appliance.errors import Exit
+from appliance.herald import Herald
 from appliance.logs import WHOLE
 from appliance.rates import Rates
 from appliance.settings import SUBSCRIBERS_LIMIT
@@ -69,6 +70,7 @@ class Watchdog:
         self._name = name
         self._holder = holder or NoHolder()
         self._manager = manager or NoManager()
+        self._herald = Herald(self._manager)
         self._board = board
         self._children = [self._child(spec) for spec in specs]
         self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
@@ -149,6 +151,7 @@ class Watchdog:
             elif self._is_wanted(child) and now >= child.start_at:
                 child.start(now, self._drain_s, self._close_inherited)
                 self._ask(child)  # in a stop, too, it shall not begin with anything new
+        self._herald.turned(now, self._phase is not None, self.report)
 
     def _forgive_silence(self, now: float) -> None:
         """Who didn't beat while this loop itself was stopped is not to blame."""
@@ -294,6 +297,7 @@ class Watchdog:
             for_next = ", connections are left to the next start" if self._leaving else ""
             self._log.info("stopping%s%s", " at once" if quick else "", for_next)
             self._drain_by = self._monotonic() + self._drain_s
+            self._herald.stops()
             if not self._leaving:
                 self._stop_listening()
             self._enter(0)
@@ -474,6 +478,8 @@ class Watchdog:
                 self._pause(False)
             case "report":
                 self._log_report()
+            case "restart follows":
+                self._manager.restart_follows()
             case "reap":
                 pass  # reconcile asks each process
             case _:

@@ -304,6 +304,10 @@ class FailingListener:
             raise OSError(number, os.strerror(number))
         raise BlockingIOError
 
+    def getsockopt(self, *_: int) -> bytes:
+        """Its cookie."""
+        return bytes(8)
+
     def close(self) -> None:
         """It was never open."""
 

@@ -20,7 +20,7 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
-        "isolate signals backoff poison refusals status rates tweets accounts balance",
+        "isolate signals backoff poison refusals status herald rates tweets accounts balance",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),

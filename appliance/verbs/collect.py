@@ -2,14 +2,16 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 
-from appliance import control, logs, process
+from appliance import control, logs, process, systemd
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
 from appliance.settings import Config, StdinSource
 from appliance.verbs import background, holder, locate
+from appliance.verbs.surroundings import Surroundings, look
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int:
@@ -22,8 +24,16 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     control.check_path(instance.control)
     if args.detach:
         _refuse_stdin(config)
-    environ = dict(os.environ)  # whole, for the second start: App takes the secrets out
-    app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
+    environ = _for_second_start(os.environ)
+    around = Surroundings() if args.detach else look(config.drain_s)
+    app = App(  # the last that can find the configuration wanting
+        config,
+        instance,
+        checkpoint,
+        inherited=around.inherited,
+        holder=around.holder,
+        manager=around.manager,
+    )
     instance.make()
     try:
         if args.detach:
@@ -34,6 +44,13 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
         if args.if_needed:
             return int(Exit.OK)
         raise
+
+
+def _for_second_start(environ: Mapping[str, str]) -> dict[str, str]:
+    """For an instance in the background: with the secrets, which App takes out of ours; but what
+    systemd says to this process isn't for that one.
+    """
+    return {name: value for name, value in environ.items() if name not in systemd.VARIABLES}
 
 
 def _run_here(app: App, config: Config, instance: Instance) -> int:
