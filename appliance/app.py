@@ -373,6 +373,8 @@ class App:
             logging.getLogger("parent").warning(text, name)
             self._holder.release(name)
         close_unused([one for _, one in unused])
+        if unused:
+            self._holder.settle()
 
     def _is_wanted(self, name: str, one: socket.socket) -> bool:
         source = self._config.sources.get(name)

@@ -541,6 +541,9 @@ class Holder(Protocol):
     def release(self, name: str) -> None:
         """Let go of what was kept under this name, if anything was. Never blocks or raises."""
 
+    def settle(self) -> None:
+        """Wait until what was released is let go of, so that its address is free. At most 5 s."""
+
 
 class NoHolder:
     """Nobody: the sockets end with us (contract: Holder)."""
@@ -551,6 +554,9 @@ class NoHolder:
         """Nothing."""
 
     def release(self, name: str) -> None:
+        """Nothing."""
+
+    def settle(self) -> None:
         """Nothing."""
 
 

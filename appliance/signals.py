@@ -24,6 +24,9 @@ PARENT: dict[Signals, str] = {
 URG is ignored by who doesn't know it, so that it does no harm at the wrong moment.
 """
 
+URGENT = Signals.SIGURG
+"""Obeyed before the others that have come meanwhile: it says what one of them means."""
+
 PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
 """A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""
 

@@ -136,11 +136,11 @@ def line(report: dict[str, Any], starting: bool) -> str:
     sources = report["sources"].values()
     connections = sum(source["connections"] for source in sources)
     per_s = sum(source["per_s"] for source in sources)
-    queue = report["queue"]
+    waiting = report["queue"]["frames"] + report["queue"]["busy"]
     figures = [
-        f"{connections:,} connections",
+        f"{connections:,} connection{'' if connections == 1 else 's'}",
         f"{per_s:,.0f} records/s",
-        f"{queue['frames'] + queue['busy']:,} frames waiting",
+        f"{waiting:,} frame{'' if waiting == 1 else 's'} waiting",
     ]
     what = "starting" if starting and report["state"] != "stopping" else report["state"]
     return f"{what}: {', '.join([*_troubles(report), *figures])}"

@@ -54,6 +54,7 @@ UNNAMED = "unknown"  # what systemd calls a descriptor without a name
 STATUS_CHARS_MAX = 500  # of a status line; `systemctl status` shows one line
 JOB_S = 2.0  # so long systemd may take to say what it is doing with us
 ANNOUNCED_S = 10.0  # so long after its announcement a stop is half of a restart
+SETTLE_S = 5.0  # so long systemd may take to do what was said
 PATH = "/usr/bin:/bin"  # where systemctl is
 
 _log = logging.getLogger("systemd")
@@ -154,6 +155,25 @@ class Channel:
             if not self._is_taken(text, thing):
                 return
             del self._unsent[kind]
+
+    def barrier(self, timeout_s: float) -> bool:
+        """Wait until all that was said is done, as far as that can be had; whether it is.
+
+        systemd closes the descriptor that comes with BARRIER=1 behind what came before
+        (sd_notify_barrier(3), from 246 on).
+        """
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self.say("barrier", "BARRIER=1", theirs)
+                if "barrier" in self._unsent:  # it is too busy to wait for
+                    del self._unsent["barrier"]
+                    return False
+            ours.settimeout(timeout_s)
+            try:
+                return ours.recv(1) == b""
+            except TimeoutError:
+                return False
 
     def _is_taken(self, text: str, thing: Any) -> bool:
         """A socket for each message, as sd_notify does it: children inherit none."""
@@ -280,6 +300,11 @@ class Store:
         if self._without and len(self._kept) < self._room:
             waiting = next(iter(self._without))
             self.keep(waiting, self._without.pop(waiting))
+
+    def settle(self) -> None:
+        """Wait until what was released is let go of, SETTLE_S at most."""
+        if self.holds:
+            self._channel.barrier(SETTLE_S)
 
     def _say_full(self) -> None:
         if not self._said:

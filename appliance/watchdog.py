@@ -458,7 +458,8 @@ class Watchdog:
         return max(0.0, min(due, START_TICK_S_MAX if is_starting else TICK_S_MAX))
 
     def _read_signals(self) -> None:
-        for received in self._signals.read():
+        # The kernel gives the lower number first, and what an announcement is about is TERM.
+        for received in sorted(self._signals.read(), key=lambda one: one.signal != signals.URGENT):
             if received.code <= 0 or received.signal not in signals.PROCESS_ONLY:
                 self._obey(received.signal)
 

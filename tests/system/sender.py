@@ -11,19 +11,19 @@ import termios
 import threading
 from types import TracebackType
 
-from tests.system.daemon import STOP_S, connect, until
+from tests.system.daemon import STOP_S, Where, connect, until
 from tests.system.records import Records
 
 ACKNOWLEDGED_S = 30.0
 
 
 class Sender:
-    """One TCP connection, one thread, about so many bytes a second, until told to finish.
+    """One connection (TCP or Unix), one thread, about so many bytes a second, until told to finish.
 
     refused: the daemon cut the connection (by a reset) before we had finished.
     """
 
-    def __init__(self, port: int, records: Records, *, bytes_per_s: float = 2e6) -> None:
+    def __init__(self, port: Where, records: Records, *, bytes_per_s: float = 2e6) -> None:
         self._port = port
         self._records = records
         self._bytes_per_s = bytes_per_s
