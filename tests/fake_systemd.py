@@ -25,7 +25,7 @@ LAUNCHER = """
 import fcntl, os, sys
 came = [int(fd) for fd in filter(None, sys.argv[1].split(","))]
 given = [fcntl.fcntl(fd, fcntl.F_DUPFD, 1000) for fd in came]
-for fd in came:
+for fd in {*came}:
     os.close(fd)
 for number, fd in enumerate(given):
     os.dup2(fd, 3 + number, inheritable=True)

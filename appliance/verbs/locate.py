@@ -8,7 +8,7 @@ from pathlib import Path
 
 from appliance import config
 from appliance.errors import ConfigError, InstanceError
-from appliance.instance import Instance, state_directory
+from appliance.instance import Instance, directory_of
 from appliance.settings import Config
 
 
@@ -68,7 +68,7 @@ def refuse_others(instance: Instance, args: argparse.Namespace, words: Sequence[
 
 
 def _instance(name: str, state_dir: str | None) -> Instance:
-    return Instance(state_directory(state_dir, os.environ, os.geteuid() == 0) / name)
+    return Instance(directory_of(name, state_dir, os.environ, os.geteuid() == 0))
 
 
 def _read(file: str) -> str:
