@@ -38,8 +38,9 @@ from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, Unavailable
-from appliance.fdnames import Inherited
+from appliance.fdnames import Inherited, connection_name
 from appliance.instance import Instance
+from appliance.link import cookie_of
 from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
@@ -62,7 +63,7 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
-from appliance.sources.listening import close_unused, listen, wants, words
+from appliance.sources.listening import close_unused, listen, waiting_at, wants, words
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.gaps import GapList
@@ -368,13 +369,22 @@ class App:
         Before anybody listens: an address may be another source's by now.
         """
         unused = self._inherited.drop(self._is_wanted)
-        for name, _ in unused:
-            text = "%s was kept for this start, but isn't configured any more: closing it"
+        for name, one in unused:
+            self._take_waiting(name.partition(".")[0], one)
+            text = "%s was kept for this start, but the configuration has no use for it: closing it"
             logging.getLogger("parent").warning(text, name)
             self._holder.release(name)
         close_unused([one for _, one in unused])
         if unused:
             self._holder.settle()
+
+    def _take_waiting(self, name: str, listener: socket.socket) -> None:
+        """Who waits at an address that is given up is let in where its source goes on elsewhere."""
+        source = self._config.sources.get(name)
+        if isinstance(source, SocketSource):
+            for connection in waiting_at(source, listener):
+                cookie = cookie_of(connection)
+                self._inherited.add(connection_name(name, cookie), connection)
 
     def _is_wanted(self, name: str, one: socket.socket) -> bool:
         source = self._config.sources.get(name)

@@ -8,13 +8,14 @@ unit goes on holding it, so mode, owner and end of a socket's file are the unit'
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from appliance.errors import ConfigError
 from appliance.settings import SocketSource, UnixSource
 from appliance.sources import tcp, unix
+from appliance.sources.kernel import BACKLOG
 
 
 class Listening(NamedTuple):
@@ -131,6 +132,20 @@ def wants(source: SocketSource, one: socket.socket) -> bool:
         # Without its file nobody would find it.
         return one.getsockname() == source.listen and os.path.exists(one.getsockname())
     return source.listen is not None and tcp.listens_at(one, source.listen)
+
+
+def waiting_at(source: SocketSource, listener: socket.socket) -> Iterator[socket.socket]:
+    """Connections that wait at a listening socket of the source's kind; they are let in."""
+    if not fits(source, listener) or not _listens(listener):
+        return
+    listener.setblocking(False)
+    for _ in range(BACKLOG + 1):  # as many as may wait
+        try:
+            connection, _address = listener.accept()
+        except OSError:  # nobody is left, or there is no room: those are refused, and see it
+            return
+        (unix.prepare if isinstance(source, UnixSource) else tcp.prepare)(connection)
+        yield connection
 
 
 def close_unused(left: list[socket.socket]) -> None:

@@ -257,7 +257,7 @@ def test_what_is_no_longer_configured_is_closed_and_said(unit: Unit) -> None:
         unit.start()
         sender.settimeout(STOP_S)
         assert reaches_its_end(sender)
-    assert unit.daemon.said().count("isn't configured any more: closing it") == 2
+    assert unit.daemon.said().count("the configuration has no use for it: closing it") == 2
     names = {name.split(".")[0] for name in unit.systemd.store}
     assert names == {"u", "v"}
     with connect(port) as sender:  # the address is the other source's now
@@ -271,3 +271,23 @@ def reaches_its_end(sender: socket.socket) -> bool:
         return sender.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def test_who_waits_at_an_address_that_is_given_up_is_let_in(unit: Unit) -> None:
+    """As where a Unix socket's directory is made anew, or another port is configured."""
+    port = free_port()
+    path = configure(unit, port)
+    unit.start()
+    unit.restart()
+    for where in (port, str(path)):
+        with connect(where) as sender:
+            sender.sendall(b"early, and gone\n")
+    path.unlink()
+    text = unit.daemon.file.read_text()
+    unit.daemon.file.write_text(text.replace(f":{port}", f":{free_port()}"))
+    unit.start()
+    until(lambda: rows(unit) == 2, STOP_S, "what they had sent")
+    with connect(str(path)) as sender:
+        sender.sendall(b"late\n")
+    until(lambda: rows(unit) == 3, STOP_S, "what comes by the new socket")
+    assert unit.daemon.stop() == 0
