@@ -371,8 +371,8 @@ class App:
         unused = self._inherited.drop(self._is_wanted)
         for name, one in unused:
             self._take_waiting(name.partition(".")[0], one)
-            text = "%s was kept for this start, but the configuration has no use for it: closing it"
-            logging.getLogger("parent").warning(text, name)
+            text = "closing %s, which was kept for this start: no source goes on with it"
+            logging.getLogger("parent").info(text, name)
             self._holder.release(name)
         close_unused([one for _, one in unused])
         if unused:
