@@ -5,6 +5,8 @@
 #   machine.sh services          real servers for the tests to start privately
 #   machine.sh mysql DIR         MySQL's own server, unpacked into DIR
 #   machine.sh tree SUITE DIR [PACKAGE…]   a bare tree of that Debian release in DIR
+#   machine.sh debstrap DIR OPTION… SUITE   the same, by mmdebstrap's own options
+#   machine.sh compiler          what build/tree.sh needs to compile a Python
 #   machine.sh freezer PYTHON    what PyInstaller needs around that Python
 #
 # As root on Debian and its kin, missing packages are installed; anyone else is told which
@@ -185,6 +187,23 @@ mysql() {
     fi
 }
 
+# ── compiler ────────────────────────────────────────────────────────────────────────────
+
+compiler() {
+    local missing=()
+    command -v gcc >/dev/null || missing+=(gcc)
+    command -v make >/dev/null || missing+=(make)
+    command -v objdump >/dev/null || missing+=(binutils)
+    command -v dpkg-source >/dev/null || missing+=(dpkg-dev)
+    command -v tclsh >/dev/null || missing+=(tcl)
+    perl -MFindBin -e 1 2>/dev/null || missing+=(perl)
+    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap debian-archive-keyring)
+    [ ${#missing[@]} = 0 ] && return
+    can_install || die "to build a Python for old systems, this is missing: ${missing[*]}" \
+        "  → apt-get install ${missing[*]} (as root)"
+    install "${missing[@]}"
+}
+
 # ── freezer ─────────────────────────────────────────────────────────────────────────────
 
 freezer() {
@@ -207,6 +226,6 @@ except OSError:
 }
 
 case ${1:-} in
-venv | services | mysql | tree | freezer) "$@" ;;
-*) die "usage: machine.sh venv DIR | services | mysql DIR | tree SUITE DIR [PACKAGE…] | freezer PYTHON" ;;
+venv | services | mysql | tree | debstrap | compiler | freezer) "$@" ;;
+*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer … (see its head)" ;;
 esac
