@@ -1,9 +1,10 @@
 """The journal's own socket: one datagram a message, with fields.
 
 The protocol is systemd's "Native Journal Protocol". Used where stderr is the journal's: then
-$JOURNAL_STREAM names what descriptor 2 is (systemd.exec(5)). A datagram is "KEY=value\\n" for each field, or, where the value has several
-lines, "KEY\\n", its length as 8 bytes little-endian, the value, "\\n". What is too large for a
-datagram goes as a sealed file in memory whose descriptor is sent instead.
+$JOURNAL_STREAM names what descriptor 2 is (systemd.exec(5)). A datagram is "KEY=value\\n" for
+each field, or, where the value has several lines, "KEY\\n", its length as 8 bytes little-endian,
+the value, "\\n". What is too large for a datagram goes as a sealed file in memory whose descriptor
+is sent instead.
 """
 
 import errno
