@@ -88,6 +88,7 @@ services() {
     command -v socat >/dev/null || missing+=(socat)
     command -v rsyslogd >/dev/null || missing+=(rsyslog)
     command -v ps >/dev/null || missing+=(procps)
+    command -v logrotate >/dev/null || missing+=(logrotate)
     [ ${#missing[@]} = 0 ] && return
     if ! can_install; then
         say "not installed: ${missing[*]}; tests that need them are skipped"
