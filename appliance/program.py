@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 
@@ -24,6 +25,13 @@ def environment(environ: Mapping[str, str], frozen: bool) -> dict[str, str]:
     if "LD_LIBRARY_PATH_ORIG" in environ:
         ours["LD_LIBRARY_PATH"] = environ["LD_LIBRARY_PATH_ORIG"]
     return ours | {"PYINSTALLER_RESET_ENVIRONMENT": "1"}
+
+
+def file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The one file that this program is, None where it runs from a checkout or a package."""
+    if not getattr(sys, "frozen", False):
+        return None
+    return Path(environ.get("STREAM_DAEMON_FILE") or sys.executable)
 
 
 def start(
