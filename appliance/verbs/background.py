@@ -70,13 +70,12 @@ def _follow(
     return int(Exit.OK)
 
 
-def _report(instance: Instance, session: int) -> dict[str, Any] | None:
+def _report(instance: Instance, pid: int) -> dict[str, Any] | None:
     """What the instance that we have started says of itself, once it answers."""
     try:
         report = control.ask(instance.control, {"verb": "status"}, ANSWER_S)
-        # A frozen file's parent isn't the process that was started, but in its session.
-        return report if os.getsid(report["pid"]) == session else None
-    except (control.NotRunning, TimeoutError, ProcessLookupError):
+        return report if report["pid"] == pid else None
+    except (control.NotRunning, TimeoutError):
         return None
 
 

@@ -84,7 +84,7 @@ def run(command: Sequence[str]) -> str:
             text=True,
             errors="replace",
             timeout=COMMAND_S_MAX,
-            env=_environment(),
+            env=dict(os.environ) | {"PATH": _path()},
         )
     except OSError as error:
         raise InstanceError(f"{line}: {error.strerror}", f"is {command[0]} installed?") from error
@@ -96,7 +96,6 @@ def run(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def _environment() -> dict[str, str]:
-    """Without what a frozen file sets for itself, and with the folders that only root has."""
-    ours = program.environment(os.environ, bool(program.file()))
-    return ours | {"PATH": f"{ours.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+def _path() -> str:
+    """Where commands are, with the folders that only root looks into."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
