@@ -29,14 +29,14 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
-        "program logs instance",
+        "program logs instance keeper_wire",
         "decisions words",
     ),
     "acceptor": ("acceptor", "hands decisions words"),
     "replay": ("replay", "decisions words"),
-    "roles": ("collector subscriber recovery monitor", "replay hands decisions words"),
+    "roles": ("collector subscriber recovery monitor keeper", "replay hands decisions words"),
     "auditor": ("auditor", "spool hands decisions words"),
-    "child": ("child", "acceptor hands decisions words"),
+    "child": ("child keeping", "acceptor hands decisions words"),
     "watchdog": ("watchdog", "child acceptor hands decisions words"),
     "app": (
         "app",
