@@ -33,11 +33,17 @@ SPARE_S = 30.0  # beyond ready_s, for an instance that has to give up then (requ
 SAID_BYTES_MAX = 64 * 1024
 
 
-def start(config: Config, instance: Instance, file: str, environ: Mapping[str, str]) -> int:
-    """Start it and wait until it is ready; the exit code for who has asked for it."""
+def start(
+    config: Config, instance: Instance, file: str, environ: Mapping[str, str], *options: str
+) -> int:
+    """Start it and wait until it is ready; the exit code for who has asked for it.
+
+    `options` are given to its `collect`.
+    """
     said = Said.so_far(instance.log, config)
     with _open_log(instance.log) as log:
-        started = program.start(["-c", str(Path(file).absolute()), "collect"], log, environ)
+        words = ["-c", str(Path(file).absolute()), "collect", *options]
+        started = program.start(words, log, environ)
     pidfd = os.pidfd_open(started.pid)
     try:
         return _follow(started, pidfd, config, instance, said)

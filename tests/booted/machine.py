@@ -1,4 +1,4 @@
-"""A server to break: a bare Debian tree, booted by systemd-nspawn, with all that it writes thrown away.
+"""A server to break: a bare Debian tree that systemd-nspawn boots; what it writes is thrown away.
 
 The tree itself is only read; what the machine writes goes into an overlay, which lives through
 its reboots and power cuts and is gone with the test. The machine has a network of its own, with

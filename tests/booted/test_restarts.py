@@ -98,7 +98,9 @@ def streams(machine: Machine, service: Service) -> Iterator[list[Stream]]:
     """One TCP and one Unix connection that write without pause."""
     with ExitStack() as stack:
         yield [
-            stack.enter_context(Stream(name, machine.connect(where), Records(seed, 4000, LONG_EVERY)))
+            stack.enter_context(
+                Stream(name, machine.connect(where), Records(seed, 4000, LONG_EVERY))
+            )
             for seed, (name, where) in enumerate((("tcp", PORT), ("unix", UNIX)))
         ]
 
@@ -121,13 +123,15 @@ def test_senders_notice_nothing_of_whatever_happens_to_the_service(
     history = [name for name, times in (WHOLE if full else SHORT).items() for _ in range(times)]
     dice.shuffle(history)
     rows = 0
-    for blow in ['restart']*0:
+    for blow in ["restart"] * 0:
         print(blow)
         getattr(blows, blow)()
         for stream in streams:
             stream.check()
         rows = service.until_more_than(rows, dice.random() * BREATH_S_MAX)
-    import time; time.sleep(5)
+    import time
+
+    time.sleep(5)
     for stream in streams:
         stream.finish()
     service.until_count(sum(stream.records.sent for stream in streams))
