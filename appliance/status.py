@@ -65,10 +65,12 @@ def report(
     paused: bool,
     per_s: PerSecond,
     now: float,
+    own_error: tuple[str, int] = ("", 0),
 ) -> dict[str, Any]:
     """The whole of `status --json`.
 
-    `identity` is name, version, pid and since; `now` is in seconds since the epoch.
+    `identity` is name, version, pid and since; `now` is in seconds since the epoch; `own_error`
+    is the parent's last one, and when that was.
     """
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
@@ -98,7 +100,7 @@ def report(
             ),
             "refusing": next((c.refusing for c in subscribers if c.refusing and not c.gone), ""),
         },
-        **_last_error(children),
+        **_last_error([own_error, *((c.last_error, c.last_error_at) for c in children)]),
     }
 
 
@@ -201,12 +203,12 @@ def _lag_s(subscribers: list[ChildState], queue: dict[str, Any], now: float) -> 
     return round(max(0.0, now - (min(in_hand) if in_hand else max(stored)) / 1000), 1)
 
 
-def _last_error(children: list[ChildState]) -> dict[str, Any]:
-    newest = max(children, key=lambda child: child.last_error_at)
-    if not newest.last_error:
+def _last_error(errors: list[tuple[str, int]]) -> dict[str, Any]:
+    text, seconds = max(errors, key=lambda error: error[1])
+    if not text:
         return {"last_error": "", "last_error_at": None}
-    at = datetime.fromtimestamp(newest.last_error_at, UTC)
-    return {"last_error": newest.last_error, "last_error_at": at.isoformat(timespec="seconds")}
+    at = datetime.fromtimestamp(seconds, UTC)
+    return {"last_error": text, "last_error_at": at.isoformat(timespec="seconds")}
 
 
 def _sentence(report: dict[str, Any]) -> str:

@@ -1039,7 +1039,7 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [Signals.SIGHUP, Signals.SIGUSR1])
+@pytest.mark.parametrize("number", [Signals.SIGUSR1])
 def test_a_signal_that_means_nothing_yet_is_said(
     start: Start, diary: Diary, cast: Cast, number: Signals
 ) -> None:
@@ -1175,12 +1175,10 @@ def test_one_too_many_that_is_killed_is_not_started_again(
 def test_one_too_many_that_is_dead_is_not_started_again_until_it_is_wanted(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
+    second = dying(cast, "subscriber", "2", ["70"] * 4)
     parent = start(
-        [
-            cast.recovery(),
-            cast.obedient("subscriber", "1"),
-            dying(cast, "subscriber", "2", ["70"] * 4),
-        ]
+        [cast.recovery(), cast.obedient("subscriber", "1"), second],
+        subscriber=lambda _number: second,
     )
     diary.wait_for("subscriber 2 died .* again in 0.8 s")
     parent.send(Signals.SIGTTOU)

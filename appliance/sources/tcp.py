@@ -162,19 +162,21 @@ def listen(address: str, left: list[socket.socket] | None = None) -> list[socket
         AddressError: the host is unknown, or the address can't be bound.
     """
     host, _, port = address.rpartition(":")
+    opened: list[socket.socket] = []
     try:
         infos = socket.getaddrinfo(
             host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        return [
-            _taken_over(family, name, left or []) or _bound(family, name)
-            for family, *_, name in dict.fromkeys(infos)
-        ]
+        for family, *_, name in dict.fromkeys(infos):
+            opened.append(_taken_over(family, name, left or []) or _bound(family, name))
     except OSError as error:
+        for one in opened:
+            one.close()
         raise AddressError(
             f"can't listen on {address}: {error.strerror or error}",
             "another program may hold the port (ss -ltnp), or the host is not this machine's",
         ) from error
+    return opened
 
 
 def _taken_over(family: int, name: object, left: list[socket.socket]) -> socket.socket | None:

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from functools import partial
+from pathlib import Path
 
 from appliance import control, logs, process
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
+from appliance.renewal import Renewer
 from appliance.settings import Config, StdinSource
 from appliance.verbs import background, holder, locate
 
@@ -17,7 +20,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     if args.if_needed and _runs(locate.instance(args)):
         return int(Exit.OK)
     config, instance, file = locate.load(args)
-    logs.set_up(config.log.level)
+    _set_up_log(config)
     process.fill_standard_descriptors()
     control.check_path(instance.control)
     if args.detach:
@@ -29,20 +32,25 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
         if args.detach:
             holder.refuse_second(instance)
             return background.start(config, instance, file, environ)
-        return _run_here(app, config, instance)
+        return _run_here(app, config, instance, file)
     except holder.AlreadyRuns:
         if args.if_needed:
             return int(Exit.OK)
         raise
 
 
-def _run_here(app: App, config: Config, instance: Instance) -> int:
+def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
+    read = partial(locate.read_again, str(Path(file).absolute()))
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
-        return int(app.run())
+        return int(app.run(Renewer(app, read, _set_up_log)))
     finally:
         lock.release()
+
+
+def _set_up_log(config: Config) -> None:
+    logs.set_up(config.log.level)
 
 
 def _runs(instance: Instance) -> bool:
