@@ -15,7 +15,7 @@ from multiprocessing.context import ForkProcess
 from signal import Signals
 from typing import Any, Protocol
 
-from appliance import process
+from appliance import process, signals
 from appliance.acceptor import Acceptor
 from appliance.backoff import RestartBackoff
 from appliance.contracts import NO_RECORD, Death
@@ -196,8 +196,11 @@ class Child:
         return self._told is not None or self.slot.get("ended") > 0
 
     def _missed_some(self) -> bool:
-        """Whether it ended before connections that were on their way had reached it."""
-        return not self._cookies() <= self._inherited
+        """Whether it ended before connections that were on their way had reached it.
+
+        One that has left them to a successor misses none.
+        """
+        return self._told != signals.LEAVE and not self._cookies() <= self._inherited
 
     def _cookies(self) -> set[int]:
         acceptor = self.spec.acceptor
