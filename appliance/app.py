@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
 from typing import Any
 
-from appliance import __version__, credentials, keeper_wire, process, stock
+from appliance import __version__, credentials, keeper_wire, logs, process, stock
 from appliance.acceptor import Acceptor
 from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
@@ -51,9 +51,11 @@ from appliance.redis_server import EmbeddedServer, find_server
 from appliance.replay import Leftovers
 from appliance.rows import RowMaker
 from appliance.settings import (
+    LOG_TO_STDERR,
     AnySource,
     Config,
     FileSource,
+    LogConfig,
     SecretRef,
     SocketSource,
     StdinSource,
@@ -297,11 +299,13 @@ class App:
 
         `runs`: an instance runs, so that its addresses are taken by itself.
         """
-        birth = Birth(wish, slot)
-        for name, source in self._config.sources.items():
+        birth, config = Birth(wish, slot), self._config
+        for name, source in config.sources.items():
             yield f"source {name}", partial(_look_at_source, source, runs)
-        yield f"queue {self._config.queue.url}", partial(self._look_at_queue, birth, runs)
-        yield f"store {self._config.store.url}", partial(self._look_at_store, birth)
+        yield f"queue {config.queue.url}", partial(self._look_at_queue, birth, runs)
+        yield f"store {config.store.url}", partial(self._look_at_store, birth)
+        if config.log.to != LOG_TO_STDERR:
+            yield f"log {config.log.to}", partial(_look_at_log, config.log)
         yield f"state directory {self._instance.directory}", self._look_at_leftovers
 
     def _look_at_queue(self, birth: Birth, runs: bool) -> list[Remark]:
@@ -741,6 +745,11 @@ def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
     for listener in tcp.listen(source.listen):
         listener.close()
     return [Remark(f"{source.listen} is free to listen on")]
+
+
+def _look_at_log(log: LogConfig) -> list[Remark]:
+    logs.check(log)
+    return [Remark("it can be written")]
 
 
 def _kill_keeper(pid: int) -> None:

@@ -22,7 +22,7 @@ from functools import partial
 from signal import Signals
 from typing import Any
 
-from appliance import process, signals, status
+from appliance import logs, process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
 from appliance.contracts import NO_RECORD, Holder, NoHolder, NoManager, ServiceManager
@@ -31,7 +31,6 @@ from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
 from appliance.errors import Exit
 from appliance.keeping import Keeping
-from appliance.logs import WHOLE
 from appliance.rates import Rates
 from appliance.settings import SUBSCRIBERS_LIMIT
 
@@ -73,6 +72,7 @@ class Watchdog:
         self._keeping = keeping
         self._manager = manager or NoManager()
         self._board = board
+        self._slot = board.slot("parent")  # its own numbers
         self._children = [self._child(spec) for spec in specs]
         self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
         self._control = control
@@ -107,6 +107,7 @@ class Watchdog:
 
     def run(self) -> Exit:
         """Run until stopped, or until every source has ended and all is stored."""
+        logs.speaks_as("parent", "", self._slot)
         wanted = {*signals.PARENT, *signals.CHILD}
         self._signals = process.SignalFd(wanted)
         self._log.info("%s started (pid %d)", self._name, self._parent)
@@ -274,7 +275,7 @@ class Watchdog:
         known = {child.spec.name: child for child in self._of("subscriber")}
         numbers = map(str, range(1, SUBSCRIBERS_LIMIT + 1))
         number = next((n for n in numbers if n not in known or known[n].gone), None)
-        if number is None or (number not in known and len(self._children) >= SLOTS_MAX):
+        if number is None or (number not in known and len(self._children) + 1 >= SLOTS_MAX):
             self._log.warning("no room for one subscriber more")
             return
         child = known.get(number)
@@ -503,6 +504,8 @@ class Watchdog:
                 self._pause(False)
             case "report":
                 self._log_report()
+            case "reopen":
+                self._log.info("the log goes to %s (USR1)", logs.reopen())
             case "reap":
                 pass  # reconcile asks each process
             case _:
@@ -550,7 +553,17 @@ class Watchdog:
             paused=self._paused,
             per_s=self._rates.per_s,
             now=self._wall_clock(),
+            log=self._log_state(),
             keeper=self._keeper_report(),
+        )
+
+    def _log_state(self) -> status.Log:
+        slots = [self._slot, *(child.slot for child in self._children)]
+        return status.Log(
+            lost=sum(slot.get("log_lost") for slot in slots),
+            error=next(filter(None, (slot.text("log_error") for slot in slots)), ""),
+            last_error=self._slot.text("last_error"),
+            last_error_at=self._slot.get("error_s"),
         )
 
     def _keeper_report(self) -> dict[str, Any] | None:
@@ -595,7 +608,7 @@ class Watchdog:
         text = json.dumps(self.report())
         self._log.handle(
             self._log.makeRecord(
-                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=WHOLE
+                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=logs.WHOLE
             )
         )
 

@@ -19,7 +19,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     if args.if_needed and _runs(locate.instance(args)):
         return int(Exit.OK)
     config, instance, file = locate.load(args)
-    logs.set_up(config.log.level)
+    logs.set_up_stderr(config.log, config.name)  # until it is known that we are the only one
+    logs.check(config.log)
     process.fill_standard_descriptors()
     control.check_path(instance.control)
     if args.detach:
@@ -46,6 +47,7 @@ def _run_here(app: App, config: Config, instance: Instance) -> int:
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
+        logs.set_up(config.log, config.name)
         return int(app.run(lock.release))
     finally:
         lock.release()
