@@ -133,6 +133,22 @@ class Stream:
         old.wait()
         self.until_runs()
 
+    def fail_to_start(self) -> None:
+        """An address isn't free: the keeper goes on holding, and the next start goes on."""
+        self.daemon.keeper()
+        config = self.daemon.file.read_text()
+        self.daemon.kill_parent()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            self.daemon.file.write_text(
+                f'{config}[source.more]\ntype = "tcp"\nlisten = "{address}"\n'
+            )
+            done = self.daemon.run("collect")
+        assert done.returncode == 69, done.stderr
+        assert "this start has failed: senders are cut unless another succeeds" in done.stderr
+        self.daemon.file.write_text(config)
+        self.restart()
+
     def kill_the_new_parent_while_it_starts(self) -> None:
         """It has taken over, perhaps; the old keeper, or its own, goes on holding."""
         self.daemon.keeper()
@@ -175,7 +191,7 @@ def leaves_nothing(daemon: Daemon, name: str) -> None:
 
 KILLS: list[Callable[[Stream], None]] = [
     Stream.kill_parent,
-    Stream.kill_parent,
+    Stream.fail_to_start,
     Stream.kill_keeper_and_parent,
     Stream.kill_parent_and_keeper,
     Stream.kill_keeper_and_collectors,
@@ -224,6 +240,29 @@ def test_many_connections_outlive_parent_and_keeper() -> None:
         assert sorted(map(int, Sqlite().raws(daemon))) == [*range(2 * MANY)]
         until(lambda: daemon.keeper()["sockets"] == 1, SEES_S, "all to be released")
         assert daemon.stop() == 0
+
+
+def test_a_connection_that_was_made_by_us_outlives_the_parent(seed: int) -> None:
+    records = Records(seed)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with Daemon(f'[source.s]\ntype = "tcp"\nconnect = "{address}"\n') as daemon:
+            connection, _ = server.accept()
+            with connection:
+                for _ in range(2):
+                    connection.sendall(records.block(1000))
+                    until(daemon.stored, READY_S, "rows")
+                    assert daemon.keeper()["sockets"] == 1
+                    daemon.kill_parent()
+                    connection.sendall(records.block(1000))
+                    daemon.start()
+                server.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    server.accept()  # nobody has dialled again
+                until_rows(Sqlite(), daemon, records.sent)
+            records.check(Sqlite().raws(daemon), records.sent)
+            server.close()
+            assert daemon.stop() == 0
 
 
 # ── the end ─────────────────────────────────────────────────────────────────────────────
