@@ -205,8 +205,11 @@ class Child:
         return self._told is not None or self.slot.get("ended") > 0
 
     def _missed_some(self) -> bool:
-        """Whether it ended before connections that were on their way had reached it."""
-        return not self._cookies() <= self._inherited
+        """Whether it ended before connections that were on their way had reached it.
+
+        One that has left them to a successor misses none.
+        """
+        return self._told != signals.LEAVE and not self._cookies() <= self._inherited
 
     def _cookies(self) -> set[int]:
         acceptor = self.spec.acceptor

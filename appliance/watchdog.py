@@ -255,6 +255,7 @@ class Watchdog:
 
     def _close_in_keeper(self) -> None:
         """In the keeper: close what is the parent's own, by name, but for what is to be held."""
+        logs.speaks_as("keeper", "", self._slot)
         self._signals.close()
         self._control.close(unlink=False)
         for client in (*self._clients, *self._stop_clients):
