@@ -165,6 +165,8 @@ def screen(report: dict[str, Any]) -> str:
             lines.append(f"  goes through frame {one['alone']} record by record")
     lines.append(f"recovery: {_process(report['recovery'])}")
     lines += _spooled(report["recovery"]["spool"]["bytes"], " of sources that aren't configured")
+    if "directory" in report:
+        lines.append(f"files: {report['directory']}")
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")
     return "\n".join(lines)

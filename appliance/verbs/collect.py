@@ -1,9 +1,12 @@
 """`stream-daemon collect`: start an instance and run it to its end, or leave it running."""
 
 import argparse
+import logging
 import os
+import sys
+from pathlib import Path
 
-from appliance import control, logs, process
+from appliance import control, logs, process, program
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
@@ -29,20 +32,32 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
         if args.detach:
             holder.refuse_second(instance)
             return background.start(config, instance, file, environ)
-        return _run_here(app, config, instance)
+        return _run_here(app, config, instance, file)
     except holder.AlreadyRuns:
         if args.if_needed:
             return int(Exit.OK)
         raise
 
 
-def _run_here(app: App, config: Config, instance: Instance) -> int:
+def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
+        _say_places(instance, file)
         return int(app.run())
     finally:
         lock.release()
+
+
+def _say_places(instance: Instance, file: str) -> None:
+    """Where it keeps what: the defaults depend on who has started it."""
+    unpacked = f", the program unpacked in {Path(sys.executable).parent}" if program.file() else ""
+    logging.getLogger("parent").info(
+        "configuration %s, all files of this instance in %s%s",
+        Path(file).absolute(),
+        instance.directory,
+        unpacked,
+    )
 
 
 def _runs(instance: Instance) -> bool:
