@@ -1,6 +1,6 @@
 """Prints the manual page stream-daemon(1), made of the command line's grammar.
 
-    python build/manpage.py YYYY-MM-DD
+python build/manpage.py YYYY-MM-DD
 """
 
 import sys
@@ -39,7 +39,9 @@ def options(of: Options) -> list[str]:
     """Each option or argument with its help."""
     lines = []
     for flags, settings in of:
-        value = f" {settings['metavar']}" if flags[0].startswith("-") and "metavar" in settings else ""
+        value = (
+            f" {settings['metavar']}" if flags[0].startswith("-") and "metavar" in settings else ""
+        )
         name = ", ".join(flags) if flags[0].startswith("-") else flags[0].upper()
         lines += [".TP", f".B {text(name)}{text(value)}", text(str(settings.get("help", "")))]
     return lines

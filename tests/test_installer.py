@@ -334,6 +334,15 @@ def test_a_package_looks_after_its_own(place: Machine) -> None:
     assert place.said("install", packaged) == [f"made {CONFIGURATION}", f"wrote {EXAMPLE}"]
 
 
+def test_what_goes_before_a_package_can_be_taken_away(place: Machine) -> None:
+    installed(place)
+    unit = place.path(installation.PACKAGED_UNIT)
+    unit.parent.mkdir(parents=True, exist_ok=True)
+    unit.touch()
+    assert f"removed {SERVICE}" in place.said("uninstall")
+    assert unit.exists()
+
+
 # ── what systemd says ───────────────────────────────────────────────────────────────────
 
 LISTED = """\
