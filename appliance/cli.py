@@ -73,6 +73,14 @@ VERBS: dict[str, tuple[str, str, Options]] = {
                 ("--if-needed",),
                 {"action": "store_true", "help": "if it runs already, exit 0 in silence (cron)"},
             ),
+            (
+                ("--replace",),
+                {
+                    "action": "store_true",
+                    "help": "if it runs already, end it and go on with its connections: an"
+                    " upgrade, or a new configuration, that no sender notices",
+                },
+            ),
         ),
     ),
     "stop": (
