@@ -1,11 +1,13 @@
 """`stream-daemon collect`: start an instance and run it to its end, or leave it running."""
 
 import argparse
+import logging
 import os
 from functools import partial
+import sys
 from pathlib import Path
 
-from appliance import control, logs, process
+from appliance import control, logs, process, program
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
@@ -52,6 +54,7 @@ def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
     holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
+        _say_places(instance, file)
         return int(app.run(lock.release, Renewer(app, partial(_read_again, path), _set_up_log)))
     finally:
         lock.release()
@@ -66,6 +69,17 @@ def _read_again(file: str) -> Config:
 
 def _set_up_log(config: Config) -> None:
     logs.set_up(config.log, config.name)
+
+
+def _say_places(instance: Instance, file: str) -> None:
+    """Where it keeps what: the defaults depend on who has started it."""
+    unpacked = f", the program unpacked in {Path(sys.executable).parent}" if program.file() else ""
+    logging.getLogger("parent").info(
+        "configuration %s, all files of this instance in %s%s",
+        Path(file).absolute(),
+        instance.directory,
+        unpacked,
+    )
 
 
 def _runs(instance: Instance) -> bool:
