@@ -79,10 +79,12 @@ def report(
     per_s: PerSecond,
     now: float,
     log: Log = Log(),
+    keeper: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of `status --json`.
 
-    `identity` is name, version, pid and since; `now` is in seconds since the epoch.
+    `identity` is name, version, pid and since; `now` is in seconds since the epoch; `keeper` is
+    None where there is none.
     """
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
@@ -99,6 +101,7 @@ def report(
             "restarts": recovery.restarts,
             "spool": {"bytes": recovery.gauge.get("spool_bytes")},
         },
+        "keeper": keeper,
         "queue": _queue(recovery),
         "store": {
             **{
@@ -181,6 +184,8 @@ def screen(report: dict[str, Any]) -> str:
     lines.append(f"recovery: {_process(report['recovery'])}")
     lines += _spooled(report["recovery"]["spool"]["bytes"], " of sources that aren't configured")
     lines += _log(**report["log"]) if "log" in report else []  # an older instance says nothing
+    if report.get("keeper"):
+        lines += _keeper(report["keeper"])
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")
     return "\n".join(lines)
@@ -279,6 +284,13 @@ def _subscriber(child: ChildState) -> dict[str, Any]:
 def _process(row: dict[str, Any]) -> str:
     alive = f"pid {row['pid']}" if row["pid"] else "not running now"
     return f"{alive}, {row['restarts']} restarts"
+
+
+def _keeper(keeper: dict[str, Any]) -> list[str]:
+    lines = [f"keeper: {keeper['sockets']} sockets, {_process(keeper)}"]
+    if not keeper["holds"]:
+        lines.append("  it doesn't answer: if the parent is killed now, senders are cut")
+    return lines
 
 
 def _behind(lag_s: float | None) -> str:

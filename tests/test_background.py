@@ -29,8 +29,8 @@ def test_only_what_it_has_started_itself_is_believed(monkeypatch: pytest.MonkeyP
     report = {"pid": os.getpid(), "ready": True}
     answering(monkeypatch, report)
     instance = Instance(Path("/nowhere"))
-    assert background._report(instance, os.getsid(0)) == report
-    assert background._report(instance, os.getsid(0) + 1) is None
+    assert background._report(instance, os.getpid()) == report
+    assert background._report(instance, os.getpid() + 1) is None
 
 
 @pytest.mark.parametrize("error", [control.NotRunning("no"), TimeoutError()])

@@ -20,7 +20,8 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
-        "isolate signals backoff poison refusals status rates tweets accounts balance",
+        "isolate signals backoff poison refusals status rates tweets accounts balance "
+        "installation",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
@@ -29,15 +30,15 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
-        "program instance",
+        "program instance installer keeper_wire",
         "decisions words",
     ),
     "logs": ("logs loglines destinations journal", "logs decisions words"),
     "acceptor": ("acceptor", "hands logs decisions words"),
     "replay": ("replay", "decisions words"),
-    "roles": ("collector subscriber recovery monitor", "replay hands logs decisions words"),
+    "roles": ("collector subscriber recovery monitor keeper", "replay hands logs decisions words"),
     "auditor": ("auditor", "spool hands decisions words"),
-    "child": ("child", "acceptor hands logs decisions words"),
+    "child": ("child keeping", "acceptor hands logs decisions words"),
     "watchdog": ("watchdog", "child acceptor hands logs decisions words"),
     "app": (
         "app",

@@ -98,6 +98,7 @@ def test_the_whole_of_it() -> None:
             {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": "", "alone": ""},
         ],
         "recovery": {"pid": 10, "restarts": 1, "spool": {"bytes": 0}},
+        "keeper": None,
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
         "store": {
             "stored": 70,

@@ -1421,6 +1421,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
             }
         ],
         "recovery": {"pid": pids["recovery"], "restarts": 0, "spool": {"bytes": 0}},
+        "keeper": None,
         "queue": {"frames": 0, "bytes": 0, "busy": 0, "waiting_for": ""},
         "store": {
             "stored": 9,

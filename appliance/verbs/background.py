@@ -33,11 +33,17 @@ SPARE_S = 30.0  # beyond ready_s, for an instance that has to give up then (requ
 SAID_BYTES_MAX = 64 * 1024
 
 
-def start(config: Config, instance: Instance, file: str, environ: Mapping[str, str]) -> int:
-    """Start it and wait until it is ready; the exit code for who has asked for it."""
+def start(
+    config: Config, instance: Instance, file: str, environ: Mapping[str, str], *options: str
+) -> int:
+    """Start it and wait until it is ready; the exit code for who has asked for it.
+
+    `options` are given to its `collect`.
+    """
     said = Said.so_far(instance.log, config)
     with _open_log(instance.log) as log:
-        started = program.start(["-c", str(Path(file).absolute()), "collect"], log, environ)
+        words = ["-c", str(Path(file).absolute()), "collect", *options]
+        started = program.start(words, log, environ)
     pidfd = os.pidfd_open(started.pid)
     try:
         return _follow(started, pidfd, config, instance, said)
@@ -72,13 +78,12 @@ def _follow(
     return int(Exit.OK)
 
 
-def _report(instance: Instance, session: int) -> dict[str, Any] | None:
+def _report(instance: Instance, pid: int) -> dict[str, Any] | None:
     """What the instance that we have started says of itself, once it answers."""
     try:
         report = control.ask(instance.control, {"verb": "status"}, ANSWER_S)
-        # A frozen file's parent isn't the process that was started, but in its session.
-        return report if os.getsid(report["pid"]) == session else None
-    except (control.NotRunning, TimeoutError, ProcessLookupError):
+        return report if report["pid"] == pid else None
+    except (control.NotRunning, TimeoutError):
         return None
 
 

@@ -9,11 +9,13 @@ from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
 from appliance.settings import Config, StdinSource
-from appliance.verbs import background, holder, locate
+from appliance.verbs import background, holder, locate, replace
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int:
     """Run until stopped, or until ready with --detach; the exit code says whether all is safe."""
+    if args.if_needed and args.replace:
+        raise replace.Contradiction("--if-needed and --replace exclude each other")
     if args.if_needed and _runs(locate.instance(args)):
         return int(Exit.OK)
     config, instance, file = locate.load(args)
@@ -27,9 +29,13 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
     instance.make()
     try:
+        if args.detach and args.replace:
+            return background.start(config, instance, file, environ, "--replace")
         if args.detach:
             holder.refuse_second(instance)
             return background.start(config, instance, file, environ)
+        if args.replace:
+            replace.end_running(instance, config.drain_s, app.look_ahead)
         return _run_here(app, config, instance)
     except holder.AlreadyRuns:
         if args.if_needed:
@@ -42,7 +48,7 @@ def _run_here(app: App, config: Config, instance: Instance) -> int:
     holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
-        return int(app.run())
+        return int(app.run(lock.release))
     finally:
         lock.release()
 
