@@ -3,8 +3,8 @@
 import argparse
 import logging
 import os
-from functools import partial
 import sys
+from functools import partial
 from pathlib import Path
 
 from appliance import control, logs, process, program
