@@ -65,7 +65,7 @@ class Herald:
         """A new configuration is being put in place."""
         self._manager.reloading()
 
-    def reloaded(self, text: str) -> None:
+    def ready(self, text: str) -> None:
         """It is, or it was refused (`text` says which); who wasn't ready before isn't now."""
         if self._ready:
             self._manager.ready(text)

@@ -87,13 +87,13 @@ def given(environ: Mapping[str, str], pid: int) -> Given:
     return Given(notify, watchdog_us / 1e6, store_max)
 
 
-def inherited(environ: Mapping[str, str], pid: int) -> tuple[Inherited, frozenset[int]]:
-    """The sockets that systemd has handed over, by their names, and which the unit's store has not.
+def inherited(environ: Mapping[str, str], pid: int) -> tuple[Inherited, dict[int, str]]:
+    """The sockets that systemd has handed over, by their names; and their names by their inodes.
 
-    Those come from .socket units, which keep them anyway: they are told by their inodes. Nobody
-    whom we start gets any of them. Call it once, before anything else is opened.
+    The name is empty where the unit's store doesn't have one: those of .socket units, which keep
+    them anyway. Nobody whom we start gets any of them. Call it once, before anything is opened.
     """
-    came, of_units = Inherited(), set()
+    came, held = Inherited(), {}
     for name, fd in _handed_over(environ, pid):
         os.set_inheritable(fd, False)
         try:
@@ -102,9 +102,8 @@ def inherited(environ: Mapping[str, str], pid: int) -> tuple[Inherited, frozense
             _log.warning("systemd has handed over %s, which is no socket: closed", name)
             os.close(fd)
             continue
-        if not came.add(name, thing):
-            of_units.add(_inode(thing))
-    return came, frozenset(of_units)
+        held[_inode(thing)] = name if came.add(name, thing) else ""
+    return came, held
 
 
 def _handed_over(environ: Mapping[str, str], pid: int) -> Iterator[tuple[str, int]]:
@@ -264,13 +263,14 @@ class Store:
 
     Args:
         room: so many it keeps (FileDescriptorStoreMax=).
-        of_units: inodes of sockets that a .socket unit keeps, so that the store needn't.
+        held: what is held already, by inode: under which name; empty: by a .socket unit, so that
+            the store needn't.
     """
 
-    def __init__(self, channel: Channel, room: int, of_units: frozenset[int] = frozenset()) -> None:
+    def __init__(self, channel: Channel, room: int, held: Mapping[int, str] | None = None) -> None:
         self._channel = channel
         self._room = room
-        self._of_units = of_units
+        self._held = dict(held or {})
         self._kept: set[str] = set()
         self._without: dict[str, Any] = {}  # those for which there was no room
         self._said = False
@@ -281,9 +281,16 @@ class Store:
         return self._room > 0
 
     def keep(self, name: str, thing: Any) -> None:
-        """Keep a duplicate; what it has already under this name stays as it is."""
-        if not self.holds or _inode(thing) in self._of_units:
+        """Keep a duplicate; what it has already under this name stays as it is.
+
+        It takes no socket twice, so that one with another name has to be let go of before.
+        """
+        held = self._held.get(_inode(thing), name)
+        if not self.holds or not held:
             return
+        if held != name:
+            del self._held[_inode(thing)]
+            self.release(held)
         if len(self._kept) >= self._room:
             self._without[name] = thing
             self._say_full()

@@ -110,6 +110,6 @@ def test_after_a_reload_ready_is_said_again(herald: Herald, manager: Manager, re
     herald.turned(0.0, False, lambda: report(ready))
     manager.since()
     herald.reloading()
-    herald.reloaded("refused: line 3")
+    herald.ready("refused: line 3")
     word = "ready" if ready else "status"
     assert manager.since() == ["reloading", f"{word} refused: line 3"]

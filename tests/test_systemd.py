@@ -75,18 +75,18 @@ def test_what_is_meant_for_us_is_taken(more: dict[str, str], expected: Given) ->
 
 def test_without_systemd_there_is_nothing() -> None:
     assert systemd.given({}, ME) == Given()
-    assert systemd.inherited({}, ME) == (Inherited(), frozenset())
+    assert systemd.inherited({}, ME) == (Inherited(), {})
 
 
 LOOK = """
 import os, sys
 from appliance import systemd
-came, of_units = systemd.inherited(os.environ, os.getpid() + int(sys.argv[1]))
-listeners = {name: [one.getsockname() for one in some] for name, some in came.listeners.items()}
+came, held = systemd.inherited(os.environ, os.getpid() + int(sys.argv[1]))
+listeners = [one.getsockname() for one in came.listeners]
 connections = {name: sorted(some) for name, some in came.connections.items()}
 others = [name for name, _ in came.others]
-private = [one for some in came.listeners.values() for one in some]
-print(listeners, connections, others, len(of_units), any(one.get_inheritable() for one in private))
+is_open = any(one.get_inheritable() for one in came.listeners)
+print(listeners, connections, others, sorted(held.values()), is_open)
 """
 
 
@@ -117,9 +117,9 @@ def test_what_was_handed_over_is_sorted_by_its_names(tmp_path: Path) -> None:
         address = listener.getsockname()
         said = looked(host, given)
         assert said.startswith("systemd has handed over file, which is no socket: closed")
-        listed = f"{{'t': [{address}]}} {{'t': [77]}} ['my.socket'] 1 False"
+        listed = f"[{address}] {{'t': [77]}} ['my.socket'] ['', 't.listen.5'] False"
         assert said.endswith(listed)
-        assert looked(host, given, "1") == "{} {} [] 0 False", "meant for another process"
+        assert looked(host, given, "1") == "[] {} [] [] False", "meant for another process"
 
 
 # ── what we tell it ─────────────────────────────────────────────────────────────────────
@@ -262,12 +262,25 @@ def test_more_than_it_takes_is_said_once_and_kept_when_there_is_room(
 def test_what_a_socket_unit_keeps_isnt_kept_twice(
     host: FakeSystemd, channel: Channel, things: list[socket.socket]
 ) -> None:
-    of_units = frozenset({os.fstat(things[0].fileno()).st_ino})
-    store = Store(channel, 9, of_units)
+    store = Store(channel, 9, {os.fstat(things[0].fileno()).st_ino: ""})
     store.keep("a.1", things[0])
     store.keep("a.2", things[1])
     store.settle()
     assert host.store.keys() == {"a.2"}
+
+
+def test_a_socket_that_was_held_by_another_name_gets_its_new_one(
+    host: FakeSystemd, channel: Channel, things: list[socket.socket]
+) -> None:
+    """A source was renamed: what has its address is the other one's now."""
+    Store(channel, 9).keep("a.listen.1", things[0])
+    successor = Store(channel, 9, {os.fstat(things[0].fileno()).st_ino: "a.listen.1"})
+    successor.keep("b.listen.1", things[0])
+    successor.settle()
+    assert host.store.keys() == {"b.listen.1"}
+    successor.release("b.listen.1")
+    successor.settle()
+    assert host.store == {}
 
 
 # ── a restart, or a stop ────────────────────────────────────────────────────────────────

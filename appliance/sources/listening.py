@@ -31,9 +31,11 @@ Given = list[tuple[str, socket.socket]]
 
 
 def listen(
-    name: str, source: SocketSource, left: list[socket.socket], given: Given | None = None
+    source: SocketSource, left: list[socket.socket], name: str = "", given: Given | None = None
 ) -> Listening:
     """Listen where the source says, if it does; takes what it can use out of `left` and `given`.
+
+    `name` is the source's.
 
     Raises:
         ConfigError: no such user or group; or a socket of its name is of another kind.
@@ -109,7 +111,7 @@ def words(one: socket.socket) -> str:
 def _unix(source: UnixSource, left: list[socket.socket]) -> list[socket.socket]:
     assert source.listen is not None
     for one in left:
-        if one.family == socket.AF_UNIX and one.getsockname() == source.listen:
+        if _listens_at(one, source.listen):
             left.remove(one)
             if os.path.exists(source.listen):
                 one.setblocking(False)
@@ -120,18 +122,35 @@ def _unix(source: UnixSource, left: list[socket.socket]) -> list[socket.socket]:
     return unix.listen(source.listen, source.mode, source.owner)
 
 
-def wants(source: SocketSource, one: socket.socket) -> bool:
+def wants(source: SocketSource, one: socket.socket, is_its_own: bool) -> bool:
     """Whether a source of this configuration goes on with what was left: it is of its kind, and
-    if it listens, it does so where the source says.
+    a connection of its own, or it listens where the source says.
     """
     if not fits(source, one):
         return False
     if not _listens(one):
-        return True
+        return is_its_own
     if isinstance(source, UnixSource):
         # Without its file nobody would find it.
         return one.getsockname() == source.listen and os.path.exists(one.getsockname())
     return source.listen is not None and tcp.listens_at(one, source.listen)
+
+
+def is_left(source: SocketSource, left: list[socket.socket]) -> bool:
+    """Whether `listen` needs nothing but what is left; a host with several addresses may."""
+    if isinstance(source, UnixSource):
+        return any(_listens_at(one, source.listen) for one in left)
+    assert source.listen is not None
+    return tcp.is_left(source.listen, left)
+
+
+def belongs_to(source: SocketSource, connection: socket.socket) -> bool:
+    """Whether a connection is of the kind that this source has now."""
+    return (connection.family == socket.AF_UNIX) == isinstance(source, UnixSource)
+
+
+def _listens_at(one: socket.socket, path: str | None) -> bool:
+    return one.family == socket.AF_UNIX and one.getsockname() == path
 
 
 def waiting_at(source: SocketSource, listener: socket.socket) -> Iterator[socket.socket]:

@@ -156,10 +156,6 @@ def connected() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-Named = tuple[int, tuple[object, ...]]
-"""A family and a socket's name."""
-
-
 def listen(address: str, left: list[socket.socket] | None = None) -> list[socket.socket]:
     """Listening sockets for "host:port": all addresses of the host.
 
@@ -168,33 +164,53 @@ def listen(address: str, left: list[socket.socket] | None = None) -> list[socket
     Raises:
         AddressError: the host is unknown, or the address can't be bound.
     """
+    opened: list[socket.socket] = []
     try:
-        sockets: list[socket.socket] = []
-        for family, name in _names(address):
-            if not any(_serves(one, family, name) for one in sockets):
-                sockets.append(_taken_over(family, name, left or []) or _bound(family, name))
-        return sockets
+        for family, name in _addresses(address):
+            if not any(_serves(one, family, name) for one in opened):
+                opened.append(_taken_over(family, name, left or []) or _bound(family, name))
     except OSError as error:
-        raise AddressError(
-            f"can't listen on {address}: {error.strerror or error}",
-            "another program may hold the port (ss -ltnp), or the host is not this machine's",
-        ) from error
+        for one in opened:
+            one.close()
+        raise _refused(address, error) from error
+    return opened
 
 
-def listens_at(one: socket.socket, address: str) -> bool:
-    """Whether this socket listens at one of the addresses of "host:port"."""
-    try:
-        return any(_serves(one, *named) for named in _names(address))
-    except OSError:  # the host is unknown now: `listen` says so
-        return False
-
-
-def _names(address: str) -> list[Named]:
+def _addresses(address: str) -> list[tuple[int, tuple[object, ...]]]:
+    """Family and name of each address of "host:port" (getaddrinfo(3))."""
     host, _, port = address.rpartition(":")
     infos = socket.getaddrinfo(
         host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     return [(family, name) for family, *_, name in dict.fromkeys(infos)]
+
+
+def _refused(address: str, error: OSError) -> AddressError:
+    return AddressError(
+        f"can't listen on {address}: {error.strerror or error}",
+        "another program may hold the port (ss -ltnp), or the host is not this machine's",
+    )
+
+
+def is_left(address: str, left: list[socket.socket]) -> bool:
+    """Whether sockets listen at all addresses that `listen` would listen at.
+
+    Raises:
+        AddressError: the host is unknown.
+    """
+    names = {one.getsockname() for one in left if one.family != socket.AF_UNIX}
+    try:
+        return all(name in names for _family, name in _addresses(address))
+    except OSError as error:
+        raise _refused(address, error) from error
+
+
+def listens_at(one: socket.socket, address: str) -> bool:
+    """Whether this socket listens at one of the addresses of "host:port"."""
+    try:
+        return any(_serves(one, *named) for named in _addresses(address))
+    except OSError:  # the host is unknown now: `listen` says so
+        return False
 
 
 def _taken_over(

@@ -31,7 +31,7 @@ def look(drain_s: float) -> Surroundings:
     Once, before anything is opened that is to stay.
     """
     given = systemd.given(os.environ, os.getpid())
-    inherited, of_units = systemd.inherited(os.environ, os.getpid())
+    inherited, held = systemd.inherited(os.environ, os.getpid())
     process.forget_variables(systemd.VARIABLES)
     if not given.notify:
         return Surroundings(inherited)
@@ -39,10 +39,10 @@ def look(drain_s: float) -> Surroundings:
     manager = systemd.Manager(channel, given.watchdog_s, systemd.own_job)
     manager.starting(drain_s + START_SPARE_S)
     return Surroundings(
-        inherited, holder_of(systemd.Store(channel, given.store_max, of_units)), manager
+        inherited, holder_of(systemd.Store(channel, given.store_max, held)), manager
     )
 
 
 def holder_of(store: systemd.Store) -> Holder:
-    """systemd's store where it keeps anything for this unit, else nobody."""
+    """systemd's store where it keeps anything for this unit; else App takes a keeper."""
     return store if store.holds else NoHolder()
