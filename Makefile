@@ -57,7 +57,7 @@ sabotage: $(VENV)/.dev $(SERVER) ## switch off in turn what keeps a promise, and
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python
 	@$(BIN)/python build/freeze.py
-	@$(BIN)/python build/smoke.py dist/stream-daemon
+	@$(BIN)/python build/smoke dist/stream-daemon
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
