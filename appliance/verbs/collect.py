@@ -9,15 +9,18 @@ from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
 from appliance.settings import Config, StdinSource
-from appliance.verbs import background, holder, locate
+from appliance.verbs import background, holder, locate, replace
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int:
     """Run until stopped, or until ready with --detach; the exit code says whether all is safe."""
+    if args.if_needed and args.replace:
+        raise replace.Contradiction("--if-needed and --replace exclude each other")
     if args.if_needed and _runs(locate.instance(args)):
         return int(Exit.OK)
     config, instance, file = locate.load(args)
-    logs.set_up(config.log.level)
+    logs.set_up_stderr(config.log, config.name)  # until it is known that we are the only one
+    logs.check(config.log)
     process.fill_standard_descriptors()
     control.check_path(instance.control)
     if args.detach:
@@ -26,9 +29,13 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
     instance.make()
     try:
+        if args.detach and args.replace:
+            return background.start(config, instance, file, environ, "--replace")
         if args.detach:
             holder.refuse_second(instance)
             return background.start(config, instance, file, environ)
+        if args.replace:
+            replace.end_running(instance, config.drain_s, app.look_ahead)
         return _run_here(app, config, instance)
     except holder.AlreadyRuns:
         if args.if_needed:
@@ -40,7 +47,8 @@ def _run_here(app: App, config: Config, instance: Instance) -> int:
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
-        return int(app.run())
+        logs.set_up(config.log, config.name)
+        return int(app.run(lock.release))
     finally:
         lock.release()
 
