@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from world import World, children, copy, environ_of, expect, free_listener, is_gone, wait_until
+from world import World, children, copy, expect, free_listener, is_gone, wait_until
 
 TOTALS = ("sent", "filtered", "stored", "lost", "doubled")
 LISTENS = """\
@@ -72,42 +72,6 @@ def one_process(world: World) -> str:
     code = parent.wait(30)
     expect(code == 0, f"TERM ends it with {code}")
     return f"pid {told}, exit 0 after TERM"
-
-
-def knows_its_file(world: World) -> str:
-    """Started through a link it knows the file itself, and what it starts knows it, too.
-
-    What it starts sees nothing of the loader's variables: it would take our libraries for those
-    that were asked for. The configuration is a pipe: both wait there for us to look.
-    """
-    config = _configure(world, READS)
-    text = Path(config[1]).read_text()
-    Path(config[1]).unlink()
-    os.mkfifo(config[1])
-    link = world.file("link")
-    link.symlink_to(world.program)
-    first = world.start(*config, "collect", "--detach", program=link)
-    _knows(world, _environ_at_last(first.pid))
-    Path(config[1]).write_text(text)
-    wait_until("it starts itself", lambda: children(first.pid))
-    [second] = children(first.pid)
-    environ = _environ_at_last(second)
-    _knows(world, environ)
-    expect("LD_LIBRARY_PATH_ORIG" not in environ, f"the loader's path went on: {environ}")
-    os.kill(second, signal.SIGKILL)
-    expect(first.wait(30) != 0, "an instance that is killed at its start is taken for ready")
-    return "also through a link, also in the background"
-
-
-def _environ_at_last(pid: int) -> dict[str, str]:
-    """A process's environment after the last exec: PyInstaller's loader sets the path there."""
-    wait_until("the loader is done", lambda: "LD_LIBRARY_PATH" in environ_of(pid))
-    return environ_of(pid)
-
-
-def _knows(world: World, environ: dict[str, str]) -> None:
-    file = environ.get("STREAM_DAEMON_FILE")
-    expect(file == str(world.program), f"it takes itself for {file}")
 
 
 def signals_arrive(world: World) -> str:
@@ -255,7 +219,6 @@ def _totals(output: str) -> dict[str, int]:
 
 CASES: list[Callable[[World], str]] = [
     one_process,
-    knows_its_file,
     signals_arrive,
     kill_leaves_nothing,
     detached_outlives,

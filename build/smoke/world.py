@@ -182,13 +182,6 @@ def _title(pid: int) -> str:
     return raw.replace(b"\0", b" ").decode(errors="replace").strip()
 
 
-def environ_of(pid: int) -> dict[str, str]:
-    """The environment that a process was started with."""
-    raw = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    pairs = (one.decode().partition("=") for one in raw if one)
-    return {name: value for name, _, value in pairs}
-
-
 def free_listener() -> socket.socket:
     """A listening socket on a free port of this machine."""
     listener = socket.create_server(("127.0.0.1", 0))
