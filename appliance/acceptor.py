@@ -187,6 +187,11 @@ class Acceptor:
         for inherited in self._all():
             inherited.close()
 
+    def close_in_keeper(self) -> None:
+        """In the keeper, which holds all sockets: drop the wire."""
+        if self._wire:
+            self._wire.close()
+
     def close_for_collector(self) -> None:
         """In this source's own collector: drop all but the connections."""
         for listener in self.listeners:

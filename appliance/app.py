@@ -10,13 +10,15 @@ import logging
 import os
 import random
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
+from typing import Any
 
-from appliance import __version__, credentials, process, stock
+from appliance import __version__, credentials, keeper_wire, logs, process, stock
 from appliance.acceptor import Acceptor
 from appliance.auditor import Auditor
 from appliance.child import Birth, ChildSpec, Server
@@ -37,9 +39,11 @@ from appliance.control import ControlServer
 from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
-from appliance.errors import ConfigError, Exit, Unavailable
+from appliance.errors import ConfigError, Exit, StreamDaemonError, Unavailable
 from appliance.fdnames import Inherited
 from appliance.instance import Instance
+from appliance.keeper import KEEP_S, Keeper
+from appliance.keeping import Keeping
 from appliance.kinds import CONNECTED, KERNELS, connections_max, find, look_at_source, type_of
 from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
@@ -50,9 +54,11 @@ from appliance.reloading import Candidate
 from appliance.replay import Leftovers
 from appliance.rows import RowMaker
 from appliance.settings import (
+    LOG_TO_STDERR,
     AnySource,
     Config,
     FileSource,
+    LogConfig,
     SecretRef,
     SocketSource,
     StdinSource,
@@ -63,7 +69,13 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
-from appliance.sources.listening import Listening, listen
+from appliance.sources.listening import (
+    Listening,
+    belongs_to,
+    close_unused,
+    is_left,
+    listen,
+)
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.gaps import GapList
@@ -76,6 +88,7 @@ REPLY_TIMEOUT_S = 10.0  # for what isn't a push
 SUBSCRIBERS_AUTO_MAX = 4
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
 ORPHAN_LOOK_S = 0.2
+KEEPER_KILL_S = 5.0
 SERVER_LOOK_S = 0.05  # between two looks whether our own server has loaded its data
 ORPHAN_SPARE_S = 2.0  # what recovery gets beyond drain_s, at which its siblings are gone
 
@@ -103,6 +116,7 @@ class App:
         inherited: Inherited | None = None,
         holder: Holder | None = None,
         manager: ServiceManager | None = None,
+        keep_s: float = KEEP_S,
     ) -> None:
         self._config = config
         self._instance = instance
@@ -113,7 +127,12 @@ class App:
         self._known_kernels = kernels
         self._kernels = self._usable_kernels()
         # Where the boot can't be known, this parent's life counts as one.
-        self._boot = process.boot_id(os.environ) or secrets.token_hex(16)
+        boot = process.boot_id(os.environ)
+        self._boot = boot or secrets.token_hex(16)
+        has_sockets = any(isinstance(s, SocketSource) for s in config.sources.values())
+        # Where the boot can't be known, no successor may go on with a connection of ours.
+        self._wants_keeper = has_sockets and boot is not None and not self._holder.holds
+        self._keep_s = keep_s
         self._keyring = credentials.Keyring()
         self._secrets = self._keyring.resolve(_references(config))
         self._disk = DiskSpace(instance.queue, config.disk_free_min)
@@ -129,11 +148,27 @@ class App:
         wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
         self._stdin_fd = os.dup(0) if wants_stdin else -1
 
-    def run(self, read: Callable[[], Candidate] | None = None) -> Exit:
-        """Run the instance to its end; `read` reads another configuration for a reload."""
+    def run(
+        self,
+        release_lock: Callable[[], None] = lambda: None,
+        read: Callable[[], Candidate] | None = None,
+    ) -> Exit:
+        """Run the instance to its end.
+
+        `release_lock` lets go of the instance's lock in a child that outlives it, the keeper;
+        `read` reads another configuration for a reload.
+        """
         self.make_room()
         _ = self._identity  # made here, once, under the lock
-        specs = self._specs()  # listens: an address that is taken ends it here
+        keeping = self._keeping(release_lock) if self._wants_keeper else None
+        self._holder = keeping or self._holder
+        with self._legacy() as legacy:
+            specs = self._specs()  # listens: an address that is taken ends it here
+        self._close_left()
+        if keeping:
+            keeping.inherit(legacy)
+        else:
+            legacy.taken()
         if self._server:
             self._server.take_over()
         control = ControlServer(self._instance.control)
@@ -150,6 +185,7 @@ class App:
             healthy_s=self._config.ready_s if self._config.require_healthy else None,
             holder=self._holder,
             manager=self._manager,
+            keeping=keeping,
             read=read,
         )
         process.set_title(f"stream-daemon {self._config.name}")
@@ -302,7 +338,7 @@ class App:
         """
         sources = self._config.sources.values()
         connections = sum(connections_max(one) for one in sources)
-        children = 1 + len(sources) + self.subscriber_count()
+        children = 2 + len(sources) + self.subscriber_count()
         process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
 
     def acceptor_of(self, name: str) -> Acceptor | None:
@@ -334,10 +370,13 @@ class App:
 
         `runs`: an instance runs, so that its addresses are taken by itself.
         """
-        for name, source in self._config.sources.items():
+        config = self._config
+        for name, source in config.sources.items():
             yield f"source {name}", partial(look_at_source, source, runs)
-        yield f"queue {self._config.queue.url}", partial(self.look_at_queue, slot.beat, runs)
-        yield f"store {self._config.store.url}", partial(self.look_at_store, slot.beat)
+        yield f"queue {config.queue.url}", partial(self.look_at_queue, slot.beat, runs)
+        yield f"store {config.store.url}", partial(self.look_at_store, slot.beat)
+        if config.log.to != LOG_TO_STDERR:
+            yield f"log {config.log.to}", partial(_look_at_log, config.log)
         yield f"state directory {self._instance.directory}", self._look_at_leftovers
 
     def look_at_queue(self, beat: Beat, runs: bool) -> list[Remark]:
@@ -371,6 +410,69 @@ class App:
     @cached_property
     def _identity(self) -> str:
         return self._instance.identity(process.machine_id())
+
+    # ── sockets that outlive a parent ───────────────────────────────────────────────────
+
+    def _keeping(self, release_lock: Callable[[], None]) -> Keeping:
+        path = self._instance.keeper
+
+        def run(kept: dict[str, Any], wire: keeper_wire.Wire, legacy: keeper_wire.Legacy) -> None:
+            release_lock()
+            self._close_stdin()
+            Keeper(kept, wire, path, close_unused, legacy, self._keep_s).run()
+
+        return Keeping(
+            f"stream-daemon {self._config.name} keeper",
+            run,
+            remove=lambda: path.unlink(missing_ok=True),
+        )
+
+    @contextmanager
+    def _legacy(self) -> Iterator[keeper_wire.Legacy]:
+        """Take over what the keeper of a predecessor holds; it goes on with it if we fail."""
+        log = logging.getLogger("parent")
+        legacy = keeper_wire.take_over(self._instance.keeper, self._inherited, _kill_keeper)
+        if self._inherited.size:
+            log.info("taking over %d sockets of the instance before", self._inherited.size)
+        try:
+            yield legacy
+        except StreamDaemonError:
+            if self._inherited.size:
+                text = "this start has failed: senders are cut unless another succeeds in %.0f s"
+                log.error(text, self._keep_s)
+            raise
+
+    def look_ahead(self) -> None:
+        """Beside a running instance that we are to replace: are all new addresses free?
+
+        Changes nothing.
+
+        Raises:
+            AddressError: one isn't.
+        """
+        self.make_room()
+        running = Inherited()
+        keeper_wire.take_over(self._instance.keeper, running, _kill_keeper).close()
+        try:
+            for source in self._config.sources.values():
+                if not isinstance(source, SocketSource) or source.listen is None:
+                    continue
+                if not is_left(source, running.listeners):
+                    look_at_source(source, runs=False)
+        finally:
+            running.close()
+
+    def _close_left(self) -> None:
+        """What was left to sources that there are no more."""
+        close_unused(self._inherited.listeners)
+        log = logging.getLogger("parent")
+        for name, connections in self._inherited.connections.items():
+            for connection in connections.values():
+                connection.close()
+            if connections:
+                log.warning("%d connections of source %s are closed", len(connections), name)
+        self._inherited.listeners.clear()
+        self._inherited.connections.clear()
 
     # ── children ────────────────────────────────────────────────────────────────────────
 
@@ -406,11 +508,14 @@ class App:
     def _acceptor(self, name: str, source: SocketSource) -> Acceptor:
         """Listening sockets and connections that were left to this source are its own again."""
         if name not in self._acceptors:
-            left = self._inherited.listeners.setdefault(name, [])
-            self._acceptors[name] = self._new_acceptor(name, source, listen(source, left))
+            own = listen(source, self._inherited.listeners)
+            self._acceptors[name] = self._new_acceptor(name, source, own)
         return self._acceptors[name]
 
     def _new_acceptor(self, name: str, source: SocketSource, own: Listening) -> Acceptor:
+        left = self._inherited.connections.get(name, {})
+        mine = {c: left[c] for c in [*left] if belongs_to(source, left[c])}
+        self._inherited.connections[name] = {c: left[c] for c in left.keys() - mine.keys()}
         return Acceptor(
             name,
             lambda: own.sockets,
@@ -418,7 +523,7 @@ class App:
             connections_max(source),
             forget=own.forget,
             holder=self._holder,
-            inherited=self._inherited.connections.pop(name, {}),
+            inherited=mine,
         )
 
     def _is_held(self, source: AnySource) -> bool:
@@ -467,7 +572,8 @@ class App:
         try:
             collector.run()
         except CollectorStopped:
-            return Exit.TIMED_OUT if isinstance(config, FileSource) else Exit.MAY_BE_LOST
+            is_left = isinstance(config, FileSource) or (birth.wish.leave and not source.fleeting)
+            return Exit.TIMED_OUT if is_left else Exit.MAY_BE_LOST
         finally:
             source.close()
             spool.close()
@@ -708,6 +814,17 @@ class App:
         if self._server:
             return RedisAddress.parse(f"unix://{self._server.socket_path}")
         return RedisAddress.parse(self._config.queue.url)
+
+
+def _look_at_log(log: LogConfig) -> list[Remark]:
+    logs.check(log)
+    return [Remark("it can be written")]
+
+
+def _kill_keeper(pid: int) -> None:
+    text = "the keeper (pid %d) of the instance before doesn't answer: killing it, senders are cut"
+    logging.getLogger("parent").error(text, pid)
+    process.kill_and_wait(pid, signal.SIGKILL, KEEPER_KILL_S)
 
 
 def _references(config: Config) -> dict[str, SecretRef | None]:

@@ -15,7 +15,7 @@ from multiprocessing.context import ForkProcess
 from signal import Signals
 from typing import Any, Protocol
 
-from appliance import process, signals
+from appliance import logs, process, signals
 from appliance.acceptor import Acceptor
 from appliance.backoff import RestartBackoff
 from appliance.contracts import NO_RECORD, Death
@@ -153,6 +153,7 @@ class Child:
         """The child's whole life, from fork to exit code."""
         close_inherited(self)
         wish = process.born(self.spec.title, parent, drain_s, lambda: self.slot.get("kept") > 0)
+        logs.speaks_as(self.spec.kind, self.spec.name, self.slot)
         acceptor = self.spec.acceptor
         connections = acceptor.connections if acceptor else []
         try:

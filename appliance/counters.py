@@ -35,6 +35,7 @@ WORDS = (
     "lost",
     "in_hand_ms",  # subscriber: when the oldest record of its lease came; 0 without a lease
     "stored_ms",  # subscriber: when the newest record that it stored came
+    "log_lost",  # lines of the log that could not be written
     "error_s",  # when last_error was said, seconds since the epoch
     "queue_frames",  # recovery's samples
     "queue_busy",
@@ -48,7 +49,7 @@ WORDS = (
     "slow",  # 1 in a call that may take longer than the heartbeat's usual limit
     "position",  # subscriber: of the record in hand, NO_RECORD if no single one is
 )
-TEXTS = ("waiting_for", "refusing", "last_error", "in_hand")
+TEXTS = ("waiting_for", "refusing", "last_error", "log_error", "in_hand")
 TEXT_BYTES_MAX = 240
 SLOTS_MAX = 512
 
@@ -115,6 +116,10 @@ class Slot:
         """Say the last error in words."""
         self._write("last_error", text)
         self.set("error_s", int(self._wall_clock()))
+
+    def log_error(self, text: str) -> None:
+        """Say why lines of the log are lost; empty when none are."""
+        self._write("log_error", text)
 
     def in_hand(self, owner: str, frame: str) -> None:
         """Say what is worked on; the text becomes valid with its length, which is one word."""

@@ -22,7 +22,7 @@ from functools import partial
 from signal import Signals
 from typing import Any
 
-from appliance import process, signals, status
+from appliance import logs, process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
 from appliance.contracts import NO_RECORD, Holder, NoHolder, NoManager, ServiceManager
@@ -30,7 +30,7 @@ from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
 from appliance.errors import ConfigError, Exit
-from appliance.logs import WHOLE
+from appliance.keeping import Keeping
 from appliance.rates import Rates
 from appliance.reloading import STOPPING, Candidate, Reloading
 from appliance.settings import SUBSCRIBERS_LIMIT
@@ -66,12 +66,15 @@ class Watchdog:
         *,
         holder: Holder | None = None,
         manager: ServiceManager | None = None,
+        keeping: Keeping | None = None,
         read: Callable[[], Candidate] | None = None,
     ) -> None:
         self._name = name
-        self._holder = holder or NoHolder()
+        self._holder = holder or keeping or NoHolder()
+        self._keeping = keeping
         self._manager = manager or NoManager()
         self._board = board
+        self._slot = board.slot("parent")  # its own numbers
         self._children = [self._child(spec) for spec in specs]
         self._exits = [Exit.OK]  # of children that are gone for good
         self._control = control
@@ -98,7 +101,6 @@ class Watchdog:
         self._looks = 0
         self._turned_at = monotonic()
         self._parent = os.getpid()
-        self._slot = board.slot("parent")
         self._reloading = Reloading(
             f"stream-daemon {name} reload",
             read or _nothing_to_read,
@@ -109,9 +111,12 @@ class Watchdog:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = {"name": name, "version": version, "pid": self._parent, "since": since}
         self._log = logging.getLogger("parent")
+        if keeping:
+            keeping.changed = self._say_kept
 
     def run(self) -> Exit:
         """Run until stopped, or until every source has ended and all is stored."""
+        logs.speaks_as("parent", "", self._slot)
         wanted = {*signals.PARENT, *signals.CHILD}
         self._signals = process.SignalFd(wanted)
         self._log.info("%s started (pid %d)", self._name, self._parent)
@@ -154,8 +159,10 @@ class Watchdog:
         self._advance(now)
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, sum(child.slot.get("works") for child in self._children))
+        if self._keeping and not self._finished():
+            self._keeping.turn(now, self._close_in_keeper)
+        self._say_kept(self._holder.holds)
         for child in self._children:
-            child.slot.set("kept", self._holder.holds)
             if child.pid:
                 self._ask(child)
                 child.check_heartbeat(now)
@@ -235,6 +242,8 @@ class Watchdog:
         """In a new child: close what is the parent's own, by name. The lock stays, on purpose."""
         self._signals.close()
         self._control.close(unlink=False)
+        if self._keeping:
+            self._keeping.close_in_child()
         for client in (*self._clients, *self._stop_clients):
             client.close()
         self._reloading.close_in_child()
@@ -243,6 +252,22 @@ class Watchdog:
                 child.spec.acceptor.close_for_collector()
             elif child.spec.acceptor:
                 child.spec.acceptor.close_in_child()
+
+    def _close_in_keeper(self) -> None:
+        """In the keeper: close what is the parent's own, by name, but for what is to be held."""
+        self._signals.close()
+        self._control.close(unlink=False)
+        for client in (*self._clients, *self._stop_clients):
+            client.close()
+        self._reloading.close_in_child()
+        for child in self._children:
+            if child.spec.acceptor:
+                child.spec.acceptor.close_in_keeper()
+
+    def _say_kept(self, holds: bool) -> None:
+        """Tell the collectors whether their connections would outlive us."""
+        for child in self._children:
+            child.slot.set("kept", holds)
 
     def _kill_all(self) -> None:
         """Nothing outlives the parent's own end."""
@@ -321,6 +346,7 @@ class Watchdog:
 
     def work_by(self, candidate: Candidate) -> None:
         """What the watchdog itself goes by; the number of subscribers, where that has changed."""
+        logs.speaks_as("parent", "", self._slot)  # the log may go elsewhere now
         self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
         if not candidate.plan.resized:
             return
@@ -366,6 +392,8 @@ class Watchdog:
     def _enter(self, phase: int) -> None:
         self._phase = phase
         self._phase_began = self._monotonic()
+        if self._keeping and self._is_past("collector") and not self._leaving:
+            self._keeping.end()  # nobody shall go on with what is left of connections
         if PHASES[phase:] == ("server",) and self._server:
             self._server.terminate()
 
@@ -472,6 +500,8 @@ class Watchdog:
         yield self._control, select.POLLIN, self._accept_client
         for client in self._clients:
             yield client, select.POLLIN, partial(self._serve, client)
+        if self._keeping and self._keeping.wire:
+            yield self._keeping.wire, self._keeping.wire.events, self._keeping.hear
         for child in self._of("collector"):
             if child.spec.acceptor:
                 yield from self._interesting_of(child.spec.acceptor, self._admits(child))
@@ -505,6 +535,8 @@ class Watchdog:
     def _timeout_s(self) -> float:
         now = self._monotonic()
         starts = [c.start_at - now for c in self._children if not c.pid and not c.done]
+        if self._keeping and self._keeping.pid is None and self._keeping.wanted:
+            starts.append(self._keeping.start_at - now)
         due = min((at for at in starts if at > 0), default=TICK_S_MAX)
         is_known = self._reached and all(map(self._admits, self._of("collector")))
         is_starting = not is_known and now < self._began + START_S
@@ -525,12 +557,12 @@ class Watchdog:
                 self._one_more()
             case "fewer":
                 self._one_fewer()
-            case "pause":
-                self._pause(True)
-            case "resume":
-                self._pause(False)
+            case "pause" | "resume" as wish:
+                self._pause(wish == "pause")
             case "report":
                 self._log_report()
+            case "reopen":
+                self._log.info("the log goes to %s (USR1)", logs.reopen())
             case "reload":
                 self._reload(number)
             case "reap":
@@ -564,12 +596,16 @@ class Watchdog:
             case "status":
                 client.answer(self.report())
             case "stop":
+                now = bool(request and request.get("now"))
+                leave = bool(request and request.get("leave"))
+                if leave and self._phase is None and self._keeping and not self._holder.holds:
+                    client.answer({"error": "its keeper doesn't hold its connections now"})
+                    return
                 self._stop_clients.append(client)
                 if len(self._stop_clients) > STOP_CLIENTS_MAX:
                     self._stop_clients.pop(0).close()
-                now = bool(request and request.get("now"))
                 if now or self._phase is None:  # who only waits, too, doesn't hasten it
-                    self.stop(now, leave=bool(request and request.get("leave")))
+                    self.stop(now, leave)
             case "reload" if self._phase is None:
                 self._reloading.ask(client)
             case "reload":
@@ -586,8 +622,29 @@ class Watchdog:
             paused=self._paused,
             per_s=self._rates.per_s,
             now=self._wall_clock(),
-            own_error=(self._slot.text("last_error"), self._slot.get("error_s")),
+            log=self._log_state(),
+            keeper=self._keeper_report(),
         )
+
+    def _log_state(self) -> status.Log:
+        slots = [self._slot, *(child.slot for child in self._children)]
+        return status.Log(
+            lost=sum(slot.get("log_lost") for slot in slots),
+            error=next(filter(None, (slot.text("log_error") for slot in slots)), ""),
+            last_error=self._slot.text("last_error"),
+            last_error_at=self._slot.get("error_s"),
+        )
+
+    def _keeper_report(self) -> dict[str, Any] | None:
+        keeping = self._keeping
+        if keeping is None:
+            return None
+        return {
+            "pid": keeping.pid,
+            "restarts": keeping.restarts,
+            "sockets": keeping.size,
+            "holds": keeping.holds,
+        }
 
     def _states(self) -> list[status.ChildState]:
         return [
@@ -620,7 +677,7 @@ class Watchdog:
         text = json.dumps(self.report())
         self._log.handle(
             self._log.makeRecord(
-                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=WHOLE
+                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=logs.WHOLE
             )
         )
 

@@ -4,6 +4,9 @@
 #   machine.sh venv DIR          a virtual environment with pip, Python 3.11 or newer
 #   machine.sh services          real servers for the tests to start privately
 #   machine.sh mysql DIR         MySQL's own server, unpacked into DIR
+#   machine.sh tree SUITE DIR [PACKAGE…]   a bare tree of that Debian release in DIR
+#   machine.sh debstrap DIR OPTION… SUITE   the same, by mmdebstrap's own options
+#   machine.sh compiler          what build/tree.sh needs to compile a Python
 #   machine.sh freezer PYTHON    what PyInstaller needs around that Python
 #
 # As root on Debian and its kin, missing packages are installed; anyone else is told which
@@ -85,6 +88,7 @@ services() {
     command -v socat >/dev/null || missing+=(socat)
     command -v rsyslogd >/dev/null || missing+=(rsyslog)
     command -v ps >/dev/null || missing+=(procps)
+    command -v logrotate >/dev/null || missing+=(logrotate)
     [ ${#missing[@]} = 0 ] && return
     if ! can_install; then
         say "not installed: ${missing[*]}; tests that need them are skipped"
@@ -101,6 +105,64 @@ services() {
     done
 }
 
+# ── trees ───────────────────────────────────────────────────────────────────────────────
+
+# The program that unpacks Debian's packages into a folder; false if it can't be had.
+need_mmdebstrap() {
+    if ! command -v mmdebstrap >/dev/null && can_install; then
+        install mmdebstrap debian-archive-keyring
+    fi
+    command -v mmdebstrap >/dev/null
+}
+
+# mmdebstrap with packages from where this machine gets its own, by the same proxy. What it
+# makes appears under its name only when it is whole.
+#   debstrap DIR OPTION… SUITE
+debstrap() {
+    local dir=$1 settings=$1.conf mirror=
+    shift
+    mkdir -p "$(dirname "$dir")"
+    remove_tree "$dir"
+    remove_tree "$dir.new"
+    : >"$settings"
+    if command -v apt-get >/dev/null; then
+        apt-config dump --no-empty --format '%f "%v";%n' Acquire::http Acquire::https >"$settings"
+        mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI)' |
+            grep -m1 '/debian/$' || true)
+    fi
+    echo 'Acquire::Check-Valid-Until "false";' >>"$settings"
+    if ! mmdebstrap --aptopt="$settings" "$@" "$dir.new" ${mirror:+"$mirror"} >"$dir.log" 2>&1; then
+        tail -n 20 "$dir.log" >&2
+        remove_tree "$dir.new"
+        rm -f "$settings"
+        return 1
+    fi
+    rm -f "$settings"
+    mv "$dir.new" "$dir"
+}
+
+# Without root a tree's files belong to ids that only a user namespace may touch.
+remove_tree() {
+    rm -rf "$1" 2>/dev/null || unshare --map-auto --map-root-user rm -rf "$1"
+}
+
+# A bare tree (Debian's "minbase") to chroot into or to boot. One whose making was cut off, or
+# that is now asked for with other packages, is made anew. Root makes it as it is; anyone else
+# in a user namespace.
+tree() {
+    local suite=$1 dir=$2 include
+    shift 2
+    [ -d "$dir" ] && [ "$(cat "$dir.made" 2>/dev/null)" = "$suite $*" ] && return
+    rm -f "$dir.made"
+    need_mmdebstrap || die "not installed: mmdebstrap, which makes a tree of Debian $suite" \
+        "  → apt-get install mmdebstrap (as root)"
+    say "making a tree of Debian $suite in $dir"
+    include=$(IFS=, && echo "$*")
+    debstrap "$dir" --variant=minbase ${include:+--include="$include"} "$suite" ||
+        die "no tree of Debian $suite (see above)"
+    echo "$suite $*" >"$dir.made"
+}
+
 # ── mysql ───────────────────────────────────────────────────────────────────────────────
 
 # Debian's releases have MariaDB only, so MySQL's own server comes from its unstable branch,
@@ -108,33 +170,39 @@ services() {
 # by the tree's own loader and libraries. Unpacking runs nothing out of the tree, so nobody has
 # to be root for it.
 mysql() {
-    local dir=$1 settings=$1.conf mirror
+    local dir=$1
     [ -x "$dir/usr/sbin/mysqld" ] && return
-    if ! command -v mmdebstrap >/dev/null && can_install; then
-        install mmdebstrap debian-archive-keyring
-    fi
-    if ! command -v mmdebstrap >/dev/null; then
+    if ! need_mmdebstrap; then
         say "not installed: mmdebstrap, which unpacks MySQL's own server; tests with it are skipped"
         say "to run them too: apt-get install mmdebstrap (as root)"
         return
     fi
     say "unpacking MySQL's own server into $dir"
-    mkdir -p "$(dirname "$dir")"
-    rm -rf "$dir" "$dir.new"
-    # Packages come from where this machine gets its own, by the same proxy.
-    apt-config dump --no-empty --format '%f "%v";%n' Acquire::http Acquire::https >"$settings"
-    echo 'Acquire::Check-Valid-Until "false";' >>"$settings"
-    mirror=$(apt-get indextargets 'Created-By: Packages' --format '$(REPO_URI)' |
-        grep -m1 '/debian/$' || true)
-    if mmdebstrap --mode=chrootless --variant=extract --include=mysql-server-core \
-        --aptopt="$settings" unstable "$dir.new" ${mirror:+"$mirror"} >"$dir.log" 2>&1; then
-        mkdir "$dir"
-        mv "$dir.new/usr" "$dir/" # the rest is what apt needed, with this machine's settings
+    if debstrap "$dir.all" --mode=chrootless --variant=extract --include=mysql-server-core unstable
+    then
+        mkdir -p "$dir"
+        mv "$dir.all/usr" "$dir/" # the rest is what apt needed, with this machine's settings
+        rm -rf "$dir.all"
     else
-        tail -n 20 "$dir.log" >&2
         say "MySQL's own server can't be unpacked (see above): tests with it are skipped"
     fi
-    rm -rf "$dir.new" "$settings"
+}
+
+# ── compiler ────────────────────────────────────────────────────────────────────────────
+
+compiler() {
+    local missing=()
+    command -v gcc >/dev/null || missing+=(gcc)
+    command -v make >/dev/null || missing+=(make)
+    command -v objdump >/dev/null || missing+=(binutils)
+    command -v dpkg-source >/dev/null || missing+=(dpkg-dev)
+    command -v tclsh >/dev/null || missing+=(tcl)
+    perl -MFindBin -e 1 2>/dev/null || missing+=(perl)
+    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap debian-archive-keyring)
+    [ ${#missing[@]} = 0 ] && return
+    can_install || die "to build a Python for old systems, this is missing: ${missing[*]}" \
+        "  → apt-get install ${missing[*]} (as root)"
+    install "${missing[@]}"
 }
 
 # ── freezer ─────────────────────────────────────────────────────────────────────────────
@@ -144,6 +212,11 @@ freezer() {
     if ! command -v objdump >/dev/null || ! command -v objcopy >/dev/null; then
         missing+=(binutils)
     fi
+    # The stub is a static program: the compiler brings the C library along as an archive.
+    command -v "${CC:-cc}" >/dev/null || missing+=(gcc libc6-dev)
+    echo 'int main(void) { extern int ZSTD_versionNumber(void); return !ZSTD_versionNumber(); }' |
+        ${CC:-cc} -static -x c -o /dev/null - -lzstd 2>/dev/null || missing+=(libc6-dev libzstd-dev)
+    command -v zstd >/dev/null || missing+=(zstd)
     # PyInstaller carries Python as a shared library; Debian keeps it in a package of its own.
     library=$("$python" -c '
 import ctypes, sysconfig
@@ -159,6 +232,6 @@ except OSError:
 }
 
 case ${1:-} in
-venv | services | mysql | freezer) "$@" ;;
-*) die "usage: machine.sh venv DIR | services | mysql DIR | freezer PYTHON" ;;
+venv | services | mysql | tree | debstrap | compiler | freezer) "$@" ;;
+*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer … (see its head)" ;;
 esac

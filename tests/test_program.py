@@ -1,5 +1,6 @@
-"""Starting this very program once more, frozen or not."""
+"""This very program: where it came from, and starting it once more, frozen or not."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance import program
-from appliance.program import command, environment
+from appliance.program import command
 
 
 def test_it_is_this_very_program() -> None:
@@ -17,15 +18,12 @@ def test_it_is_this_very_program() -> None:
     assert command("/opt/stream-daemon", frozen=True) == ["/opt/stream-daemon"]
 
 
-def test_a_frozen_file_starts_itself_with_a_clean_environment() -> None:
-    given = {"PATH": "/bin", "LD_LIBRARY_PATH": "/tmp/_MEI1"}
-    fresh = {"PATH": "/bin", "PYINSTALLER_RESET_ENVIRONMENT": "1"}
-    assert environment(given, frozen=False) == given
-    assert environment(given, frozen=True) == fresh
-    assert environment(given | {"LD_LIBRARY_PATH_ORIG": "/opt/lib"}, frozen=True) == fresh | {
-        "LD_LIBRARY_PATH": "/opt/lib",
-        "LD_LIBRARY_PATH_ORIG": "/opt/lib",
-    }
+def test_only_a_frozen_program_came_in_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = {"STREAM_DAEMON_FILE": "/usr/local/bin/stream-daemon"}
+    assert program.file(environ) is None
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert program.file(environ) == Path("/usr/local/bin/stream-daemon")
+    assert program.file({}) is None
 
 
 def test_it_runs_in_a_session_of_its_own_and_says_all_to_the_file(tmp_path: Path) -> None:
@@ -39,14 +37,36 @@ def test_it_runs_in_a_session_of_its_own_and_says_all_to_the_file(tmp_path: Path
 def test_what_is_started(frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(subprocess, "Popen", lambda argv, **how: seen.append((argv, how)))
-    monkeypatch.setattr(sys, "executable", "/opt/it")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "it"))
     monkeypatch.setattr(sys, "frozen", frozen, raising=False)
     with (tmp_path / "said").open("wb") as output:
         program.start(["-c", "file", "collect"], output)
     [(argv, how)] = seen
-    assert argv == ["/opt/it", *([] if frozen else ["-m", "appliance"]), "-c", "file", "collect"]
+    it = str(tmp_path / "it")
+    assert argv == [it, *([] if frozen else ["-m", "appliance"]), "-c", "file", "collect"]
     assert how["stdin"] == subprocess.DEVNULL
     assert how["stdout"] is how["stderr"] is output
     assert how["start_new_session"]
-    assert ("PYINSTALLER_RESET_ENVIRONMENT" in how["env"]) is frozen
     assert how["env"]["PATH"] == os.environ["PATH"]
+    assert len(how["pass_fds"]) == frozen
+
+
+def test_what_a_frozen_program_starts_holds_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = tmp_path / "it"
+    it.write_text("#!/bin/sh\necho up; exec sleep 60\n")
+    it.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(it))
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with (tmp_path / "said").open("wb") as output:
+        started = program.start([], output)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        started.kill()
+        started.wait()
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(folder)

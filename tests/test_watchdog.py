@@ -1039,14 +1039,11 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [Signals.SIGUSR1])
-def test_a_signal_that_means_nothing_yet_is_said(
-    start: Start, diary: Diary, cast: Cast, number: Signals
-) -> None:
+def test_usr1_is_for_the_log_and_for_nobody_else(start: Start, diary: Diary, cast: Cast) -> None:
     parent = start([cast.recovery(), cast.obedient("collector", "a")])
     pid = born(diary, "collector a")
-    parent.send(number)
-    diary.wait_for(f"log WARNING {number.name} means nothing in this version: ignored")
+    parent.send(Signals.SIGUSR1)
+    diary.wait_for("log INFO the log goes to ")
     status = parent.status()
     assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
     assert parent.stop() == Exit.OK
@@ -1409,6 +1406,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
             }
         ],
         "recovery": {"pid": pids["recovery"], "restarts": 0, "spool": {"bytes": 0}},
+        "keeper": None,
         "queue": {"frames": 0, "bytes": 0, "busy": 0, "waiting_for": ""},
         "store": {
             "stored": 9,
@@ -1419,6 +1417,7 @@ def test_status_while_it_runs(start: Start, diary: Diary, cast: Cast) -> None:
             "lag_s": 0.0,
             "waiting_for": "the store: it is down → start it",
         },
+        "log": {"lost": 0, "error": ""},
         "last_error": "the store: it is down",
     }
     assert parent.stop() == Exit.OK

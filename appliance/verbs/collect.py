@@ -1,6 +1,7 @@
 """`stream-daemon collect`: start an instance and run it to its end, or leave it running."""
 
 import argparse
+import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,18 @@ from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
 from appliance.renewal import Renewer
 from appliance.settings import Config, StdinSource
-from appliance.verbs import background, holder, locate
+from appliance.verbs import background, holder, locate, replace
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int:
     """Run until stopped, or until ready with --detach; the exit code says whether all is safe."""
+    if args.if_needed and args.replace:
+        raise replace.Contradiction("--if-needed and --replace exclude each other")
     if args.if_needed and _runs(locate.instance(args)):
         return int(Exit.OK)
     config, instance, file = locate.load(args)
-    _set_up_log(config)
+    logs.set_up_stderr(config.log, config.name)  # until it is known that we are the only one
+    logs.check(config.log)
     process.fill_standard_descriptors()
     control.check_path(instance.control)
     if args.detach:
@@ -29,9 +33,13 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
     instance.make()
     try:
+        if args.detach and args.replace:
+            return background.start(config, instance, file, environ, "--replace")
         if args.detach:
             holder.refuse_second(instance)
             return background.start(config, instance, file, environ)
+        if args.replace:
+            replace.end_running(instance, config.drain_s, app.look_ahead)
         return _run_here(app, config, instance, file)
     except holder.AlreadyRuns:
         if args.if_needed:
@@ -40,17 +48,28 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
 
 
 def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
-    read = partial(locate.read_again, str(Path(file).absolute()))
+    read = partial(_read_again, str(Path(file).absolute()))
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
-        return int(app.run(Renewer(app, read, _set_up_log)))
+        logs.set_up(config.log, config.name)
+        return int(app.run(lock.release, Renewer(app, read, _change_log)))
     finally:
         lock.release()
 
 
-def _set_up_log(config: Config) -> None:
-    logs.set_up(config.log.level)
+def _read_again(file: str) -> Config:
+    config = locate.read_again(file)
+    logs.check(config.log)
+    return config
+
+
+def _change_log(config: Config) -> None:
+    """Log as a reload has it; it was looked at before."""
+    try:
+        logs.set_up(config.log, config.name)
+    except ConfigError as error:
+        logging.getLogger("parent").error("%s", error.line)
 
 
 def _runs(instance: Instance) -> bool:
