@@ -25,7 +25,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check sabotage bench torture tree binary clean
+.PHONY: help demo check sabotage bench torture tree binary deb clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -64,6 +64,11 @@ binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all i
 	@python=$(TREE)/python; [ -x $$python ] || python=$(BIN)/python; \
 		build/machine.sh freezer $$python && $$python build/freeze.py
 	@$(BIN)/python build/smoke.py dist/stream-daemon
+
+deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
+	@[ -x dist/stream-daemon ] || $(MAKE) binary
+	@[ "$(LINT)" = no ] || build/machine.sh packager
+	@LINT=$(or $(LINT),yes) build/deb.sh $(BIN)/python
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -49,6 +49,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def system_user(text: str) -> str:
+    """A user's name on the command line, as useradd(8) takes it.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a user's name such as stream")
+    return text
+
+
 VERBS: dict[str, tuple[str, str, Options]] = {
     "collect": (
         "collect and store until stopped, in the foreground or with --detach",
@@ -61,6 +72,14 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             (
                 ("--if-needed",),
                 {"action": "store_true", "help": "if it runs already, exit 0 in silence (cron)"},
+            ),
+            (
+                ("--replace",),
+                {
+                    "action": "store_true",
+                    "help": "if it runs already, end it and go on with its connections: an"
+                    " upgrade, or a new configuration, that no sender notices",
+                },
             ),
         ),
     ),
@@ -75,6 +94,20 @@ VERBS: dict[str, tuple[str, str, Options]] = {
                     "type": seconds,
                     "metavar": "S",
                     "help": "wait at most so many seconds (then exit 75; nothing is killed)",
+                },
+            ),
+        ),
+    ),
+    "reload": (
+        "take up the changed configuration; on any failure the old one is kept (exit 78)",
+        "stream-daemon reload",
+        (
+            (
+                ("--timeout",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "help": "wait at most so many seconds for the outcome (then exit 75)",
                 },
             ),
         ),
@@ -224,6 +257,40 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "print a commented configuration to start from",
         "stream-daemon init > stream-daemon.toml",
         (),
+    ),
+    "install": (
+        "make this file a service: program, units, example configuration; says each step",
+        "sudo ./stream-daemon install",
+        (
+            (
+                ("--user",),
+                {
+                    "type": system_user,
+                    "metavar": "U",
+                    "help": "the service runs as this user, who is made if missing"
+                    " (default: one that systemd makes while it runs)",
+                },
+            ),
+            (
+                ("--dry-run",),
+                {"action": "store_true", "help": "say what would be done, change nothing"},
+            ),
+            (("--root",), {"metavar": "DIR", "help": "install into DIR, another machine's root"}),
+        ),
+    ),
+    "uninstall": (
+        "remove what install has made; what was collected and the configuration stay",
+        "sudo stream-daemon uninstall --dry-run",
+        (
+            (("--purge",), {"action": "store_true", "help": "also configuration and cache"}),
+            (("--data",), {"action": "store_true", "help": "also what was collected"}),
+            (("--yes",), {"action": "store_true", "help": "yes, --data is meant"}),
+            (
+                ("--dry-run",),
+                {"action": "store_true", "help": "say what would be done, change nothing"},
+            ),
+            (("--root",), {"metavar": "DIR", "help": "in DIR, another machine's root"}),
+        ),
     ),
     "completion": (
         "print what makes bash, zsh or fish complete our commands and options",

@@ -39,6 +39,7 @@ from appliance.settings import (
     KIB,
     LATER_KEYS,
     LATER_VALUES,
+    LOG_TO_STDERR,
     MIB,
     SOURCE_TYPES,
     SOURCES_LIMIT,
@@ -352,6 +353,16 @@ def _store(value: object, at: Place) -> StoreConfig:
     return store
 
 
+def _log(value: object, at: Place) -> LogConfig:
+    log = _GRAMMAR.read(LogConfig, value, at)
+    if log.to != LOG_TO_STDERR and not log.to.startswith("/"):
+        raise (at / "to").error(
+            f'{found(log.to)} is neither "stderr" nor the absolute path of a file',
+            'write to = "stderr", or to = "/var/log/stream-daemon/stream.log"',
+        )
+    return log
+
+
 def _columns(value: object, at: Place) -> dict[str, Column]:
     columns = {name: _column(name, spec, at / name) for name, spec in as_table(value, at).items()}
     first: dict[str, str] = {}
@@ -423,7 +434,7 @@ _GRAMMAR: Grammar = Grammar(
         "store": _store,
         "columns": _columns,
         "password": _secret,
-        "log": lambda value, at: _GRAMMAR.read(LogConfig, value, at),
+        "log": _log,
     },
     later_keys=LATER_KEYS,
     later_values=LATER_VALUES,

@@ -486,6 +486,9 @@ class Gauge(Protocol):
     def error(self, text: str) -> None:
         """Say the last error in words."""
 
+    def log_error(self, text: str) -> None:
+        """Say why lines of the log are lost; empty when none are."""
+
     def get(self, name: str) -> int:
         """Read a number; the parent asks for things through some."""
 

@@ -35,6 +35,7 @@ WORDS = (
     "lost",
     "in_hand_ms",  # subscriber: when the oldest record of its lease came; 0 without a lease
     "stored_ms",  # subscriber: when the newest record that it stored came
+    "log_lost",  # lines of the log that could not be written
     "error_s",  # when last_error was said, seconds since the epoch
     "queue_frames",  # recovery's samples
     "queue_busy",
@@ -48,7 +49,7 @@ WORDS = (
     "slow",  # 1 in a call that may take longer than the heartbeat's usual limit
     "position",  # subscriber: of the record in hand, NO_RECORD if no single one is
 )
-TEXTS = ("waiting_for", "refusing", "last_error", "in_hand")
+TEXTS = ("waiting_for", "refusing", "last_error", "log_error", "in_hand")
 TEXT_BYTES_MAX = 240
 SLOTS_MAX = 512
 
@@ -116,6 +117,10 @@ class Slot:
         self._write("last_error", text)
         self.set("error_s", int(self._wall_clock()))
 
+    def log_error(self, text: str) -> None:
+        """Say why lines of the log are lost; empty when none are."""
+        self._write("log_error", text)
+
     def in_hand(self, owner: str, frame: str) -> None:
         """Say what is worked on; the text becomes valid with its length, which is one word."""
         self.put_down()
@@ -159,14 +164,21 @@ class Board:
         self._memory = memoryview(mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES))
         self._clock_ns = clock_ns
         self._wall_clock = wall_clock
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, tuple[int, Slot]] = {}  # by owner, with their numbers
+        self._free = list(range(SLOTS_MAX))[::-1]
 
     def slot(self, owner: str) -> Slot:
         """The slot of this owner, made when first asked for."""
         if owner not in self._slots:
-            at = len(self._slots) * _SLOT_BYTES
-            if at >= len(self._memory):
+            if not self._free:
                 raise ValueError(f"more than {SLOTS_MAX} children")
-            memory = self._memory[at : at + _SLOT_BYTES]
-            self._slots[owner] = Slot(memory, self._clock_ns, self._wall_clock)
-        return self._slots[owner]
+            number = self._free.pop()
+            memory = self._memory[number * _SLOT_BYTES :][:_SLOT_BYTES]
+            memory[:] = bytes(_SLOT_BYTES)
+            self._slots[owner] = number, Slot(memory, self._clock_ns, self._wall_clock)
+        return self._slots[owner][1]
+
+    def free(self, owner: str) -> None:
+        """Its slot may go to another owner; nobody may use it any more."""
+        number, _ = self._slots.pop(owner)
+        self._free.append(number)

@@ -27,21 +27,32 @@ class Inherited:
     """Sockets that somebody has held for us: taken out of here as they are put to use.
 
     Attributes:
-        listeners: by source.
+        listeners: of whichever source: what tells them apart is their address.
         connections: by source, then by cookie.
         others: with names that aren't ours: listening sockets of a .socket unit.
+        size: how many have come, whatever was taken out since.
     """
 
-    listeners: dict[str, list[Any]] = field(default_factory=dict)
+    listeners: list[Any] = field(default_factory=list)
     connections: dict[str, dict[int, Any]] = field(default_factory=dict)
     others: list[tuple[str, Any]] = field(default_factory=list)
+    size: int = 0
 
     def add(self, name: str, thing: Any) -> None:
         """Sort a socket in by its name."""
+        self.size += 1
         match = _NAME.fullmatch(name)
         if not match:
             self.others.append((name, thing))
         elif match["cookie"]:
             self.connections.setdefault(match["source"], {})[int(match["cookie"])] = thing
         else:
-            self.listeners.setdefault(match["source"], []).append(thing)
+            self.listeners.append(thing)
+
+    def close(self) -> None:
+        """Close what nobody has taken out."""
+        for one in self.connections.values():
+            for thing in one.values():
+                thing.close()
+        for thing in (*self.listeners, *(thing for _name, thing in self.others)):
+            thing.close()

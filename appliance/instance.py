@@ -3,6 +3,7 @@
 state_dir/NAME/lock           held while the instance, or a child of a dead one, lives
                drain.lock     held by a `drain`, or by an `audit` without an instance
                control.sock   how stop, running and status reach it
+               keeper.sock    where a successor gets the connections of a killed instance
                id             tells it from an instance of the same name elsewhere
                sources/       for each source a note file, beginnings of unfinished records, or
                              since when its server is away
@@ -55,6 +56,11 @@ class Instance:
     def control(self) -> Path:
         """The control socket."""
         return self.directory / "control.sock"
+
+    @property
+    def keeper(self) -> Path:
+        """The keeper's socket."""
+        return self.directory / "keeper.sock"
 
     @property
     def queue(self) -> Path:

@@ -1,47 +1,100 @@
 """What the program says while it runs: one line an event, with its reason and the next step.
 
-To stderr, readable. Times are UTC (RFC 3339). Nothing is logged per record or per frame. What
-others wrote (a database's error may show a record) is escaped and cut: nobody writes lines, or to
-a terminal, in our name.
+Nothing is logged per record or per frame. Where it goes is settled once, by the parent, before
+the first fork; a child then only says who it is:
+
+    log.to = "stderr"    the journal, if that is what stderr is (journal.py); else stderr
+    log.to = "/path"     that file
+
+How a line looks is in loglines.py, what becomes of one that can't be written in destinations.py.
 """
 
 import logging
-import sys
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from appliance import journal
 from appliance.contracts import Gauge
-from appliance.errors import Unavailable
-from appliance.texts import printable
+from appliance.destinations import STDERR, Destination, File, Stderr, ToJournal, check_file
+from appliance.errors import ConfigError, Unavailable
+from appliance.loglines import FORMS, WHOLE, Speaker, prefixed
+from appliance.settings import LOG_TO_STDERR, LogConfig
+
+__all__ = ["WHOLE", "Outage", "check", "reopen", "set_up", "set_up_stderr", "speaks_as"]
 
 SAY_AFTER_S = 1.0
-FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
 
 
-LINE_CHARS_MAX = 8192  # of a message; an ALTER TABLE to paste may be long
-WHOLE = {"whole": True}  # `extra` of a record that is our own and is never cut
+def check(log: LogConfig) -> None:
+    """See that the log can go where it is to go; changes nothing.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    if log.to != LOG_TO_STDERR:
+        check_file(log.to)
 
 
-class _OneLine(logging.Formatter):
-    """One line an event, whatever its message holds."""
+def set_up(log: LogConfig, instance: str, process: str = "parent") -> None:
+    """Log as configured from here on, in this process and its children.
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        text = printable(record.message)
-        if len(text) > LINE_CHARS_MAX and not hasattr(record, "whole"):
-            text = f"{text[:LINE_CHARS_MAX]}… ({len(text)} characters)"
-        record.message = text
-        return super().formatMessage(record)
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    speaker = Speaker(instance, process)
+    if log.to == LOG_TO_STDERR:
+        _use(_stderr(log.format, speaker, os.environ), log.level)
+        return
+    check(log)
+    file = File(log.to, FORMS[log.format], speaker)
+    try:
+        file.open()
+    except OSError as error:
+        raise ConfigError(
+            f"log.to: {log.to}: {error.strerror}", "name a file that this user can write"
+        ) from error
+    _use(file, log.level)
 
 
-def set_up(level: str) -> None:
-    """Log to stderr from here on, in this process and its children."""
-    formatter = _OneLine(FORMAT, "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+def set_up_stderr(log: LogConfig, instance: str, process: str = "parent", level: str = "") -> None:
+    """The same to stderr, whatever `log.to` is: for a verb that somebody waits for."""
+    _use(_stderr(log.format, Speaker(instance, process), os.environ), level or log.level)
+
+
+def speaks_as(process: str, name: str, gauge: Gauge) -> None:
+    """Say whose lines follow in this process, and where it is counted if some are lost."""
+    for destination in _destinations():
+        destination.speaker = Speaker(destination.speaker.instance, process, name)
+        destination.gauge = gauge
+    gauge.log_error("")  # a predecessor may have lost some
+
+
+def reopen() -> str:
+    """Begin the log's file anew, if it is one that somebody has renamed; where the log goes."""
+    for destination in _destinations():
+        destination.reopen()
+    return ", ".join(destination.where for destination in _destinations())
+
+
+def _stderr(format: str, speaker: Speaker, environ: Mapping[str, str]) -> Destination:
+    """The journal if stderr is that, and takes our fields; else stderr."""
+    if not journal.is_behind(STDERR, environ):
+        return Stderr(FORMS[format], speaker)
+    try:
+        return ToJournal(journal.Journal(), speaker)
+    except OSError:  # not reachable from here (a chroot): it reads lines, too
+        return Stderr(prefixed, speaker)
+
+
+def _use(destination: Destination, level: str) -> None:
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [destination]
     root.setLevel(level.upper())
+
+
+def _destinations() -> list[Destination]:
+    return [one for one in logging.getLogger().handlers if isinstance(one, Destination)]
 
 
 class Outage:

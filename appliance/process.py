@@ -258,15 +258,50 @@ def born(title: str, parent: int, drain_s: float, kept: Callable[[], bool] = lam
     `kept` tells whether its connections would outlive the parent.
     """
     wish = Wish(parent, drain_s, kept)
-    # multiprocessing gives Python's sys.stdin another file; the descriptor stays the parent's.
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    _close_standard_input()
     _checked(_libc.prctl(PR_SET_PDEATHSIG, signals.DRAIN, 0, 0, 0))
     setproctitle.setproctitle(title)
     if wish.orphaned:  # it died before prctl: no signal will come
         os.kill(os.getpid(), signals.DRAIN)
     return wish
+
+
+def _close_standard_input() -> None:
+    """multiprocessing gives Python's sys.stdin another file; the descriptor stays the parent's."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def born_to_outlive(title: str) -> None:
+    """The first thing a child does that stays when the parent dies; only TERM and KILL end it.
+
+    In a session of its own: what ends a whole group, or hangs up a terminal, isn't meant for it.
+    """
+    os.setsid()
+    for number in {*signals.PARENT, *signals.CHILD, *signals.CHILD_IGNORES} - {
+        signal.SIGTERM,
+        signal.SIGCHLD,
+        signal.SIGCONT,
+    }:
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    restore_signal_mask()
+    _close_standard_input()
+    setproctitle.setproctitle(title)
+
+
+def born_to_look(title: str, parent: int, limit_s: float) -> None:
+    """The first thing that a child does that only looks, and dies with its parent, or too late."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is the parent's
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    restore_signal_mask()
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    setproctitle.setproctitle(title)
+    if os.getppid() != parent:  # it died before prctl: no signal will come
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_title(title: str) -> None:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 DEFAULT_NAME = "stream"
+LOG_TO_STDERR = "stderr"  # instead of a path
 FRAME_BYTES_LIMIT = 256 * MIB  # Redis takes items up to 512 MiB
 QUEUE_BYTES_LIMIT = 2**53  # Lua counts in doubles: exact up to here
 DISK_BYTES_LIMIT = 2**62
@@ -190,11 +191,11 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where and how much is logged."""
+    """Where, how much and how is logged. to: "stderr", or the absolute path of a file."""
 
-    to: Literal["stderr"] = "stderr"
+    to: Annotated[Text, Meta(examples=["/var/log/stream-daemon/stream.log"])] = LOG_TO_STDERR
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text"] = "text"
+    format: Literal["text", "json"] = "text"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -238,7 +239,5 @@ LATER_VALUES = {
     "source.SOURCE.type": "udp|http|sse|websocket|jetstream",
     "source.SOURCE.framing": "nul|octet-count|length32|length-line",
     "source.SOURCE.format": "syslog",
-    "log.to": r"(?!stderr\Z).+",  # a path
-    "log.format": "json",
 }
 """Values that are settled and that this version refuses, a regular expression by key."""

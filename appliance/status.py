@@ -47,6 +47,19 @@ class ChildState:
         return self.retired and self.pid is None
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What became of the log: lines lost since the start, and why some are lost now.
+
+    `last_error`: the newest that the parent itself had to say, and when (seconds since the epoch).
+    """
+
+    lost: int = 0
+    error: str = ""
+    last_error: str = ""
+    last_error_at: int = 0
+
+
 def counters_of(children: list[ChildState]) -> dict[str, int]:
     """The counters whose rates `report` asks for: what each source read, and what is stored."""
     read = {_counter(c): c.gauge.get("records") for c in children if c.kind == "collector"}
@@ -65,10 +78,13 @@ def report(
     paused: bool,
     per_s: PerSecond,
     now: float,
+    log: Log = Log(),
+    keeper: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of `status --json`.
 
-    `identity` is name, version, pid and since; `now` is in seconds since the epoch.
+    `identity` is name, version, pid and since; `now` is in seconds since the epoch; `keeper` is
+    None where there is none.
     """
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
@@ -85,6 +101,7 @@ def report(
             "restarts": recovery.restarts,
             "spool": {"bytes": recovery.gauge.get("spool_bytes")},
         },
+        "keeper": keeper,
         "queue": _queue(recovery),
         "store": {
             **{
@@ -98,7 +115,8 @@ def report(
             ),
             "refusing": next((c.refusing for c in subscribers if c.refusing and not c.gone), ""),
         },
-        **_last_error(children),
+        "log": {"lost": log.lost, "error": log.error},
+        **_last_error(children, log),
     }
 
 
@@ -165,6 +183,11 @@ def screen(report: dict[str, Any]) -> str:
             lines.append(f"  goes through frame {one['alone']} record by record")
     lines.append(f"recovery: {_process(report['recovery'])}")
     lines += _spooled(report["recovery"]["spool"]["bytes"], " of sources that aren't configured")
+    if "directory" in report:
+        lines.append(f"files: {report['directory']}")
+    lines += _log(**report["log"]) if "log" in report else []  # an older instance says nothing
+    if report.get("keeper"):
+        lines += _keeper(report["keeper"])
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")
     return "\n".join(lines)
@@ -201,8 +224,9 @@ def _lag_s(subscribers: list[ChildState], queue: dict[str, Any], now: float) -> 
     return round(max(0.0, now - (min(in_hand) if in_hand else max(stored)) / 1000), 1)
 
 
-def _last_error(children: list[ChildState]) -> dict[str, Any]:
-    newest = max(children, key=lambda child: child.last_error_at)
+def _last_error(children: list[ChildState], log: Log) -> dict[str, Any]:
+    sayers: list[ChildState | Log] = [*children, log]
+    newest = max(sayers, key=lambda sayer: sayer.last_error_at)
     if not newest.last_error:
         return {"last_error": "", "last_error_at": None}
     at = datetime.fromtimestamp(newest.last_error_at, UTC)
@@ -264,8 +288,20 @@ def _process(row: dict[str, Any]) -> str:
     return f"{alive}, {row['restarts']} restarts"
 
 
+def _keeper(keeper: dict[str, Any]) -> list[str]:
+    lines = [f"keeper: {keeper['sockets']} sockets, {_process(keeper)}"]
+    if not keeper["holds"]:
+        lines.append("  it doesn't answer: if the parent is killed now, senders are cut")
+    return lines
+
+
 def _behind(lag_s: float | None) -> str:
     return "nothing stored yet" if lag_s is None else f"{lag_s:g} s behind"
+
+
+def _log(lost: int, error: str) -> list[str]:
+    why = f": {error}" if error else ", it is written again"
+    return [f"log: {lost} lines are lost{why}"] if lost else []
 
 
 def _spooled(size: int, of: str = "") -> list[str]:

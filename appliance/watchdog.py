@@ -18,20 +18,21 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from signal import Signals
 from typing import Any
 
-from appliance import process, signals, status
+from appliance import logs, process, signals, status
 from appliance.acceptor import Acceptor
 from appliance.child import Child, ChildSpec, Server, Startable
 from appliance.contracts import NO_RECORD, Holder, NoHolder, NoManager, ServiceManager
 from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
-from appliance.errors import Exit
-from appliance.logs import WHOLE
+from appliance.errors import ConfigError, Exit
+from appliance.keeping import Keeping
 from appliance.rates import Rates
+from appliance.reloading import STOPPING, Candidate, Reloading
 from appliance.settings import SUBSCRIBERS_LIMIT
 
 SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST, Exit.TAKEN)
@@ -65,13 +66,17 @@ class Watchdog:
         *,
         holder: Holder | None = None,
         manager: ServiceManager | None = None,
+        keeping: Keeping | None = None,
+        read: Callable[[], Candidate] | None = None,
     ) -> None:
         self._name = name
-        self._holder = holder or NoHolder()
+        self._holder = holder or keeping or NoHolder()
+        self._keeping = keeping
         self._manager = manager or NoManager()
         self._board = board
+        self._slot = board.slot("parent")  # its own numbers
         self._children = [self._child(spec) for spec in specs]
-        self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
+        self._exits = [Exit.OK]  # of children that are gone for good
         self._control = control
         self._server = Server(server) if server else None
         self._drain_s = drain_s
@@ -96,12 +101,22 @@ class Watchdog:
         self._looks = 0
         self._turned_at = monotonic()
         self._parent = os.getpid()
+        self._reloading = Reloading(
+            f"stream-daemon {name} reload",
+            read or _nothing_to_read,
+            self,
+            self._slot,
+            self._manager,
+        )
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = {"name": name, "version": version, "pid": self._parent, "since": since}
         self._log = logging.getLogger("parent")
+        if keeping:
+            keeping.changed = self._say_kept
 
     def run(self) -> Exit:
         """Run until stopped, or until every source has ended and all is stored."""
+        logs.speaks_as("parent", "", self._slot)
         wanted = {*signals.PARENT, *signals.CHILD}
         self._signals = process.SignalFd(wanted)
         self._log.info("%s started (pid %d)", self._name, self._parent)
@@ -118,7 +133,8 @@ class Watchdog:
     @property
     def exit(self) -> Exit:
         """How it ended so far: the worst that happened to a child."""
-        worst = max((child.exit for child in self._children), key=SEVERITY.index)
+        exits = [*self._exits, *(child.exit for child in self._children)]
+        worst = max(exits, key=SEVERITY.index)
         return Exit.UNREACHABLE if worst is Exit.OK and self._refused else worst
 
     def answer_stops(self) -> None:
@@ -138,11 +154,15 @@ class Watchdog:
             self._report_deaths(died)
             self._nudge_recovery()
             self._end_when_refused(died)
+        if self._phase is None:
+            self._reloading.step(now)
         self._advance(now)
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, sum(child.slot.get("works") for child in self._children))
+        if self._keeping and not self._finished():
+            self._keeping.turn(now, self._close_in_keeper)
+        self._say_kept(self._holder.holds)
         for child in self._children:
-            child.slot.set("kept", self._holder.holds)
             if child.pid:
                 self._ask(child)
                 child.check_heartbeat(now)
@@ -180,7 +200,7 @@ class Watchdog:
             return self._phase is None and self._may_take
         if child.spec.kind == "collector" and self._healthy_by is not None:
             return False  # nothing is taken in before it is known that all of it is there
-        return child.spec.kind == "recovery" or self._phase is None or child.restarts > 0
+        return child.spec.kind == "recovery" or self._phase is None or child.began
 
     @property
     def _may_take(self) -> bool:
@@ -201,7 +221,7 @@ class Watchdog:
         return next(child for child in self._children if child.spec.kind == "recovery")
 
     def _child(self, spec: ChildSpec) -> Child:
-        return Child(spec, self._board.slot(f"{spec.kind} {spec.name}"))
+        return Child(spec, self._board.slot(_owner(spec)))
 
     def _of(self, kind: str) -> list[Child]:
         return [child for child in self._children if child.spec.kind == kind]
@@ -218,17 +238,37 @@ class Watchdog:
                 frame = child.death.frame or "several frames"
                 self._log.warning("%s had %s in hand", child.spec.title, frame)
 
-    def _close_inherited(self, child: Child) -> None:
+    def _close_inherited(self, own: Child | None) -> None:
         """In a new child: close what is the parent's own, by name. The lock stays, on purpose."""
+        self._signals.close()
+        self._control.close(unlink=False)
+        if self._keeping:
+            self._keeping.close_in_child()
+        for client in (*self._clients, *self._stop_clients):
+            client.close()
+        self._reloading.close_in_child()
+        for child in self._children:
+            if child.spec.acceptor and child is own:
+                child.spec.acceptor.close_for_collector()
+            elif child.spec.acceptor:
+                child.spec.acceptor.close_in_child()
+
+    def _close_in_keeper(self) -> None:
+        """In the keeper: close what is the parent's own, by name, but for what is to be held."""
+        logs.speaks_as("keeper", "", self._slot)
         self._signals.close()
         self._control.close(unlink=False)
         for client in (*self._clients, *self._stop_clients):
             client.close()
-        for acceptor in self._acceptors:
-            if acceptor is child.spec.acceptor:
-                acceptor.close_for_collector()
-            else:
-                acceptor.close_in_child()
+        self._reloading.close_in_child()
+        for child in self._children:
+            if child.spec.acceptor:
+                child.spec.acceptor.close_in_keeper()
+
+    def _say_kept(self, holds: bool) -> None:
+        """Tell the collectors whether their connections would outlive us."""
+        for child in self._children:
+            child.slot.set("kept", holds)
 
     def _kill_all(self) -> None:
         """Nothing outlives the parent's own end."""
@@ -246,23 +286,24 @@ class Watchdog:
         """Those that are wanted, the newest last."""
         return [child for child in self._of("subscriber") if not child.retired]
 
-    def _one_more(self) -> None:
+    def _one_more(self) -> bool:
         """Want one subscriber more, under the lowest number that nobody has (any more)."""
         known = {child.spec.name: child for child in self._of("subscriber")}
         numbers = map(str, range(1, SUBSCRIBERS_LIMIT + 1))
         number = next((n for n in numbers if n not in known or known[n].gone), None)
-        if number is None or (number not in known and len(self._children) >= SLOTS_MAX):
+        if number is None or (number not in known and len(self._children) + 1 >= SLOTS_MAX):
             self._log.warning("no room for one subscriber more")
-            return
+            return False
         child = known.get(number)
         if child:
-            child.want_again()
+            child.want_again(self._subscriber(number))
             self._children.remove(child)
         else:
             child = self._child(self._subscriber(number))
         child.slot.set("paused", self._paused)
         self._children.append(child)
         self._log.info("one subscriber more: %d", len(self._subscribers))
+        return True
 
     def _one_fewer(self) -> None:
         """The newest subscriber finishes its lease and isn't wanted any more."""
@@ -280,6 +321,44 @@ class Watchdog:
         for child in self._of("subscriber"):
             child.slot.set("paused", paused)
 
+    # ── another configuration (protocol: reloading.Home) ────────────────────────────────
+
+    def of(self, kind: str) -> list[Child]:
+        """The children of this kind."""
+        return self._of(kind)
+
+    def adopt(self, spec: ChildSpec) -> Child:
+        """Want one child more.
+
+        Another instance that collects its source already is waited for: no reason to end this one.
+        """
+        child = self._child(spec)
+        child.slot.set("attached", 1)
+        self._children.append(child)
+        return child
+
+    def dismiss(self, child: Child) -> None:
+        """One has ended for good: nothing of it stays."""
+        self._exits.append(child.exit)
+        self._children.remove(child)
+        if child.spec.acceptor:
+            child.spec.acceptor.close()
+        self._board.free(_owner(child.spec))
+
+    def work_by(self, candidate: Candidate) -> None:
+        """What the watchdog itself goes by; the number of subscribers, where that has changed."""
+        self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
+        if not candidate.plan.resized:
+            return
+        while len(self._subscribers) > candidate.subscribers:
+            self._one_fewer()
+        while len(self._subscribers) < candidate.subscribers and self._one_more():
+            pass
+
+    def close_in_look(self) -> None:
+        """In a child that only looks: close all that is the parent's own."""
+        self._close_inherited(None)
+
     # ── ending ──────────────────────────────────────────────────────────────────────────
 
     def stop(self, quick: bool, leave: bool = False) -> None:
@@ -290,6 +369,7 @@ class Watchdog:
         if self._phase is not None or quick:
             self._quick = True
         if self._phase is None:
+            self._reloading.abort()
             self._leaving = leave and self._holder.holds
             for_next = ", connections are left to the next start" if self._leaving else ""
             self._log.info("stopping%s%s", " at once" if quick else "", for_next)
@@ -301,7 +381,7 @@ class Watchdog:
     def _stop_listening(self) -> None:
         for child in self._of("collector"):
             if child.spec.acceptor:
-                is_ours = self._healthy_by is None and child.exit is not Exit.TAKEN
+                is_ours = child.began and child.exit is not Exit.TAKEN
                 child.spec.acceptor.stop_listening(take=is_ours)
 
     def _end_when_refused(self, died: list[Child]) -> None:
@@ -312,6 +392,8 @@ class Watchdog:
     def _enter(self, phase: int) -> None:
         self._phase = phase
         self._phase_began = self._monotonic()
+        if self._keeping and self._is_past("collector") and not self._leaving:
+            self._keeping.end()  # nobody shall go on with what is left of connections
         if PHASES[phase:] == ("server",) and self._server:
             self._server.terminate()
 
@@ -335,7 +417,7 @@ class Watchdog:
     def _left(self, kind: str) -> bool:
         if kind == "server":
             return self._server is not None and self._server.lives
-        return any(c.pid or (self._is_wanted(c) and c.restarts) for c in self._of(kind))
+        return any(c.pid or (self._is_wanted(c) and c.began) for c in self._of(kind))
 
     def _press(self, kind: str, now: float) -> None:
         """Deadlines of the phase: quick when the time is over, KILL when that didn't help."""
@@ -356,15 +438,18 @@ class Watchdog:
             self._server.kill()
 
     def _ask(self, child: Child) -> None:
-        """Ask a child of the current phase to end, or one that was one too many."""
-        if child.retired or (
-            self._phase is not None and PHASES.index(child.spec.kind) == self._phase
-        ):
+        """Ask a child of the current phase to end, or one that isn't wanted as it is."""
+        if self._phase is not None and PHASES.index(child.spec.kind) == self._phase:
+            child.ask(self._request_to(child))
+        elif child.parting:
+            child.ask(child.parting)
+        elif child.retired:
             child.ask(self._request_to(child))
 
     def _request_to(self, child: Child) -> Signals:
         """How it is to end."""
-        if self._leaving and child.spec.acceptor and child.spec.held:
+        stays = child.parting is not signals.DRAIN  # else its source is gone, or its server
+        if self._leaving and child.spec.acceptor and child.spec.held and stays:
             return signals.LEAVE
         return signals.QUICK if self._quick else signals.DRAIN
 
@@ -415,6 +500,8 @@ class Watchdog:
         yield self._control, select.POLLIN, self._accept_client
         for client in self._clients:
             yield client, select.POLLIN, partial(self._serve, client)
+        if self._keeping and self._keeping.wire:
+            yield self._keeping.wire, self._keeping.wire.events, self._keeping.hear
         for child in self._of("collector"):
             if child.spec.acceptor:
                 yield from self._interesting_of(child.spec.acceptor, self._admits(child))
@@ -448,6 +535,8 @@ class Watchdog:
     def _timeout_s(self) -> float:
         now = self._monotonic()
         starts = [c.start_at - now for c in self._children if not c.pid and not c.done]
+        if self._keeping and self._keeping.pid is None and self._keeping.wanted:
+            starts.append(self._keeping.start_at - now)
         due = min((at for at in starts if at > 0), default=TICK_S_MAX)
         is_known = self._reached and all(map(self._admits, self._of("collector")))
         is_starting = not is_known and now < self._began + START_S
@@ -459,25 +548,33 @@ class Watchdog:
                 self._obey(received.signal)
 
     def _obey(self, number: Signals) -> None:
-        match signals.PARENT.get(number):
-            case "drain":
-                self.stop(quick=False, leave=self._manager.comes_back())
-            case "quick":
-                self.stop(quick=True)
-            case "more":
-                self._one_more()
-            case "fewer":
-                self._one_fewer()
-            case "pause":
-                self._pause(True)
-            case "resume":
-                self._pause(False)
-            case "report":
-                self._log_report()
-            case "reap":
-                pass  # reconcile asks each process
-            case _:
-                self._log.warning("%s means nothing in this version: ignored", number.name)
+        act = self._acts.get(signals.PARENT.get(number, ""))
+        if act:
+            act()
+        else:
+            self._log.warning("%s means nothing to the parent: ignored", number.name)
+
+    @cached_property
+    def _acts(self) -> dict[str, Callable[[], object]]:
+        """What the words of signals.PARENT stand for."""
+        return {
+            "drain": lambda: self.stop(quick=False, leave=self._manager.comes_back()),
+            "quick": lambda: self.stop(quick=True),
+            "more": self._one_more,
+            "fewer": self._one_fewer,
+            "pause": lambda: self._pause(True),
+            "resume": lambda: self._pause(False),
+            "report": self._log_report,
+            "reopen": lambda: self._log.info("the log goes to %s (USR1)", logs.reopen()),
+            "reload": self._reload,
+            "reap": lambda: None,  # reconcile asks each process
+        }
+
+    def _reload(self) -> None:
+        if self._phase is None:
+            self._reloading.ask()
+        else:
+            self._log.warning("%s", STOPPING)
 
     # ── control ─────────────────────────────────────────────────────────────────────────
 
@@ -499,14 +596,22 @@ class Watchdog:
             case "status":
                 client.answer(self.report())
             case "stop":
+                now = bool(request and request.get("now"))
+                leave = bool(request and request.get("leave"))
+                if leave and self._phase is None and self._keeping and not self._holder.holds:
+                    client.answer({"error": "its keeper doesn't hold its connections now"})
+                    return
                 self._stop_clients.append(client)
                 if len(self._stop_clients) > STOP_CLIENTS_MAX:
                     self._stop_clients.pop(0).close()
-                now = bool(request and request.get("now"))
                 if now or self._phase is None:  # who only waits, too, doesn't hasten it
-                    self.stop(now, leave=bool(request and request.get("leave")))
+                    self.stop(now, leave)
+            case "reload" if self._phase is None:
+                self._reloading.ask(client)
+            case "reload":
+                client.answer({"error": STOPPING, "exit": int(Exit.NOT_RUNNING)})
             case _:
-                client.answer({"error": "unknown verb; this version knows status and stop"})
+                client.answer({"error": "unknown verb; this version knows status, stop, reload"})
 
     def report(self) -> dict[str, Any]:
         """What `status --json` says."""
@@ -517,7 +622,29 @@ class Watchdog:
             paused=self._paused,
             per_s=self._rates.per_s,
             now=self._wall_clock(),
+            log=self._log_state(),
+            keeper=self._keeper_report(),
         )
+
+    def _log_state(self) -> status.Log:
+        slots = [self._slot, *(child.slot for child in self._children)]
+        return status.Log(
+            lost=sum(slot.get("log_lost") for slot in slots),
+            error=next(filter(None, (slot.text("log_error") for slot in slots)), ""),
+            last_error=self._slot.text("last_error"),
+            last_error_at=self._slot.get("error_s"),
+        )
+
+    def _keeper_report(self) -> dict[str, Any] | None:
+        keeping = self._keeping
+        if keeping is None:
+            return None
+        return {
+            "pid": keeping.pid,
+            "restarts": keeping.restarts,
+            "sockets": keeping.size,
+            "holds": keeping.holds,
+        }
 
     def _states(self) -> list[status.ChildState]:
         return [
@@ -550,9 +677,18 @@ class Watchdog:
         text = json.dumps(self.report())
         self._log.handle(
             self._log.makeRecord(
-                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=WHOLE
+                self._log.name, logging.INFO, __file__, 0, text, (), None, extra=logs.WHOLE
             )
         )
+
+
+def _owner(spec: ChildSpec) -> str:
+    """Whose slot it is."""
+    return f"{spec.kind} {spec.name}"
+
+
+def _nothing_to_read() -> Candidate:
+    raise ConfigError("no configuration file to read again", "stop and start the instance")
 
 
 def _alone(slot: Slot) -> str:

@@ -78,6 +78,7 @@ class FakeGauge:
         self.waits: list[str] = []
         self.refusals: list[str] = []
         self.errors: list[str] = []
+        self.log_errors: list[str] = []
         self.beats = 0
         self.holding: tuple[str, str] | None = None
 
@@ -114,3 +115,6 @@ class FakeGauge:
 
     def error(self, text: str) -> None:
         self.errors.append(text)
+
+    def log_error(self, text: str) -> None:
+        self.log_errors.append(text)

@@ -73,6 +73,7 @@ def test_each_write_changes_its_own_place_only(
 
 def write_text(slot: Slot, name: str, text: str) -> None:
     write = {"waiting_for": slot.waiting_for, "refusing": slot.refusing, "last_error": slot.error}
+    write |= {"log_error": slot.log_error}
     write[name](text)
 
 

@@ -20,7 +20,8 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
-        "isolate signals backoff poison refusals status rates tweets accounts balance",
+        "isolate signals backoff poison refusals reload status rates tweets accounts balance "
+        "installation",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
@@ -29,21 +30,28 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
-        "program logs instance",
+        "program instance installer keeper_wire",
         "decisions words",
     ),
-    "acceptor": ("acceptor", "hands decisions words"),
+    "logs": ("logs loglines destinations journal", "logs decisions words"),
+    "acceptor": ("acceptor", "hands logs decisions words"),
     "replay": ("replay", "decisions words"),
-    "roles": ("collector subscriber recovery monitor", "replay hands decisions words"),
+    "roles": ("collector subscriber recovery monitor keeper", "replay hands logs decisions words"),
     "auditor": ("auditor", "spool hands decisions words"),
-    "child": ("child", "acceptor hands decisions words"),
-    "watchdog": ("watchdog", "child acceptor hands decisions words"),
+    "child": ("child keeping", "acceptor hands logs decisions words"),
+    "reloading": ("reloading", "child hands logs decisions words"),
+    "watchdog": ("watchdog", "reloading child acceptor hands logs decisions words"),
+    "kinds": ("kinds", "sources hands decisions words"),
     "app": (
         "app",
-        "watchdog child acceptor auditor roles replay sources queues stores spool hands decisions "
-        "words",
+        "kinds watchdog reloading child acceptor auditor roles replay sources queues stores spool "
+        "hands logs decisions words",
     ),
-    "verbs": ("verbs/", "verbs app auditor sources queues stores spool hands decisions words"),
+    "renewal": ("renewal", "app reloading child sources decisions words"),
+    "verbs": (
+        "verbs/",
+        "verbs app renewal auditor sources queues stores spool hands logs decisions words",
+    ),
     "cli": ("cli", "verbs words"),
     "entry": ("__main__", "cli"),
 }

@@ -1,14 +1,19 @@
 """An outage is said once when it lasts and once when it is over; `status` knows at once."""
 
-import io
+import json
 import logging
-import sys
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from appliance import logs
+from appliance import loglines, logs
 from appliance.errors import Unavailable
 from appliance.logs import Outage
+from appliance.settings import LogConfig
 from tests.fake_role import FakeClock, FakeGauge
 
 DOWN = Unavailable("it is down", "start it")
@@ -93,46 +98,92 @@ def test_an_outage_is_said_when_it_lasts_and_when_it_is_over(
 
 
 @pytest.fixture
-def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """Where a log goes that was set up for warnings."""
+def log(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """The root of all loggers, which gets its own back."""
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", list(root.handlers))
     monkeypatch.setattr(root, "level", root.level)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    logs.set_up("warning")
-    return sys.stderr  # type: ignore[return-value]
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    return root
 
 
-def test_a_line_has_its_time_in_utc(stderr: io.StringIO) -> None:
-    root = logging.getLogger()
+@pytest.fixture
+def stderr(log: logging.Logger, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What was said on stderr, in a log that was set up for warnings."""
+    logs.set_up(LogConfig(level="warning"), "nfl")
+    return lambda: capfd.readouterr().err
+
+
+def test_a_line_has_its_time_in_utc(log: logging.Logger, stderr: Callable[[], str]) -> None:
     record = logging.makeLogRecord(
         {"name": "parent", "levelname": "WARNING", "msg": "%d frames", "args": (3,)}
         | {"created": 1700000000.25, "msecs": 250.0}
     )
-    root.handlers[0].handle(record)
+    log.handlers[0].handle(record)
     logging.getLogger("parent").info("below the level")
-    assert stderr.getvalue() == "2023-11-14T22:13:20.250Z WARNING parent: 3 frames\n"
+    assert stderr() == "2023-11-14T22:13:20.250Z WARNING parent: 3 frames\n"
 
 
-def test_a_record_in_an_error_is_escaped_and_cut(stderr: io.StringIO) -> None:
+def test_a_record_in_an_error_is_escaped_and_cut(stderr: Callable[[], str]) -> None:
     """Who sends records doesn't write our log, nor to the terminal of who reads it."""
     hostile = "x\n2023-11-14T22:13:20.250Z INFO    parent: all is well\x1b]0;title\x07\r\x85\u2028"
     logging.getLogger("a").warning("refused: %s", hostile)
     logging.getLogger("b").warning("refused: %s", "é" + "y" * 10**6)
-    first, second = stderr.getvalue().splitlines()
+    first, second = stderr().splitlines()
     assert first.endswith(r"all is well\x1b]0;title\x07\r\x85\u2028")
-    assert len(second) < logs.LINE_CHARS_MAX + 100
+    assert len(second) < loglines.LINE_CHARS_MAX + 100
     assert second.endswith("y… (1000010 characters)")
 
 
-def test_what_is_our_own_is_not_cut(stderr: io.StringIO) -> None:
+def test_what_is_our_own_is_not_cut(stderr: Callable[[], str]) -> None:
     logging.getLogger("a").warning("y" * 10**6, extra=logs.WHOLE)
-    assert stderr.getvalue().endswith("y" * 10**6 + "\n")
+    assert stderr().endswith("y" * 10**6 + "\n")
 
 
-def test_a_traceback_keeps_its_lines(stderr: io.StringIO) -> None:
+def test_a_traceback_keeps_its_lines(stderr: Callable[[], str]) -> None:
     try:
         raise ValueError
     except ValueError:
         logging.getLogger("a").exception("failed")
-    assert len(stderr.getvalue().splitlines()) > 2
+    assert len(stderr().splitlines()) > 2
+
+
+def test_a_mistake_in_a_line_ends_nobody(stderr: Callable[[], str]) -> None:
+    record = logging.makeLogRecord({"msg": "%d records", "args": ("many",), "levelno": 40})
+    logging.getLogger().handlers[0].handle(record)
+    assert "Logging error" in stderr(), "and is seen"
+
+
+# ── as JSON ─────────────────────────────────────────────────────────────────────────────
+
+PROCESSES = {  # who speaks: what of it is said
+    ("parent", ""): {},
+    ("recovery", ""): {},
+    ("collector", "tweets"): {"source": "tweets"},
+    ("subscriber", "2"): {"subscriber": "2"},
+}
+
+
+@pytest.mark.parametrize("who", PROCESSES)
+def test_json_is_one_object_a_line(
+    who: tuple[str, str], log: logging.Logger, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    logs.set_up(LogConfig(to=str(path), format="json", level="debug"), "nfl")
+    logs.speaks_as(*who, FakeGauge())
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("x").exception("failed: %s", 'é"\n\x1b\ud800')
+    logging.getLogger("y").debug("fine")
+    first, second = map(json.loads, path.read_text().splitlines())
+    traceback = first.pop("traceback")
+    assert traceback.startswith("Traceback")
+    assert "\n" in traceback
+    assert traceback.endswith("ValueError: no")
+    assert datetime.fromisoformat(first.pop("time")) <= datetime.now(UTC)
+    common = {"instance": "nfl", "process": who[0], "pid": os.getpid(), **PROCESSES[who]}
+    said = {"level": "error", "logger": "x", "message": r'failed: é"\n\x1b\ud800'}
+    assert first == {**said, **common}
+    assert re.fullmatch(r"[-\d]{10}T[:\d]{8}\.\d{3}Z", second.pop("time"))
+    assert second == {"level": "debug", "logger": "y", "message": "fine", **common}

@@ -8,7 +8,7 @@ import pytest
 from appliance import signals
 from appliance.counters import Board
 from appliance.errors import Exit
-from appliance.status import ChildState, awaited, counters_of, exit_code, reached, screen
+from appliance.status import ChildState, Log, awaited, counters_of, exit_code, reached, screen
 from appliance.status import report as full_report
 
 IDENTITY = {"name": "nfl", "version": "1.2", "pid": 7, "since": "2026-01-02T03:04:05+00:00"}
@@ -98,6 +98,7 @@ def test_the_whole_of_it() -> None:
             {"n": 2, "pid": 14, "restarts": 0, "records": 10, "waiting_for": "", "alone": ""},
         ],
         "recovery": {"pid": 10, "restarts": 1, "spool": {"bytes": 0}},
+        "keeper": None,
         "queue": {"frames": 3, "bytes": 4096, "busy": 1, "waiting_for": ""},
         "store": {
             "stored": 70,
@@ -109,9 +110,23 @@ def test_the_whole_of_it() -> None:
             "waiting_for": "",
             "refusing": "",
         },
+        "log": {"lost": 0, "error": ""},
         "last_error": "",
         "last_error_at": None,
     }
+
+
+def test_what_becomes_of_the_log() -> None:
+    lost = Log(lost=3, error="/a/log: no room", last_error="lost", last_error_at=int(NOW))
+    children = two_of_each(last_error="away", last_error_at=int(NOW) - 1).all
+    found = full_report(IDENTITY, children, False, False, lambda _: 0.0, NOW, lost)
+    assert found["log"] == {"lost": 3, "error": "/a/log: no room"}
+    assert found["last_error"] == "lost", "the parent's is newer"
+    assert (found["state"], exit_code(found)) == ("healthy", Exit.OK), "no record is in danger"
+    assert "log: 3 lines are lost: /a/log: no room\n" in screen(found)
+    again = full_report(IDENTITY, children, False, False, lambda _: 0.0, NOW, Log(lost=3))
+    assert "log: 3 lines are lost, it is written again\n" in screen(again)
+    assert again["last_error"] == "away"
 
 
 @pytest.mark.parametrize("kind", ["collector", "recovery"])

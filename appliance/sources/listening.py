@@ -39,7 +39,7 @@ def listen(source: SocketSource, left: list[socket.socket]) -> Listening:
 def _unix(source: UnixSource, left: list[socket.socket]) -> list[socket.socket]:
     assert source.listen is not None
     for one in left:
-        if one.family == socket.AF_UNIX and one.getsockname() == source.listen:
+        if _listens_at(one, source.listen):
             left.remove(one)
             if os.path.exists(source.listen):
                 one.setblocking(False)
@@ -48,6 +48,23 @@ def _unix(source: UnixSource, left: list[socket.socket]) -> list[socket.socket]:
             one.close()  # nobody finds it any more
             break
     return unix.listen(source.listen, source.mode, source.owner)
+
+
+def is_left(source: SocketSource, left: list[socket.socket]) -> bool:
+    """Whether `listen` needs nothing but what is left; a host with several addresses may."""
+    if isinstance(source, UnixSource):
+        return any(_listens_at(one, source.listen) for one in left)
+    assert source.listen is not None
+    return tcp.is_left(source.listen, left)
+
+
+def belongs_to(source: SocketSource, connection: socket.socket) -> bool:
+    """Whether a connection is of the kind that this source has now."""
+    return (connection.family == socket.AF_UNIX) == isinstance(source, UnixSource)
+
+
+def _listens_at(one: socket.socket, path: str | None) -> bool:
+    return one.family == socket.AF_UNIX and one.getsockname() == path
 
 
 def close_unused(left: list[socket.socket]) -> None:

@@ -161,20 +161,44 @@ def listen(address: str, left: list[socket.socket] | None = None) -> list[socket
     Raises:
         AddressError: the host is unknown, or the address can't be bound.
     """
-    host, _, port = address.rpartition(":")
+    opened: list[socket.socket] = []
     try:
-        infos = socket.getaddrinfo(
-            host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        return [
-            _taken_over(family, name, left or []) or _bound(family, name)
-            for family, *_, name in dict.fromkeys(infos)
-        ]
+        for family, name in _addresses(address):
+            opened.append(_taken_over(family, name, left or []) or _bound(family, name))
     except OSError as error:
-        raise AddressError(
-            f"can't listen on {address}: {error.strerror or error}",
-            "another program may hold the port (ss -ltnp), or the host is not this machine's",
-        ) from error
+        for one in opened:
+            one.close()
+        raise _refused(address, error) from error
+    return opened
+
+
+def _addresses(address: str) -> list[tuple[int, object]]:
+    """Family and name of each address of "host:port" (getaddrinfo(3))."""
+    host, _, port = address.rpartition(":")
+    infos = socket.getaddrinfo(
+        host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return [(family, name) for family, *_, name in dict.fromkeys(infos)]
+
+
+def _refused(address: str, error: OSError) -> AddressError:
+    return AddressError(
+        f"can't listen on {address}: {error.strerror or error}",
+        "another program may hold the port (ss -ltnp), or the host is not this machine's",
+    )
+
+
+def is_left(address: str, left: list[socket.socket]) -> bool:
+    """Whether sockets listen at all addresses that `listen` would listen at.
+
+    Raises:
+        AddressError: the host is unknown.
+    """
+    names = {one.getsockname() for one in left if one.family != socket.AF_UNIX}
+    try:
+        return all(name in names for _family, name in _addresses(address))
+    except OSError as error:
+        raise _refused(address, error) from error
 
 
 def _taken_over(family: int, name: object, left: list[socket.socket]) -> socket.socket | None:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "is `state_dir` (or $STATE_DIRECTORY) the one that the instance has?",
         )
     process.fill_standard_descriptors()
-    logs.set_up(QUIET_LEVEL)
+    logs.set_up_stderr(config.log, config.name, "audit", QUIET_LEVEL)
     app = App(config, instance)
     with process.Errand(args.timeout) as errand:
         try:

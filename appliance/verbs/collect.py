@@ -1,23 +1,31 @@
 """`stream-daemon collect`: start an instance and run it to its end, or leave it running."""
 
 import argparse
+import logging
 import os
+import sys
+from functools import partial
+from pathlib import Path
 
-from appliance import control, logs, process
+from appliance import control, logs, process, program
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
+from appliance.renewal import Renewer
 from appliance.settings import Config, StdinSource
-from appliance.verbs import background, holder, locate
+from appliance.verbs import background, holder, locate, replace
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int:
     """Run until stopped, or until ready with --detach; the exit code says whether all is safe."""
+    if args.if_needed and args.replace:
+        raise replace.Contradiction("--if-needed and --replace exclude each other")
     if args.if_needed and _runs(locate.instance(args)):
         return int(Exit.OK)
     config, instance, file = locate.load(args)
-    logs.set_up(config.log.level)
+    logs.set_up_stderr(config.log, config.name)  # until it is known that we are the only one
+    logs.check(config.log)
     process.fill_standard_descriptors()
     control.check_path(instance.control)
     if args.detach:
@@ -26,23 +34,52 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
     instance.make()
     try:
+        if args.detach and args.replace:
+            return background.start(config, instance, file, environ, "--replace")
         if args.detach:
             holder.refuse_second(instance)
             return background.start(config, instance, file, environ)
-        return _run_here(app, config, instance)
+        if args.replace:
+            replace.end_running(instance, config.drain_s, app.look_ahead)
+        return _run_here(app, config, instance, file)
     except holder.AlreadyRuns:
         if args.if_needed:
             return int(Exit.OK)
         raise
 
 
-def _run_here(app: App, config: Config, instance: Instance) -> int:
+def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
+    path = str(Path(file).absolute())
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
-        return int(app.run())
+        logs.set_up(config.log, config.name)
+        _say_places(instance, file)
+        return int(app.run(lock.release, Renewer(app, partial(_read_again, path), _set_up_log)))
     finally:
         lock.release()
+
+
+def _read_again(file: str) -> Config:
+    """The configuration as it is now, for a reload."""
+    config = locate.read_again(file)
+    logs.check(config.log)
+    return config
+
+
+def _set_up_log(config: Config) -> None:
+    logs.set_up(config.log, config.name)
+
+
+def _say_places(instance: Instance, file: str) -> None:
+    """Where it keeps what: the defaults depend on who has started it."""
+    unpacked = f", the program unpacked in {Path(sys.executable).parent}" if program.file() else ""
+    logging.getLogger("parent").info(
+        "configuration %s, all files of this instance in %s%s",
+        Path(file).absolute(),
+        instance.directory,
+        unpacked,
+    )
 
 
 def _runs(instance: Instance) -> bool:

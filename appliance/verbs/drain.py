@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     locate.refuse_others(instance, args, ["drain", "--timeout", f"{args.timeout:g}"])
     process.fill_standard_descriptors()
     is_seen = args.verbose or sys.stdout.isatty()
-    logs.set_up(config.log.level if is_seen else QUIET_LEVEL)
+    level = config.log.level if is_seen else QUIET_LEVEL
+    logs.set_up_stderr(config.log, config.name, "drain", level)
     app = App(config, instance)
     if config.queue.url == "embedded" and not instance.queue.is_dir():
         print(f"nothing is queued: no instance has run in {instance.directory}", file=sys.stderr)

@@ -118,6 +118,8 @@ table = "records"               # made if it is missing
 
 [log]
 level = "info"                  # debug, info, warning, error
+#to = "stderr"                  # or a file: "/var/log/stream-daemon/stream.log"
+#format = "text"                # or "json": one object a line
 """
 
 

@@ -4,10 +4,11 @@ import argparse
 import math
 import os
 import select
+import signal
 import sys
 import time
 
-from appliance import control, process
+from appliance import control, keeper_wire, process
 from appliance.errors import Exit
 from appliance.instance import Instance
 from appliance.verbs import holder, locate
@@ -46,6 +47,7 @@ def _not_running(instance: Instance, timeout_s: float | None) -> int:
     """Nothing to stop, unless children of a killed parent are still handing over."""
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     if not _leftovers(instance):
+        _end_keeper(instance)
         print("not running", file=sys.stderr)
         return int(Exit.OK)
     print("its parent was killed; waiting for the children to hand over", file=sys.stderr)
@@ -53,7 +55,18 @@ def _not_running(instance: Instance, timeout_s: float | None) -> int:
         if time.monotonic() > deadline:
             return _too_long(instance, "still handing over", timeout_s or 0.0)
         time.sleep(LOOK_AGAIN_S)  # flock(2) has no descriptor to wait on
+    _end_keeper(instance)
     return int(Exit.INTERNAL)
+
+
+def _end_keeper(instance: Instance) -> None:
+    """A stop means stop: nobody shall go on with connections of a killed instance."""
+    if holder.parent(instance) is None and keeper_wire.end(instance.keeper, _kill):
+        print("ended the keeper of a killed instance: its senders are cut", file=sys.stderr)
+
+
+def _kill(pid: int) -> None:
+    process.kill_and_wait(pid, signal.SIGKILL, holder.KILL_WAIT_S)
 
 
 def _leftovers(instance: Instance) -> set[int]:

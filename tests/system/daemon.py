@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from appliance import control
+from appliance import control, keeper_wire
 from appliance import process as processes
 from tests.database_server import PASSWORD
 
@@ -74,17 +74,19 @@ class Daemon:
         for lock in (self.directory / "state").glob("**/*lock"):
             for pid in processes.holders(lock):
                 processes.kill_and_wait(pid, signal.SIGKILL, STOP_S)
+        for path in (self.directory / "state").glob("*/keeper.sock"):
+            keeper_wire.end(path, lambda pid: os.kill(pid, signal.SIGKILL))
 
     # ── life ────────────────────────────────────────────────────────────────────────────
 
-    def spawn(self, stdin: Any = subprocess.DEVNULL) -> "Daemon":
+    def spawn(self, *options: str, stdin: Any = subprocess.DEVNULL) -> "Daemon":
         """Start it, and don't wait."""
         module = "tests.system.crashing" if self._crash else "appliance"
         own = {"CRASH_LOG": str(self.crash_log), PASSWORD_VARIABLE: PASSWORD}
         environment = os.environ | own | self._environ | (self._crash or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "-c", str(self.file), "collect"],
+                [sys.executable, "-m", module, "-c", str(self.file), "collect", *options],
                 stdin=stdin,
                 stdout=log,
                 stderr=log,
@@ -130,6 +132,24 @@ class Daemon:
         assert self.process
         self.process.kill()
         self.process.wait()
+
+    def kill_both_holders(self) -> None:
+        """The parent and the keeper at once: nobody is left who holds the connections."""
+        keeper = self.keeper()["pid"]
+        assert self.process
+        self.signal(signal.SIGSTOP)
+        processes.kill_and_wait(keeper, signal.SIGKILL, STOP_S)
+        self.kill_parent()
+
+    def keeper(self) -> dict[str, Any]:
+        """What `status` says of the keeper, once it holds."""
+
+        def holding() -> dict[str, Any] | None:
+            keeper: dict[str, Any] = (self.try_status() or {}).get("keeper") or {}
+            return keeper if keeper.get("holds") else None
+
+        found: dict[str, Any] = until(holding, READY_S, "a keeper that holds")
+        return found
 
     # ── looking ─────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance import process
+from appliance import keeper_wire, process
 from tests.ports import free_port
 from tests.system.cron import ROOT, environment
 from tests.system.daemon import STOP_S, send_and_close
@@ -69,6 +69,8 @@ def home(short_dir: Path) -> Iterator[Path]:
     for lock in short_dir.glob("state/**/*lock"):
         for pid in process.holders(lock):
             process.kill_and_wait(pid, signal.SIGKILL, STOP_S)
+    for path in short_dir.glob("state/*/keeper.sock"):
+        keeper_wire.end(path, lambda pid: os.kill(pid, signal.SIGKILL))
 
 
 def configure(home: Path, port: int) -> None:

@@ -1,8 +1,8 @@
 """P1 for the parent: killed with -9 under load, its children hand over and end by themselves.
 
-Without anybody else who holds the connections, a sender is cut: what it sent after the last
+Where its keeper is killed at the same moment, a sender is cut: what it sent after the last
 hand-over is refused, by a reset. So of one connection a beginning is stored: as many lines as
-Redis has counted as handed over, each once.
+Redis has counted as handed over, each once. (With a keeper: test_keeper.)
 """
 
 import os
@@ -41,13 +41,13 @@ def test_a_sender_loses_only_what_is_refused(store: StoreUnderTest, seed: int) -
         with Sender(port, records) as sender:
             until(daemon.stored, STORED_S, "rows")
             children = daemon.child_pids()
-            daemon.kill_parent()
+            daemon.kill_both_holders()
             killed_at = time.monotonic()
             daemon.spawn()
             wait_for_ends(children, killed_at + DRAIN_S + SPARE_S)
             sender.wait_for_refusal()
         until(daemon.try_status, DRAIN_S + SPARE_S, "the second instance")
-        assert daemon.said().count(WAITS) == 1
+        assert daemon.said().count(WAITS) <= 1
         second = daemon.run("collect")
         assert (second.returncode, second.stdout) == (73, "")
         assert "already runs" in second.stderr
@@ -69,7 +69,7 @@ def test_leases_are_given_back_when_the_parent_and_the_store_are_gone(
             with mariadb_store.away():
                 until(queue.busy, DRAIN_S, "a lease in hand")
                 children = daemon.child_pids()
-                daemon.kill_parent()
+                daemon.kill_both_holders()
                 wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)
                 assert not queue.busy()
             sender.wait_for_refusal()
@@ -91,7 +91,7 @@ def test_nothing_outlives_the_parent_where_the_store_hangs(
             with mariadb_store.paused():
                 until(QueueUnderTest.embedded(daemon).busy, STORED_S, "a lease in hand")
                 children = daemon.child_pids()
-                daemon.kill_parent()
+                daemon.kill_both_holders()
                 wait_for_ends(children, time.monotonic() + DRAIN_S + SPARE_S)
             sender.wait_for_refusal()
         daemon.start()

@@ -1,0 +1,66 @@
+"""Machines for these tests, and why they run only when asked for: `make check-system`."""
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from tests.booted.machine import Machine
+from tests.booted.service import INSTALLED, PROGRAM
+
+ROOT = Path(__file__).parents[2]
+TREES = ROOT / ".build" / "trees"
+DISKS = ROOT / ".build" / "booted"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.booted)
+
+
+@pytest.fixture(scope="session")
+def full() -> bool:
+    """All of it, which takes a quarter of an hour; else what fits into three minutes."""
+    return bool(os.environ.get("FULL"))
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def suite() -> str:
+    return "bookworm"
+
+
+@pytest.fixture
+def machine(suite: str) -> Iterator[Machine]:
+    """A machine that was booted, with the program copied to it and nothing else."""
+    tree = TREES / suite
+    if not tree.exists():
+        pytest.skip(f"no {tree}: `make check-system FULL=1` makes it")
+    DISKS.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=DISKS))
+    machine = Machine(tree, directory)
+    try:
+        copy_program(machine)
+        yield machine.boot()
+    finally:
+        machine.close()
+        rmtree(directory, ignore_errors=True)
+
+
+def copy_program(machine: Machine) -> None:
+    """`cp stream-daemon /usr/local/bin/`, before it is switched on."""
+    to = machine.disk / INSTALLED.lstrip("/")
+    to.write_bytes(PROGRAM.read_bytes())
+    to.chmod(0o755)
