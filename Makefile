@@ -63,7 +63,7 @@ binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all i
 	@build/tree.sh $(TREE) || echo "→ so it is frozen with the local Python (docs/building.md)"
 	@python=$(TREE)/python; [ -x $$python ] || python=$(BIN)/python; \
 		build/machine.sh freezer $$python && $$python build/freeze.py
-	@$(BIN)/python build/smoke.py dist/stream-daemon
+	@$(BIN)/python build/smoke dist/stream-daemon
 
 deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
 	@[ -x dist/stream-daemon ] || $(MAKE) binary
