@@ -93,6 +93,8 @@ class Parts:
         """
         if path in self.wheel_files:
             return self.wheel_files[path]
+        if path.startswith("systemd/"):
+            return OURS
         if path.startswith("valkey-server"):
             return "valkey"
         if path == "base_library.zip" or re.match(r"python3\.\d+/lib-dynload/", path):
