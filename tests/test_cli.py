@@ -68,6 +68,9 @@ OPTIONS = [
     (("gaps", "--json", "--all", "--since", "1970-01-02"), {"json": True, "since": 86400.0}),
     (("check",), {"offline": False}),
     (("check", "--offline"), {"offline": True}),
+    (("licenses",), {"text": False, "sbom": False}),
+    (("licenses", "--text"), {"text": True, "sbom": False}),
+    (("licenses", "--sbom"), {"text": False, "sbom": True}),
     (("demo",), {"keep": None, "seed": 1}),
     (("rehearse",), {"time": 60.0, "restarts": False, "rate": 2000, "seed": None}),
     (

@@ -294,8 +294,10 @@ static int hold(int folder, const char *name)
     int tree = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (tree >= 0 && flock(tree, LOCK_SH | LOCK_NB) == 0 && is_still(tree, folder, name))
         return tree;
+    int failed = errno;
     if (tree >= 0)
         close(tree);
+    errno = failed;
     return -1;
 }
 
@@ -329,7 +331,12 @@ static int make_tree(int folder, const char *self)
         own_name(name, "new");
         if (mkdirat(folder, name, 0755))
             return -1;
-        tree = hold(folder, name); /* who tidies up may have been faster */
+        tree = hold(folder, name); /* who tidies up may have been faster, or there are no locks */
+        if (tree < 0) {
+            int failed = errno;
+            unlinkat(folder, name, AT_REMOVEDIR);
+            errno = failed;
+        }
     }
     if (tree < 0)
         return -1;
