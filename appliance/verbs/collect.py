@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from appliance import control, logs, process, program
@@ -11,6 +12,7 @@ from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
+from appliance.renewal import Renewer
 from appliance.settings import Config, StdinSource
 from appliance.verbs import background, holder, locate, replace
 
@@ -47,14 +49,26 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
 
 
 def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
+    path = str(Path(file).absolute())
     lock = process.Lock(instance.lock)
     holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
         _say_places(instance, file)
-        return int(app.run(lock.release))
+        return int(app.run(lock.release, Renewer(app, partial(_read_again, path), _set_up_log)))
     finally:
         lock.release()
+
+
+def _read_again(file: str) -> Config:
+    """The configuration as it is now, for a reload."""
+    config = locate.read_again(file)
+    logs.check(config.log)
+    return config
+
+
+def _set_up_log(config: Config) -> None:
+    logs.set_up(config.log, config.name)
 
 
 def _say_places(instance: Instance, file: str) -> None:
