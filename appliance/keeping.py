@@ -28,7 +28,7 @@ _log = logging.getLogger("parent")
 
 
 class Keeping:
-    """A keeper, wanted until `end` (contract: Holder).
+    """A keeper, wanted from the first socket on until `end` (contract: Holder).
 
     Attributes:
         changed: called with the new value whenever `holds` may have changed.
@@ -80,6 +80,8 @@ class Keeping:
     def inherit(self, legacy: Legacy) -> None:
         """An older keeper has given us what it holds: it may end when our own can be found."""
         self._legacy = legacy
+        if not self._kept:
+            legacy.taken()
 
     def keep(self, name: str, thing: Any) -> None:
         """Hold a duplicate of a socket (contract: Holder)."""
@@ -103,7 +105,7 @@ class Keeping:
         """Bury a dead keeper, start a new one, ask the living one for a sign of life."""
         self.hear()
         self._reap(now)
-        if self.pid is None and self.wanted and now >= self.start_at:
+        if self.pid is None and self.wanted and self._kept and now >= self.start_at:
             self._start(now, close_inherited)
         if self._wire:
             self._ask(self._wire, now)

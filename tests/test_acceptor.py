@@ -572,3 +572,82 @@ def test_the_parent_forgets_the_address_before_it_takes_the_last_and_nobody_else
     assert told == [0]
     assert len(acceptor.connections) == 1
     acceptor.close_in_child()
+
+
+# ── who holds duplicates ────────────────────────────────────────────────────────────────
+
+
+class RecordingHolder:
+    """Says in which order things were kept and released."""
+
+    holds = True
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.kept: dict[str, Any] = {}
+
+    def keep(self, name: str, thing: Any) -> None:
+        assert thing.fileno() >= 0
+        self.said.append(f"keep {name}")
+        self.kept[name] = thing
+
+    def release(self, name: str) -> None:
+        self.said.append(f"release {name}")
+        assert self.kept.pop(name).fileno() >= 0, "released before it is closed"
+
+
+def held(holder: RecordingHolder, **how: Any) -> Acceptor:
+    return Acceptor(
+        "tweets", lambda: tcp.listen("127.0.0.1:0"), tcp.prepare, 100, holder=holder, **how
+    )
+
+
+def test_everything_is_held_from_the_first_moment_until_it_is_finished() -> None:
+    holder = RecordingHolder()
+    acceptor = held(holder)
+    [listener] = acceptor.listeners
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    with socket.create_connection(listener.getsockname(), READ_S) as sender:
+        sender.sendall(b"x")
+        assert select.select([listener], [], [], READ_S)[0]
+        acceptor.accept(listener)
+        cookie = collector.cookie_of(b"x")
+        assert holder.said == ["keep tweets.listen.0", f"keep tweets.{cookie}"]
+        collector.finish(cookie)
+        acceptor.hear()
+        assert holder.said[2:] == [f"release tweets.{cookie}"]
+    acceptor.stop_listening()
+    assert holder.said[3:] == ["release tweets.listen.0"]
+    assert not holder.kept
+    collector.die()
+    acceptor.close_in_child()
+
+
+def test_it_is_held_before_the_collector_has_it() -> None:
+    holder = RecordingHolder()
+    acceptor = held(holder)
+    [listener] = acceptor.listeners
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    seen: list[int] = []
+    keep = holder.keep
+    holder.keep = lambda name, thing: (seen.append(len(collector.look())), keep(name, thing))  # type: ignore[assignment,func-returns-value]
+    with socket.create_connection(listener.getsockname(), READ_S):
+        assert select.select([listener], [], [], READ_S)[0]
+        acceptor.accept(listener)
+    assert seen == [0]
+    assert len(collector.look()) == 1
+    collector.die()
+    acceptor.close_in_child()
+
+
+def test_what_was_inherited_is_held_and_given_to_the_first_collector() -> None:
+    holder = RecordingHolder()
+    ours, sender = tcp.connected()
+    acceptor = held(holder, inherited={cookie_of(ours): ours})
+    assert holder.said[1:] == [f"keep tweets.{cookie_of(ours)}"]
+    sender.sendall(b"x")
+    collector = Collector(acceptor.birth(), acceptor.connections)
+    assert collector.read() == [b"x"]
+    collector.die()
+    acceptor.close_in_child()
+    sender.close()

@@ -847,3 +847,37 @@ def test_a_note_of_an_unknown_shape_is_not_guessed_at(world: World) -> None:
     line = world.path.read_bytes()[len(note.MAGIC) :].split(b"\n", 1)[0]
     assert json.loads(line)["boot"] == BOOT
     assert json.loads(line)["kind"] == "held"
+
+
+# ── leaving ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_told_to_leave_it_hands_over_what_is_in_hand_and_no_more(world: World) -> None:
+    world.feed(b"a\n", b"b\n")
+    life = world.born()
+    life.source.at_peek = [lambda: setattr(life.wish, "leave", True)]
+    life.run()
+    assert (life.source.left, life.source.stops) == (True, [])
+    assert life.notes.word == 2
+    assert life.gauge.numbers["ended"] == 0, "it was told to"
+    assert world.queued() == [(1, b"a\n")]
+    world.run()
+    assert world.queued() == [(1, b"a\n"), (2, b"b\n")]
+
+
+@pytest.mark.usefixtures("no_spool")
+@pytest.mark.parametrize("why", ["away", "full"])
+def test_leaving_while_the_queue_takes_nothing_leaves_the_note(
+    world: World, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    world.feed(b"a\n", b"b\nc\n", b"d\n")
+    life = world.born()
+    life.source.at_peek = [lambda: None, lambda: break_queue(world, life, why)]
+    world.clock.at(30, lambda: setattr(life.wish, "leave", True))
+    with pytest.raises(Stopped):
+        life.run()
+    assert "in hand that could not be handed over" not in caplog.text, "nothing is lost"
+    assert NoteFile(world.path).word == 3
+    world.redis.away = False
+    world.run()
+    assert world.queued() == [(1, b"a\n"), (2, b"b\nc\n"), (3, b"d\n")]

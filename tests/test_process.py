@@ -149,6 +149,31 @@ def test_wishes(sent: list[Signals], wishes: list[bool]) -> None:
     assert in_child(act) == wishes
 
 
+@pytest.mark.parametrize(
+    ("sent", "orphaned", "kept", "leaves"),
+    [
+        ([signals.LEAVE], False, False, True),
+        ([signals.DRAIN], False, True, False),
+        ([signals.DRAIN], True, True, True),
+        ([signals.DRAIN], True, False, False),
+        ([signals.QUICK], True, True, False),
+    ],
+)
+def test_a_child_leaves_when_told_to_or_when_somebody_keeps_what_a_dead_parent_had(
+    sent: list[Signals], orphaned: bool, kept: bool, leaves: bool
+) -> None:
+    def act() -> Any:
+        parent = 2**22 if orphaned else os.getppid()  # no such process
+        wish = process.Wish(parent, LONG_S, lambda: kept)
+        before = [wish.stop, wish.leave]
+        for number in sent:
+            os.kill(os.getpid(), number)
+        wish.allow(0)
+        return [*before, wish.stop, wish.leave]
+
+    assert in_child(act) == [False, False, True, leaves]
+
+
 def test_a_nudge_is_taken_once() -> None:
     def act() -> Any:
         wish = process.Wish(os.getppid(), LONG_S)

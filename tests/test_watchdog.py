@@ -26,8 +26,10 @@ import pytest
 from appliance import control, signals
 from appliance.acceptor import Acceptor
 from appliance.child import Birth, ChildSpec
-from appliance.contracts import Death
+from appliance.contracts import Death, Holder
 from appliance.errors import Exit, Occupied, StreamDaemonError, Unavailable
+from appliance.keeper_wire import ALIVE, Legacy, Wire
+from appliance.keeping import Keeping
 from appliance.link import cookie_of
 from appliance.process import restore_signal_mask
 from appliance.sources import tcp
@@ -133,8 +135,10 @@ def reading(cast: Cast, name: str, acceptor: Acceptor) -> ChildSpec:
 class Listener:
     """An acceptor made in the test; its address, and clients that are closed at the end."""
 
-    def __init__(self, name: str) -> None:
-        self.acceptor = Acceptor(name, lambda: tcp.listen("127.0.0.1:0"), tcp.prepare, 100)
+    def __init__(self, name: str, holder: Holder | None = None) -> None:
+        self.acceptor = Acceptor(
+            name, lambda: tcp.listen("127.0.0.1:0"), tcp.prepare, 100, holder=holder
+        )
         self.address = self.acceptor.listeners[0].getsockname()
         self.inode = os.readlink(f"/proc/self/fd/{self.acceptor.listeners[0].fileno()}")
         self.clients: list[socket.socket] = []
@@ -1039,29 +1043,6 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [Signals.SIGHUP])
-def test_a_signal_that_means_nothing_yet_is_said(
-    start: Start, diary: Diary, cast: Cast, number: Signals
-) -> None:
-    parent = start([cast.recovery(), cast.obedient("collector", "a")])
-    pid = born(diary, "collector a")
-    parent.send(number)
-    diary.wait_for(f"log WARNING {number.name} means nothing in this version: ignored")
-    status = parent.status()
-    assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
-    assert parent.stop() == Exit.OK
-
-
-def test_usr1_is_for_the_log_and_for_nobody_else(start: Start, diary: Diary, cast: Cast) -> None:
-    parent = start([cast.recovery(), cast.obedient("collector", "a")])
-    pid = born(diary, "collector a")
-    parent.send(Signals.SIGUSR1)
-    diary.wait_for("log INFO the log goes to ")
-    status = parent.status()
-    assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
-    assert parent.stop() == Exit.OK
-
-
 def numbers(parent: Parent) -> list[int]:
     return [one["n"] for one in parent.status()["subscribers"]]
 
@@ -1185,12 +1166,10 @@ def test_one_too_many_that_is_killed_is_not_started_again(
 def test_one_too_many_that_is_dead_is_not_started_again_until_it_is_wanted(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
+    second = dying(cast, "subscriber", "2", ["70"] * 4)
     parent = start(
-        [
-            cast.recovery(),
-            cast.obedient("subscriber", "1"),
-            dying(cast, "subscriber", "2", ["70"] * 4),
-        ]
+        [cast.recovery(), cast.obedient("subscriber", "1"), second],
+        subscriber=lambda _number: second,
     )
     diary.wait_for("subscriber 2 died .* again in 0.8 s")
     parent.send(Signals.SIGTTOU)
@@ -1825,3 +1804,179 @@ def test_a_stop_before_it_is_known_is_a_stop(start: Start, diary: Diary, cast: C
     parent = start(specs, healthy_s=WAIT_S)
     born(diary, "subscriber 1")
     assert parent.stop() == Exit.OK
+
+
+# ── sockets that outlive the parent ─────────────────────────────────────────────────────
+
+
+class SayingHolder:
+    """A holder that says in the diary what it is told (contract: contracts.Holder)."""
+
+    holds = True
+
+    def __init__(self, diary: Diary) -> None:
+        self._diary = diary
+
+    def keep(self, name: str, thing: object) -> None:
+        self._diary.say("kept", name)
+
+    def release(self, name: str) -> None:
+        self._diary.say("released", name)
+
+
+@pytest.fixture
+def held_one(diary: Diary) -> Iterator[Listener]:
+    made = Listener("a", SayingHolder(diary))
+    yield made
+    made.close()
+
+
+def leaving(cast: Cast, kind: str, name: str, **more: Any) -> ChildSpec:
+    """Says how it is told to end, and whether its connections were said to be kept."""
+
+    def body(birth: Birth) -> Exit:
+        beat_until_told(birth)
+        wish = birth.wish
+        told = "leave" if wish.leave else "quick" if wish.quick else "drain"
+        cast.diary.say(kind, name, "told", told, "kept", birth.slot.get("kept"))
+        return Exit.OK
+
+    return cast.spec(kind, name, body, **more)
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_a_stop_that_leaves_tells_only_those_whose_connections_are_held(
+    start: Start, diary: Diary, cast: Cast, held_one: Listener, leave: bool
+) -> None:
+    holder = SayingHolder(diary)
+    specs = [
+        cast.recovery(),
+        leaving(cast, "collector", "a", acceptor=held_one.acceptor),
+        leaving(cast, "collector", "f", type="file"),
+        leaving(cast, "subscriber", "1"),
+    ]
+    parent = start(specs, holder=holder)
+    for who in ("collector a", "collector f", "subscriber 1"):
+        born(diary, who)
+    held_one.send("hello")
+    diary.wait_for(r"kept a\.\d+")
+    parent.ask(verb="stop", leave=leave)
+    parent.wait()
+    first = "leave" if leave else "drain"
+    *told, last = order_of(diary.lines, "collector . told", "subscriber 1 told")
+    assert {*told} == {f"collector a told {first} kept 1", "collector f told drain kept 1"}
+    assert last == "subscriber 1 told drain kept 1"
+    assert len(order_of(diary.lines, "released a.listen.0")) == (not leave)
+    if leave:
+        assert not order_of(diary.lines, "collector a died"), "it missed nothing"
+
+
+def test_where_nobody_holds_them_nothing_is_left(
+    start: Start, diary: Diary, cast: Cast, listeners: dict[str, Listener]
+) -> None:
+    spec = leaving(cast, "collector", "a", acceptor=listeners["a"].acceptor)
+    parent = start([cast.recovery(), spec])
+    born(diary, "collector a")
+    assert parent.ask(verb="stop", leave=True) == {"exit": 0}
+    parent.wait()
+    assert order_of(diary.lines, "collector a told") == ["collector a told drain kept 0"]
+
+
+class Kept:
+    """A source whose sockets a keeper of a test holds; the keeper says what it has."""
+
+    def __init__(self, diary: Diary, answers: bool = True) -> None:
+        self.keeping = Keeping("stream-daemon nfl keeper", self._run, remove=lambda: None)
+        self.listener = Listener("a", self.keeping)
+        self._diary = diary
+        self._answers = answers
+
+    def _run(self, kept: dict[str, Any], wire: Wire, _legacy: Legacy) -> None:
+        self._diary.say("keeper born", os.getpid(), "with", *sorted(kept))
+        while not wire.ended:
+            select.select([wire], [], [])
+            for heard in wire.hear():
+                if heard.word == ALIVE and self._answers:
+                    wire.say(ALIVE)
+                elif heard.word != ALIVE:
+                    self._diary.say("keeper hears", heard.name)
+        self._diary.say("keeper sees the parent's end")
+
+
+def test_a_keeper_lives_as_long_as_there_is_something_to_hold(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    kept = Kept(diary)
+    spec = leaving(cast, "collector", "a", acceptor=kept.listener.acceptor)
+    parent = start([cast.recovery(), spec], keeping=kept.keeping)
+    first = int(diary.wait_for(r"keeper born (\d+) with a.listen.0")[1])
+    born(diary, "collector a")
+    kept.listener.send("hello")
+    name = diary.wait_for(r"keeper hears (a.\d+)")[1]
+    os.kill(first, signal.SIGKILL)
+    second = int(diary.wait_for(rf"keeper born (\d+) with {re.escape(name)} a.listen.0")[1])
+    report = parent.status()["keeper"]
+    assert (report["pid"], report["restarts"], report["sockets"]) == (second, 1, 2)
+    assert parent.stop() == Exit.OK
+    told = order_of(diary.lines, "collector a told")
+    assert {*told} == {"collector a told drain kept 1"}
+    assert not order_of(diary.lines, "keeper sees"), "it was ended before"
+    kept.listener.close()
+
+
+def test_a_keeper_outlives_a_parent_that_is_killed(start: Start, diary: Diary, cast: Cast) -> None:
+    kept = Kept(diary)
+    spec = leaving(cast, "collector", "a", acceptor=kept.listener.acceptor)
+    parent = start([cast.recovery(), spec], keeping=kept.keeping)
+    diary.wait_for("keeper born")
+    born(diary, "collector a")
+    until_holding(parent)
+    parent.send(Signals.SIGKILL)
+    diary.wait_for("collector a told leave kept 1")
+    diary.wait_for("keeper sees the parent's end")
+    parent.wait()
+    kept.listener.close()
+
+
+def test_a_keeper_that_doesnt_answer_doesnt_count(start: Start, diary: Diary, cast: Cast) -> None:
+    kept = Kept(diary, answers=False)
+    spec = leaving(cast, "collector", "a", acceptor=kept.listener.acceptor)
+    parent = start([cast.recovery(), spec], keeping=kept.keeping)
+    diary.wait_for("keeper born")
+    born(diary, "collector a")
+    answer = parent.ask(verb="stop", leave=True)
+    assert answer == {"error": "its keeper doesn't hold its connections now"}
+    assert parent.status()["state"] == "healthy", "it goes on"
+    assert parent.stop() == Exit.OK
+    assert order_of(diary.lines, "collector a told") == ["collector a told drain kept 0"]
+    kept.listener.close()
+
+
+def test_keeper_and_children_have_only_what_is_theirs(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    kept = Kept(diary)
+    spec = cast.obedient("collector", "a", acceptor=kept.listener.acceptor)
+    parent = start([cast.recovery(), spec], keeping=kept.keeping)
+    collector = born(diary, "collector a")
+    first = int(diary.wait_for(r"keeper born (\d+)")[1])
+    until_holding(parent)
+    with parent.connect(), parent.connect():
+        assert parent.status()["pid"] == parent.pid
+        for pid in (first, collector):
+            os.kill(pid, signal.SIGKILL)
+        keeper = int(diary.wait_for(r"keeper born (\d+)")[1])
+        collector = born(diary, "collector a")
+        until_holding(parent)
+        own_to_parent = sockets_of(descriptors(parent.pid) - descriptors(os.getpid()))
+        own_to_parent |= {"anon_inode:[signalfd]"}
+        assert descriptors(keeper) & own_to_parent == {kept.listener.inode}
+        assert not descriptors(collector) & own_to_parent
+    assert parent.stop() == Exit.OK
+    kept.listener.close()
+
+
+def until_holding(parent: Parent) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not parent.status()["keeper"]["holds"]:
+        assert time.monotonic() < deadline

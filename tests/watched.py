@@ -25,10 +25,12 @@ from typing import Any
 
 from appliance import child, control, process, watchdog
 from appliance.child import Birth, ChildSpec, Startable
+from appliance.contracts import Holder
 from appliance.control import ControlServer
 from appliance.counters import Board
 from appliance.deaths import Deaths
 from appliance.errors import Exit
+from appliance.keeping import Keeping
 from appliance.watchdog import Watchdog
 
 WAIT_S = 10.0
@@ -136,7 +138,11 @@ class Parent:
         healthy_s: float | None = None,
         terminal: int | None = None,
         limits: dict[str, Any] | None = None,
+        holder: Holder | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
+        self._holder = holder
+        self._keeping = keeping
         self.diary = diary
         self.control = directory / "control.sock"
         self._specs = specs
@@ -189,6 +195,8 @@ class Parent:
             self._subscriber,
             self.deaths,
             healthy_s=self._healthy_s,
+            holder=self._holder,
+            keeping=self._keeping,
         )
         try:
             code = parent.run()

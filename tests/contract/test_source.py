@@ -797,3 +797,25 @@ def test_a_flood_that_nobody_takes_puts_no_more_at_risk_than_it_may(harness: Har
     assert max(seen) <= harness.at_risk_bytes_max
     assert any(seen) == (not harness.survives)
     source.close()
+
+
+def test_who_leaves_is_gone_on_with_and_no_sender_notices(harness: Harness) -> None:
+    data = lines(random.Random(5), 20) + b"unfin"
+    harness.feed(data)
+    collector = Collector(harness)
+    collector.turn()
+    collector.source.leave()
+    while not collector.source.ended:
+        collector.turn()
+    collector.source.leave()
+    if not harness.survives:  # nobody else holds what it had: it was handed over
+        check(harness, collector, data)
+        return
+    collector.source.wait(10.0)  # doesn't: there is nothing to wait for
+    handed_over = len(collector.queue)
+    collector.kill()
+    harness.feed(b"ished\n")
+    collector.end()
+    collector.finish()
+    assert len(collector.queue) > handed_over
+    check(harness, collector, data + b"ished\n")

@@ -24,6 +24,36 @@ class Sabotage:
 
 SABOTAGES = (
     Sabotage(
+        "leave: children of a killed parent end connections that somebody holds for a successor",
+        "appliance/process.py",
+        "        return self._left or (self.drain and self.orphaned and self._kept())",
+        "        return self._left",
+        "tests/test_watchdog.py::test_a_keeper_outlives_a_parent_that_is_killed",
+        basic=True,
+    ),
+    Sabotage(
+        "keeper: a connection is handed down before anybody else holds it",
+        "appliance/acceptor.py",
+        "        self._holder.keep(connection_name(self._name, cookie), connection)",
+        "        pass",
+        "tests/test_acceptor.py::test_it_is_held_before_the_collector_has_it",
+    ),
+    Sabotage(
+        "keeper: a successor that dies before it holds anything takes all with it",
+        "appliance/keeper.py",
+        "                case x if x == GIVE:\n                    self._give(caller)",
+        "                case x if x == GIVE:\n                    self._give(caller)\n"
+        "                    self._over = True",
+        "tests/test_keeper.py::test_it_goes_on_holding_until_somebody_else_does",
+    ),
+    Sabotage(
+        "keeper: one that hangs counts as one that holds",
+        "appliance/keeping.py",
+        "        return self._asked_at is None or self._monotonic() - self._asked_at < SILENT_S",
+        "        return True",
+        "tests/test_keeper.py::test_one_that_hangs_counts_no_more_and_is_replaced",
+    ),
+    Sabotage(
         "ledger: what is stored isn't looked up, and no row claims a frame",
         "appliance/stores/ledger.py",
         "        if not self._claim(new):",

@@ -79,14 +79,14 @@ class Daemon:
 
     # ── life ────────────────────────────────────────────────────────────────────────────
 
-    def spawn(self, stdin: Any = subprocess.DEVNULL) -> "Daemon":
+    def spawn(self, *options: str, stdin: Any = subprocess.DEVNULL) -> "Daemon":
         """Start it, and don't wait."""
         module = "tests.system.crashing" if self._crash else "appliance"
         own = {"CRASH_LOG": str(self.crash_log), PASSWORD_VARIABLE: PASSWORD}
         environment = os.environ | own | self._environ | (self._crash or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "-c", str(self.file), "collect"],
+                [sys.executable, "-m", module, "-c", str(self.file), "collect", *options],
                 stdin=stdin,
                 stdout=log,
                 stderr=log,

@@ -11,21 +11,21 @@ import termios
 import threading
 from types import TracebackType
 
-from tests.system.daemon import STOP_S, connect, until
+from tests.system.daemon import STOP_S, Where, connect, until
 from tests.system.records import Records
 
 ACKNOWLEDGED_S = 30.0
 
 
 class Sender:
-    """One TCP connection, one thread, about so many bytes a second, until told to finish.
+    """One connection, one thread, about so many bytes a second, until told to finish.
 
     refused: the daemon cut the connection (by a reset) before we had finished.
     """
 
-    def __init__(self, port: int, records: Records, *, bytes_per_s: float = 2e6) -> None:
-        self._port = port
-        self._records = records
+    def __init__(self, where: Where, records: Records, *, bytes_per_s: float = 2e6) -> None:
+        self._where = where
+        self.records = records
         self._bytes_per_s = bytes_per_s
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -60,11 +60,11 @@ class Sender:
         assert self.refused, "the connection was not cut"
 
     def _run(self) -> None:
-        self._connection = connect(self._port)
+        self._connection = connect(self._where)
         self._connection.settimeout(STOP_S)
         try:
             while not self._enough.is_set():
-                block = self._records.block()
+                block = self.records.block()
                 self._connection.sendall(block)
                 self._enough.wait(len(block) / self._bytes_per_s)
             if self._closes:

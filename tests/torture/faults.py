@@ -23,6 +23,7 @@ from tests.torture.world import World, since
 
 OUTAGE_S = 30.0
 ABSENT_S = 30.0  # a child that isn't there for so long is missed: restarts back off up to that
+HELD_S = 30.0  # a successor takes over, or it has nothing to take over any more
 DEAD_S = 10.0  # a process that was killed is gone by then, whatever the load
 LOOK_S = 0.01
 BLOCK_BYTES = 64 * 1024
@@ -56,10 +57,12 @@ class Executor:
         self._threads: list[threading.Thread] = []
         self._start = time.monotonic()
         self._lock = threading.Lock()
+        self._holders = threading.Lock()  # of parent and keeper only one is struck at a time
         self._enough = threading.Event()
         self._does: dict[str, Callable[[Fault], bool]] = {
             "children": self._strike_child,
             "parent": self._strike_parent,
+            "keeper": self._strike_keeper,
             "redis": self._strike_server,
             "mariadb": self._strike_server,
             "way to redis": self._change_weather,
@@ -142,13 +145,33 @@ class Executor:
                 return False
         if fault.kind == "pause":
             return self._strike(self._world.parent, fault)
+        with self._holders:
+            return self._kill_parent(fault)
+
+    def _kill_parent(self, fault: Fault) -> bool:
+        """Only where its keeper dies, too, or doesn't hold, may it cost somebody his connection."""
         began = time.monotonic()
+        spares_keeper = fault.kind != "massacre" and self._world.keeper_holds()
         children = list(self._world.children().values())
         done = self._strike(self._world.parent, fault)
-        self._world.parent_kills.append((began, time.monotonic()))
+        if not spares_keeper:
+            self._world.parent_kills.append((began, time.monotonic()))
         if fault.kind == "massacre":
             self._kill_orphans(children, fault)
+        self._await_keeper()
         return done
+
+    def _strike_keeper(self, fault: Fault) -> bool:
+        with self._holders:
+            self._await_keeper()
+            return self._strike_child(fault)
+
+    def _await_keeper(self) -> None:
+        """Wait until connections are held again; for good on a full disk, or without one."""
+        deadline = time.monotonic() + HELD_S
+        while time.monotonic() < deadline and not self._world.keeper_holds():
+            if self._enough.wait(LOOK_S):
+                return
 
     def _kill_orphans(self, children: list[int], fault: Fault) -> None:
         """Kill them in some order, as long as the fault lasts."""

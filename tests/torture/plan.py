@@ -70,6 +70,7 @@ COMMITS = {"unheard": 2, "late": 2}
 LANES = {
     "children": Lane(CHILDREN, 0.6, {"kill": 8, "pause": 1}, 0.5, 5.0),
     "parent": Lane(("parent",), 20.0, {"kill": 4, "massacre": 2, "pause": 1}, 1.0, 8.0),
+    "keeper": Lane(("keeper",), 10.0, {"kill": 1}),
     "redis": Lane(("redis",), 15.0, {"kill": 3, "pause": 2, "refuse": 1}, 2.0, 12.0),
     "mariadb": Lane(("mariadb",), 20.0, {"kill": 2, "pause": 2}, 3.0, 15.0),
     "way to redis": Lane(("way to redis",), 6.0, LINK, 1.5, 8.0),

@@ -8,8 +8,8 @@ connection ended says what must become of it:
     broken    reset by us in the middle of a record: the others are stored, the half is a dead
               letter ("cut"). We reset only when the daemon's kernel has it all, since a reset
               forgets what is still on its way
-    refused   reset by the daemon, which only a killed parent may cause: the first of them, up
-              to somewhere, are stored, and nothing behind
+    refused   reset by the daemon, which only a parent killed with its keeper may cause: the
+              first of them, up to somewhere, are stored, and nothing behind
 
 An end that overlaps with a parent's death says less than it seems: a dying collector closes its
 side before it has read everything, and who has reset sees no reset (`doubt`).

@@ -94,7 +94,8 @@ class World:
 
     Attributes:
         problems: what must not happen and did, in words.
-        parent_kills: when the parent was killed, and when it was dead, by the monotonic clock.
+        parent_kills: when the parent was killed with nobody else to hold its connections, and
+            when it was dead, by the monotonic clock.
         refused_starts: how often the parent didn't start on a full disk.
         samples: how it went.
     """
@@ -264,6 +265,11 @@ class World:
             for title, pid in named.items()
             if title.startswith(prefix)
         }
+
+    def keeper_holds(self) -> bool:
+        """Whether connections would outlive the parent now, as it says."""
+        status = self.daemon.try_status()
+        return bool(status and status["keeper"] and status["keeper"]["holds"])
 
     @property
     def parent(self) -> int:
