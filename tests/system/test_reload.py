@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-import time
 from pathlib import Path
 from typing import Any
 
