@@ -125,9 +125,8 @@ class App:
         # Where the boot can't be known, this parent's life counts as one.
         boot = process.boot_id(os.environ)
         self._boot = boot or secrets.token_hex(16)
-        has_sockets = any(isinstance(s, SocketSource) for s in config.sources.values())
         # Where the boot can't be known, no successor may go on with a connection of ours.
-        self._wants_keeper = has_sockets and boot is not None and not self._holder.holds
+        self._wants_keeper = boot is not None and not self._holder.holds
         self._keep_s = keep_s
         self._queue_password = _secret(config.queue.password, "queue.password")
         self._store_password = _secret(config.store.password, "store.password")
@@ -154,7 +153,7 @@ class App:
         with self._legacy() as legacy:
             specs = self._specs()  # listens: an address that is taken ends it here
         self._close_left()
-        if keeping:
+        if keeping and keeping.size:
             keeping.inherit(legacy)
         else:
             legacy.taken()

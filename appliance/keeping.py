@@ -28,7 +28,7 @@ _log = logging.getLogger("parent")
 
 
 class Keeping:
-    """A keeper, wanted until `end` (contract: Holder).
+    """A keeper, wanted from the first socket until `end` (contract: Holder).
 
     Attributes:
         changed: called with the new value whenever `holds` may have changed.
@@ -92,7 +92,9 @@ class Keeping:
             self._say(RELEASE, name)
 
     def _say(self, word: int, name: str, thing: Any = None) -> None:
-        if self._wire:
+        if not self._wire:
+            self.changed(False)  # until there is a keeper, who inherits it
+        else:
             self._wire.say(word, name, thing)
             if self._wire.has_unsent:
                 self.changed(False)
@@ -103,7 +105,7 @@ class Keeping:
         """Bury a dead keeper, start a new one, ask the living one for a sign of life."""
         self.hear()
         self._reap(now)
-        if self.pid is None and self.wanted and now >= self.start_at:
+        if self.pid is None and self.wanted and self._kept and now >= self.start_at:
             self._start(now, close_inherited)
         if self._wire:
             self._ask(self._wire, now)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from appliance import control, logs, process
+from appliance import control, keeper_wire, logs, process
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
 
 def _run_here(app: App, config: Config, instance: Instance) -> int:
     lock = process.Lock(instance.lock)
-    holder.acquire(lock, instance, config.drain_s)
+    with keeper_wire.waited_for(instance.keeper):  # a killed parent's children may take their time
+        holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
         return int(app.run(lock.release))
