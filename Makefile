@@ -24,7 +24,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check sabotage bench torture binary clean
+.PHONY: help demo check sabotage bench torture binary deb clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -58,6 +58,11 @@ binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all i
 	@build/machine.sh freezer $(BIN)/python
 	@$(BIN)/python build/freeze.py
 	@$(BIN)/python build/smoke.py dist/stream-daemon
+
+deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
+	@[ -x dist/stream-daemon ] || $(MAKE) binary
+	@[ "$(LINT)" = no ] || build/machine.sh packager
+	@LINT=$(or $(LINT),yes) build/deb.sh $(BIN)/python
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -64,8 +64,7 @@ class Acceptor:
         self._connections: dict[int, socket.socket] = {}
         self._wire: ParentEnd | None = None
         self.listeners = listen()
-        for number, listener in enumerate(self.listeners):
-            self._holder.keep(listener_name(name, number), listener)
+        self._keep_listeners()
         for cookie, connection in (inherited or {}).items():
             self._keep(cookie, connection)
 
@@ -147,20 +146,41 @@ class Acceptor:
             self._holder.release(connection_name(self._name, cookie))
             connection.close()
 
-    def stop_listening(self, take: bool = True) -> None:
+    def stop_listening(self, take: bool = True, moved: bool = False) -> None:
         """Close the listening sockets, once those who wait there were taken, as far as they fit.
 
         A short sender may have sent all and left by now: the kernel has acknowledged it. Where
         nobody is going to read (not `take`), those who wait are refused, and see it.
-        `forget` goes first, so that nobody new finds a socket's file.
+        `forget` goes first, so that nobody new finds a socket's file; unless it is another's by now
+        (`moved`).
         """
-        self._forget()
+        if not moved:
+            self._forget()
         for number, listener in enumerate(self.listeners):
             if take:
                 self.accept(listener, self._connections_max)
             self._holder.release(listener_name(self._name, number))
             listener.close()
         self.listeners = []
+
+    def listen_at(
+        self, listeners: list[socket.socket], forget: Forget, connections_max: int
+    ) -> None:
+        """Listen here from now on, having stopped; all connections stay, whatever their number."""
+        assert not self.listeners
+        self.listeners, self._forget = listeners, forget
+        self._connections_max = connections_max
+        self._keep_listeners()
+
+    def _keep_listeners(self) -> None:
+        for number, listener in enumerate(self.listeners):
+            self._holder.keep(listener_name(self._name, number), listener)
+
+    def close(self) -> None:
+        """Nobody is left who reads: refuse who waits, let go of all connections."""
+        self.stop_listening(take=False)
+        for cookie in list(self._connections):
+            self._release(cookie)
 
     def close_in_child(self) -> None:
         """In a child that isn't this source's collector: drop the inherited descriptors."""

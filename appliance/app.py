@@ -4,6 +4,7 @@ Nothing is decided here but which class stands for which word of the configurati
 child needs of its own (connections to Redis and the store) is made in the child, after fork.
 """
 
+import copy
 import gc
 import logging
 import os
@@ -12,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, cached_property, partial
 from typing import Any
@@ -43,11 +44,13 @@ from appliance.fdnames import Inherited
 from appliance.instance import Instance
 from appliance.keeper import KEEP_S, Keeper
 from appliance.keeping import Keeping
+from appliance.kinds import CONNECTED, KERNELS, connections_max, find, look_at_source, type_of
 from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
 from appliance.recovery import Recovery
 from appliance.redis_server import EmbeddedServer, find_server
+from appliance.reloading import Candidate
 from appliance.replay import Leftovers
 from appliance.rows import RowMaker
 from appliance.settings import (
@@ -60,14 +63,13 @@ from appliance.settings import (
     SocketSource,
     StdinSource,
     TcpSource,
-    UnixSource,
 )
 from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
-from appliance.sources.listening import belongs_to, close_unused, is_left, listen
+from appliance.sources.listening import Listening, belongs_to, close_unused, is_left, listen
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.gaps import GapList
@@ -79,8 +81,6 @@ QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
 SUBSCRIBERS_AUTO_MAX = 4
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
-KERNELS: Mapping[str, Kernel] = {"tcp": tcp.TcpKernel(), "unix": unix.UnixKernel()}
-CONNECTED = {"tcp": tcp.connected, "unix": unix.connected}
 ORPHAN_LOOK_S = 0.2
 KEEPER_KILL_S = 5.0
 SERVER_LOOK_S = 0.05  # between two looks whether our own server has loaded its data
@@ -118,42 +118,47 @@ class App:
         self._holder = holder or NoHolder()
         self._manager = manager or NoManager()
         self._checkpoint = checkpoint
-        used = {_type_of(source) for source in config.sources.values()} & kernels.keys()
-        self._kernels = {
-            kind: kernels[kind] for kind in used if holds(kernels[kind], CONNECTED[kind])
-        }
+        self._known_kernels = kernels
+        self._kernels = self._usable_kernels()
         # Where the boot can't be known, this parent's life counts as one.
         boot = process.boot_id(os.environ)
         self._boot = boot or secrets.token_hex(16)
         # Where the boot can't be known, no successor may go on with a connection of ours.
         self._wants_keeper = boot is not None and not self._holder.holds
         self._keep_s = keep_s
-        self._queue_password = _secret(config.queue.password, "queue.password")
-        self._store_password = _secret(config.store.password, "store.password")
+        self._keyring = credentials.Keyring()
+        self._secrets = self._keyring.resolve(_references(config))
         self._disk = DiskSpace(instance.queue, config.disk_free_min)
         self._spool_disk = DiskSpace(instance.spool, config.disk_free_min)
-        process.forget_variables(_variables(config.queue.password, config.store.password))
+        process.forget_variables(self._keyring.variables)
         self._server = self._embedded_server() if config.queue.url == "embedded" else None
         self._queue_address = self._address()
         self._queue_address.check_files()
         self._deaths = Deaths()
+        self._former: dict[str, AnySource] = {}  # that were removed by a reload
+        self._acceptors: dict[str, Acceptor] = {}
         # fd 0 goes to /dev/null in each child, so the parent keeps standard input elsewhere.
         wants_stdin = any(isinstance(s, StdinSource) for s in config.sources.values())
         self._stdin_fd = os.dup(0) if wants_stdin else -1
 
-    def run(self, release_lock: Callable[[], None] = lambda: None) -> Exit:
+    def run(
+        self,
+        release_lock: Callable[[], None] = lambda: None,
+        read: Callable[[], Candidate] | None = None,
+    ) -> Exit:
         """Run the instance to its end.
 
         `release_lock` lets go of the instance's lock in a child that outlives it, the keeper.
+        `read` reads another configuration for a reload.
         """
-        self._raise_descriptor_limit()
+        self.make_room()
         _ = self._identity  # made here, once, under the lock
         keeping = self._keeping(release_lock) if self._wants_keeper else None
         self._holder = keeping or self._holder
         with self._legacy() as legacy:
             specs = self._specs()  # listens: an address that is taken ends it here
         self._close_left()
-        if keeping and keeping.size:
+        if keeping:
             keeping.inherit(legacy)
         else:
             legacy.taken()
@@ -168,12 +173,13 @@ class App:
             control,
             self._server,
             self._config.drain_s,
-            self._subscriber_spec,
+            self.subscriber_spec,
             self._deaths,
             healthy_s=self._config.ready_s if self._config.require_healthy else None,
             holder=self._holder,
             manager=self._manager,
             keeping=keeping,
+            read=read,
         )
         process.set_title(f"stream-daemon {self._config.name}")
         gc.collect()
@@ -184,12 +190,6 @@ class App:
             control.close()
         watchdog.answer_stops()
         return code
-
-    def _raise_descriptor_limit(self) -> None:
-        sources = self._config.sources.values()
-        connections = sum(_connections_max(one) for one in sources)
-        children = 2 + len(sources) + self._subscriber_count()
-        process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
 
     def drain(
         self, wish: process.Wish, slot: Slot, alone: bool, progress: Callable[[int, int], None]
@@ -291,30 +291,97 @@ class App:
                 stack.enter_context(closing(queue))
             yield queue, stack.enter_context(closing(self._store()))
 
+    # ── another configuration, for a reload ─────────────────────────────────────────────
+
+    def changed_to(self, config: Config) -> "App":
+        """The same instance by another configuration: nothing is touched yet.
+
+        Raises:
+            ConfigError: a secret isn't there.
+        """
+        new = copy.copy(self)
+        new._config = config
+        new._acceptors = {n: a for n, a in self._acceptors.items() if n in config.sources}
+        new._former = {**self._former, **self._config.sources}
+        new._kernels = new._usable_kernels()
+        new._secrets = self._keyring.resolve(_references(config))
+        new._queue_address.check_files()
+        return new
+
+    @property
+    def config(self) -> Config:
+        """What it was made from."""
+        return self._config
+
+    def changed_secrets(self, other: "App") -> list[str]:
+        """Keys of secrets that are other ones there."""
+        return [key for key, secret in self._secrets.items() if secret != other._secrets[key]]
+
+    def take_over(self) -> None:
+        """What the parent itself, and the embedded server, go by."""
+        process.forget_variables(self._keyring.variables)
+        self._disk.require(self._config.disk_free_min)
+        self._spool_disk.require(self._config.disk_free_min)
+
+    def make_room(self) -> None:
+        """Room for all descriptors.
+
+        Raises:
+            InstanceError: the hard limit is too low.
+        """
+        sources = self._config.sources.values()
+        connections = sum(connections_max(one) for one in sources)
+        children = 2 + len(sources) + self.subscriber_count()
+        process.raise_descriptor_limit(connections + children * CHILD_DESCRIPTORS)
+
+    def acceptor_of(self, name: str) -> Acceptor | None:
+        """Who holds a source's sockets, if it has some."""
+        return self._acceptors.get(name)
+
+    def listen_at(self, name: str, own: Listening) -> None:
+        """A source listens here from now on."""
+        source = self._config.sources[name]
+        assert isinstance(source, SocketSource)
+        if name in self._acceptors:
+            self._acceptors[name].listen_at(own.sockets, own.forget, connections_max(source))
+        else:
+            self._acceptors[name] = self._new_acceptor(name, source, own)
+
+    def unheld(self) -> list[str]:
+        """Sources of which nobody can go on with what a collector has in hand."""
+        return [name for name, source in self._config.sources.items() if not self._is_held(source)]
+
+    def _usable_kernels(self) -> dict[str, Kernel]:
+        known = self._known_kernels
+        used = {type_of(source) for source in self._config.sources.values()} & known.keys()
+        return {kind: known[kind] for kind in used if holds(known[kind], CONNECTED[kind])}
+
     # ── looking, for `check` ────────────────────────────────────────────────────────────
 
-    def looks(self, wish: process.Wish, slot: Slot, runs: bool) -> Iterator[tuple[str, Look]]:
+    def looks(self, slot: Slot, runs: bool) -> Iterator[tuple[str, Look]]:
         """What there is to look at, each by its name; no look changes anything.
 
         `runs`: an instance runs, so that its addresses are taken by itself.
         """
-        birth, config = Birth(wish, slot), self._config
+        config = self._config
         for name, source in config.sources.items():
-            yield f"source {name}", partial(_look_at_source, source, runs)
-        yield f"queue {config.queue.url}", partial(self._look_at_queue, birth, runs)
-        yield f"store {config.store.url}", partial(self._look_at_store, birth)
+            yield f"source {name}", partial(look_at_source, source, runs)
+        yield f"queue {config.queue.url}", partial(self.look_at_queue, slot.beat, runs)
+        yield f"store {config.store.url}", partial(self.look_at_store, slot.beat)
         if config.log.to != LOG_TO_STDERR:
             yield f"log {config.log.to}", partial(_look_at_log, config.log)
         yield f"state directory {self._instance.directory}", self._look_at_leftovers
 
-    def _look_at_queue(self, birth: Birth, runs: bool) -> list[Remark]:
+    def look_at_queue(self, beat: Beat, runs: bool) -> list[Remark]:
+        """Whether the queue will serve."""
         if self._server and not runs:
             return [Remark("collect starts the embedded server")]
-        with closing(self._queue("check", birth.slot.beat, REPLY_TIMEOUT_S)) as queue:
+        with closing(self._queue("check", beat, REPLY_TIMEOUT_S)) as queue:
             return queue.look(self._config.sources)
 
-    def _look_at_store(self, birth: Birth) -> list[Remark]:
-        with closing(self._store(birth.slot.beat)) as store:
+    def look_at_store(self, beat: Beat) -> list[Remark]:
+        """Whether the store will serve."""
+        with closing(self._store(beat)) as store:
             return store.look()
 
     def _look_at_leftovers(self) -> list[Remark]:
@@ -376,7 +443,7 @@ class App:
         Raises:
             AddressError: one isn't.
         """
-        self._raise_descriptor_limit()
+        self.make_room()
         running = Inherited()
         keeper_wire.take_over(self._instance.keeper, running, _kill_keeper).close()
         try:
@@ -384,7 +451,7 @@ class App:
                 if not isinstance(source, SocketSource) or source.listen is None:
                     continue
                 if not is_left(source, running.listeners):
-                    _look_at_source(source, runs=False)
+                    look_at_source(source, runs=False)
         finally:
             running.close()
 
@@ -403,15 +470,18 @@ class App:
     # ── children ────────────────────────────────────────────────────────────────────────
 
     def _specs(self) -> list[ChildSpec]:
-        name = self._config.name
-        recovery = ChildSpec("recovery", "", f"stream-daemon {name} recovery", self._recover)
-        collectors = [self._collector_spec(*item) for item in self._config.sources.items()]
-        subscribers = [
-            self._subscriber_spec(f"{number}") for number in range(1, self._subscriber_count() + 1)
-        ]
-        return [recovery, *collectors, *subscribers]
+        collectors = [self.collector_spec(name) for name in self._config.sources]
+        subscribers = [self.subscriber_spec(f"{n}") for n in range(1, self.subscriber_count() + 1)]
+        return [self.recovery_spec(), *collectors, *subscribers]
 
-    def _collector_spec(self, name: str, source: AnySource) -> ChildSpec:
+    def recovery_spec(self, also: Collection[str] = ()) -> ChildSpec:
+        """Recovery; the spools of these sources, too, it leaves to their collectors."""
+        title = f"stream-daemon {self._config.name} recovery"
+        return ChildSpec("recovery", "", title, lambda birth: self._recover(birth, also))
+
+    def collector_spec(self, name: str) -> ChildSpec:
+        """The collector of a source; listens for it, unless somebody does already."""
+        source = self._config.sources[name]
         acceptor = self._acceptor(name, source) if isinstance(source, SocketSource) else None
         is_held = self._is_held(source)
         if acceptor and not is_held:
@@ -422,7 +492,7 @@ class App:
             name,
             f"stream-daemon {self._config.name} collector {name}",
             lambda birth: self._collect(name, source, birth),
-            type=_type_of(source),
+            type=type_of(source),
             held=is_held,
             may_lose=not isinstance(source, FileSource),
             acceptor=acceptor,
@@ -430,7 +500,12 @@ class App:
 
     def _acceptor(self, name: str, source: SocketSource) -> Acceptor:
         """Listening sockets and connections that were left to this source are its own again."""
-        own = listen(source, self._inherited.listeners)
+        if name not in self._acceptors:
+            own = listen(source, self._inherited.listeners)
+            self._acceptors[name] = self._new_acceptor(name, source, own)
+        return self._acceptors[name]
+
+    def _new_acceptor(self, name: str, source: SocketSource, own: Listening) -> Acceptor:
         left = self._inherited.connections.get(name, {})
         mine = {c: left[c] for c in [*left] if belongs_to(source, left[c])}
         self._inherited.connections[name] = {c: left[c] for c in left.keys() - mine.keys()}
@@ -438,7 +513,7 @@ class App:
             name,
             lambda: own.sockets,
             own.prepare,
-            _connections_max(source),
+            connections_max(source),
             forget=own.forget,
             holder=self._holder,
             inherited=mine,
@@ -447,14 +522,16 @@ class App:
     def _is_held(self, source: AnySource) -> bool:
         """Whether what a collector has in hand outlives it."""
         if isinstance(source, SocketSource):
-            return _type_of(source) in self._kernels
+            return type_of(source) in self._kernels
         return isinstance(source, FileSource)
 
-    def _subscriber_spec(self, number: str) -> ChildSpec:
+    def subscriber_spec(self, number: str) -> ChildSpec:
+        """A subscriber."""
         title = f"stream-daemon {self._config.name} subscriber {number}"
         return ChildSpec("subscriber", number, title, lambda birth: self._subscribe(number, birth))
 
-    def _subscriber_count(self) -> int:
+    def subscriber_count(self) -> int:
+        """How many subscribers the configuration asks for."""
         wanted = self._config.subscribers
         if wanted != "auto":
             return wanted
@@ -467,7 +544,7 @@ class App:
     def _collect(self, name: str, config: AnySource, birth: Birth) -> Exit:
         if not isinstance(config, StdinSource):
             self._close_stdin()
-        notes = open_note(self._instance.note(name), self._boot, _type_of(config), _new_run)
+        notes = open_note(self._instance.note(name), self._boot, type_of(config), _new_run)
         source = self._source(name, config, birth)
         spool = self._spool(name, birth)
         collector = Collector(
@@ -525,10 +602,10 @@ class App:
             store.close()
             queue.close()
 
-    def _recover(self, birth: Birth) -> Exit:
+    def _recover(self, birth: Birth, also: Collection[str] = ()) -> Exit:
         self._close_stdin()
         queue = self._queue("recovery", birth.slot.beat, REPLY_TIMEOUT_S)
-        gone = {*stock.sources(self._instance.spool)} - {*self._config.sources}
+        gone = {*stock.sources(self._instance.spool)} - {*self._config.sources, *also}
         with self._leftovers("recovery", birth, sorted(gone), queue) as leftovers:
             recovery = Recovery(
                 queue,
@@ -592,7 +669,7 @@ class App:
 
     def _held_source(self, name: str, config: SocketSource, birth: Birth) -> held.HeldSource:
         assert birth.wire
-        holding = self._kernels.get(_type_of(config))
+        holding = self._kernels.get(type_of(config))
         kernel = holding or PlainKernel()
         make: Callable[..., held.HeldSource] = (
             partial(held.HeldSource, kernel, birth.wire)
@@ -621,7 +698,7 @@ class App:
         assert config.connect is not None
         return dialled.Dialler(
             config.connect,
-            partial(_find, config, birth.slot),
+            partial(find, config, birth.slot),
             tcp.prepare_dialled if isinstance(config, TcpSource) else unix.prepare,
             birth.wire,
             birth.connections,
@@ -658,7 +735,7 @@ class App:
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
-            self._queue_password,
+            self._secrets["queue.password"],
             self._config.name,
             role,
             self._queue_bytes_max(),
@@ -677,7 +754,7 @@ class App:
         if config.url.startswith("mysql:"):
             return mysql.MySQLStore(
                 address.parse_url(config.url),
-                self._store_password,
+                self._secrets["store.password"],
                 name,
                 config.table,
                 config.columns,
@@ -700,8 +777,11 @@ class App:
         )
 
     def _maker(self, source: str) -> RowMaker:
-        """Row maker of a source; one that is no longer configured is stored as text."""
-        config = self._config.sources.get(source)
+        """Row maker of a source; one that is no longer configured is stored as text.
+
+        One that was removed while we run is stored as it was said last.
+        """
+        config = self._config.sources.get(source) or self._former.get(source)
         columns = self._config.store.columns
         if config is None:
             return RowMaker(columns, "text", (), source)
@@ -729,23 +809,6 @@ class App:
         return RedisAddress.parse(self._config.queue.url)
 
 
-def _look_at_source(source: AnySource, runs: bool) -> list[Remark]:
-    if isinstance(source, FileSource):
-        return [file_source.look(source.path)]
-    if isinstance(source, StdinSource):
-        return [Remark("it reads standard input")]
-    if runs:
-        return [Remark(f"the running instance has {source.listen or source.connect}")]
-    if source.connect is not None:
-        return [dialled.look(source.connect, partial(_targets, source))]
-    assert source.listen is not None, "one of the two"
-    if isinstance(source, UnixSource):
-        return [unix.look(source.listen, source.owner)]
-    for listener in tcp.listen(source.listen):
-        listener.close()
-    return [Remark(f"{source.listen} is free to listen on")]
-
-
 def _look_at_log(log: LogConfig) -> list[Remark]:
     logs.check(log)
     return [Remark("it can be written")]
@@ -757,37 +820,8 @@ def _kill_keeper(pid: int) -> None:
     process.kill_and_wait(pid, signal.SIGKILL, KEEPER_KILL_S)
 
 
-def _secret(reference: SecretRef | None, key: str) -> str | None:
-    return credentials.resolve(reference, key) if reference else None
-
-
-def _variables(*references: SecretRef | None) -> list[str]:
-    """The environment variables that hold secrets."""
-    return [reference.env for reference in references if reference and reference.env]
-
-
-def _connections_max(source: AnySource) -> int:
-    """Connections that the parent may hold for this source."""
-    if not isinstance(source, SocketSource):
-        return 0
-    return source.connections_max if source.connect is None else 1
-
-
-def _find(source: SocketSource, slot: Slot) -> list[dialled.Target]:
-    """Where to connect to; a name server that is away lets one wait for long."""
-    with slot.slow_call():
-        return _targets(source)
-
-
-def _targets(source: SocketSource) -> list[dialled.Target]:
-    assert source.connect is not None
-    if isinstance(source, TcpSource):
-        return tcp.find(source.connect)
-    return unix.find(source.connect)
-
-
-def _type_of(source: AnySource) -> str:
-    return str(source.__struct_config__.tag)
+def _references(config: Config) -> dict[str, SecretRef | None]:
+    return {"queue.password": config.queue.password, "store.password": config.store.password}
 
 
 def _new_run(after: str) -> str:

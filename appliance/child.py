@@ -71,6 +71,8 @@ class Child:
         start_at: not started before this moment (monotonic).
         done: it has ended as it should and isn't wanted any more; `exit` says how.
         retired: it was one too many: however it ends, it isn't started again.
+        began: it was started, or at least tried, once.
+        parting: how it is asked to end, also while the instance goes on; None: it isn't.
         death: the newest death, if it died of itself with work in hand.
     """
 
@@ -81,6 +83,8 @@ class Child:
         self.restarts = 0
         self.done = False
         self.retired = False
+        self.began = False
+        self.parting: Signals | None = None
         self.exit = Exit.OK
         self.death: Death | None = None
         self._process: ForkProcess | None = None
@@ -90,6 +94,7 @@ class Child:
         self._inherited: set[int] = set()
         self._told: Signals | None = None
         self._aborted_at: float | None = None
+        self._successor: ChildSpec | None = None
 
     @property
     def pid(self) -> int | None:
@@ -103,6 +108,7 @@ class Child:
 
     def start(self, now: float, drain_s: float, close_inherited: Callable[["Child"], None]) -> None:
         """Fork it, or try again after its backoff where the kernel has no room for it."""
+        self.began = True
         try:
             self._start(now, drain_s, close_inherited)
         except OSError as error:
@@ -169,7 +175,9 @@ class Child:
         self._process.close()
         self._process = None
         self.death = self._death_with_work(code)
-        if code == Exit.TAKEN:  # another instance does its work
+        if self._successor:  # it goes on with whatever this one has left
+            self._succeed()
+        elif code == Exit.TAKEN:  # another instance does its work
             self.give_up(Exit.TAKEN)
         elif self._was_to_end() and code in CLEAN and not self._missed_some():
             self.give_up(Exit(code))
@@ -218,10 +226,39 @@ class Child:
         """It isn't wanted any more; this is how it ended."""
         self.done, self.exit = True, code
 
-    def want_again(self) -> None:
+    def want_again(self, spec: ChildSpec) -> None:
         """One that was retired, and has ended, is wanted after all; its backoff still counts."""
         assert self.gone
+        self.spec = spec
         self.retired = self.done = False
+
+    def replace(self, spec: ChildSpec, how: Signals) -> None:
+        """Go on as this: at once, or as soon as the living one has ended, which it is asked to."""
+        self._successor = spec
+        if self.pid:
+            self.parting = how
+        else:
+            self._succeed()
+
+    def remove(self) -> None:
+        """Its source isn't configured any more: it ends as in a stop, however often it dies."""
+        self.parting = signals.DRAIN
+        if not self.began:
+            self.give_up(Exit.OK)
+
+    def end_parting(self) -> None:
+        """It was asked for long enough."""
+        self.kill()
+        if not self._successor:
+            self.give_up(Exit.MAY_BE_LOST if self.spec.may_lose else Exit.TIMED_OUT)
+
+    def _succeed(self) -> None:
+        """However its predecessor has ended: nothing of that is the new one's fault."""
+        assert self._successor
+        self.spec, self._successor, self.parting = self._successor, None, None
+        self.done, self.exit, self.start_at = False, Exit.OK, 0.0
+        self.slot.set("ended", 0)
+        self._backoff = RestartBackoff()
 
     def ask(self, wish: Signals) -> None:
         """Ask it to end, once for each kind of asking."""

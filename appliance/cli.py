@@ -98,6 +98,20 @@ VERBS: dict[str, tuple[str, str, Options]] = {
             ),
         ),
     ),
+    "reload": (
+        "take up the changed configuration; on any failure the old one is kept (exit 78)",
+        "stream-daemon reload",
+        (
+            (
+                ("--timeout",),
+                {
+                    "type": seconds,
+                    "metavar": "S",
+                    "help": "wait at most so many seconds for the outcome (then exit 75)",
+                },
+            ),
+        ),
+    ),
     "running": (
         "print the instance's pid; exit 3 if it doesn't run",
         "stream-daemon running && echo yes",

@@ -164,14 +164,21 @@ class Board:
         self._memory = memoryview(mmap.mmap(-1, SLOTS_MAX * _SLOT_BYTES))
         self._clock_ns = clock_ns
         self._wall_clock = wall_clock
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, tuple[int, Slot]] = {}  # by owner, with their numbers
+        self._free = list(range(SLOTS_MAX))[::-1]
 
     def slot(self, owner: str) -> Slot:
         """The slot of this owner, made when first asked for."""
         if owner not in self._slots:
-            at = len(self._slots) * _SLOT_BYTES
-            if at >= len(self._memory):
+            if not self._free:
                 raise ValueError(f"more than {SLOTS_MAX} children")
-            memory = self._memory[at : at + _SLOT_BYTES]
-            self._slots[owner] = Slot(memory, self._clock_ns, self._wall_clock)
-        return self._slots[owner]
+            number = self._free.pop()
+            memory = self._memory[number * _SLOT_BYTES :][:_SLOT_BYTES]
+            memory[:] = bytes(_SLOT_BYTES)
+            self._slots[owner] = number, Slot(memory, self._clock_ns, self._wall_clock)
+        return self._slots[owner][1]
+
+    def free(self, owner: str) -> None:
+        """Its slot may go to another owner; nobody may use it any more."""
+        number, _ = self._slots.pop(owner)
+        self._free.append(number)

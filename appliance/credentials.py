@@ -6,6 +6,7 @@ isn't part of the secret. Who may read the file is the administrator's business.
 """
 
 import os
+from collections import ChainMap
 from collections.abc import Mapping
 
 from appliance.config import SecretRef
@@ -32,6 +33,38 @@ def resolve(secret: SecretRef, key: str, environ: Mapping[str, str] = os.environ
         problem = "holds a NUL byte" if text else "is empty"
         raise ConfigError(f"{key}: {what} {problem}", "put the secret there, on one line")
     return text
+
+
+class Keyring:
+    """The secrets of an instance, also after their variables were taken out of the environment.
+
+    variables: names of those that held some.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self._kept: dict[str, str] = {}
+
+    @property
+    def variables(self) -> list[str]:
+        """Environment variables that hold secrets, or held them."""
+        return list(self._kept)
+
+    def resolve(self, references: Mapping[str, SecretRef | None]) -> dict[str, str | None]:
+        """The secrets, by the keys of their references.
+
+        Raises:
+            ConfigError: as the function of that name.
+        """
+        for reference in references.values():
+            name = reference.env if reference else None
+            if name is not None and name in self._environ:
+                self._kept[name] = self._environ[name]
+        environ = ChainMap(self._kept, dict(self._environ))
+        return {
+            key: resolve(reference, key, environ) if reference else None
+            for key, reference in references.items()
+        }
 
 
 def _from_environment(name: str, key: str, environ: Mapping[str, str]) -> str:

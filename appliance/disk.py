@@ -32,6 +32,11 @@ class DiskSpace:
         self._look_at = 0.0
         self._is_low = False
 
+    def require(self, free_min: int) -> None:
+        """Ask for so many bytes from now on."""
+        self._free_min = free_min
+        self._look_at = 0.0
+
     def is_low(self) -> bool:
         """Whether less is free than has to be; no, where the disk can't be asked."""
         now = self._monotonic()

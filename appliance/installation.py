@@ -45,7 +45,7 @@ CONFIGURATION = "/etc/stream-daemon"
 EXAMPLE = f"{CONFIGURATION}/stream-daemon.toml"
 RECORD = f"{CONFIGURATION}/.installed"
 STATE = "/var/lib/stream-daemon"
-CACHE = "/var/cache/stream-daemon"
+CACHES = ("/var/cache/stream-daemon", "/var/tmp/stream-daemon-0")  # the unpacked program, of root
 CRONTAB_LINE = f"* * * * *  {PROGRAM} collect --detach --if-needed"
 USER_COMMENT = "made by stream-daemon install"  # in /etc/passwd: only such a user is removed
 HASHES_KEPT = 64  # of each file: so many different versions of it count as ours
@@ -326,6 +326,8 @@ def after_install(machine: Machine, steps: Sequence[Step], user: str) -> list[tu
     services = [unit for unit in machine.loaded if unit.endswith(".service")]
     if services and any(step.action is Action.WRITE for step in steps):
         return [*first, (f"systemctl restart {shlex.join(services)}", "the new version takes over")]
+    if services:
+        return [*first, (f"systemctl status {shlex.join(services)}", "it runs already")]
     return [*first, ("systemctl enable --now stream-daemon", "now, and at each boot")]
 
 
@@ -400,8 +402,9 @@ def _reload_without(machine: Machine, files: Sequence[Step]) -> Iterator[Step]:
 
 
 def _cache(machine: Machine) -> Iterator[Step]:
-    if CACHE in machine.directories:
-        yield Step(Action.REMOVE_TREE, CACHE, _size(machine, CACHE))
+    for cache in CACHES:
+        if cache in machine.directories:
+            yield Step(Action.REMOVE_TREE, cache, _size(machine, cache))
 
 
 def _data(machine: Machine, removal: Removal) -> Iterator[Step]:

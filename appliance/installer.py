@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from appliance import installation
@@ -128,7 +129,7 @@ class Installer:
         """The rest of what is found; `user` is the one that the units name, or "" ."""
         here = self._root == Path("/")
         runs = here and Path("/run/systemd/system").is_dir()
-        places = (installation.CONFIGURATION, installation.STATE, installation.CACHE)
+        places = (installation.CONFIGURATION, installation.STATE, *installation.CACHES)
         entry = self._entry(user) if user else None
         return Machine(
             units=runs or any(self.path(place).exists() for place in SYSTEMD),
@@ -168,8 +169,8 @@ class Installer:
         """What `systemctl enable` has made: links in folders named TARGET.wants and the like."""
         units = self.path(installation.UNITS)
         folders = [*units.glob("*.wants"), *units.glob("*.requires")]
-        found = [link for folder in folders for name in OUR_UNITS for link in folder.glob(name)]
-        return sorted(f"/{link.relative_to(self._root)}" for link in found if link.is_symlink())
+        names = [f"/{link.relative_to(self._root)}" for f in folders for link in f.iterdir()]
+        return sorted(name for name in names if _is_our_unit(name.rpartition("/")[2]))
 
     def _entry(self, user: str) -> "pwd.struct_passwd | None":
         """A user's entry, None if there is no such user."""
@@ -271,6 +272,10 @@ class Installer:
         for tree in (path, private):
             if tree.exists():
                 shutil.rmtree(tree)
+
+
+def _is_our_unit(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in OUR_UNITS)
 
 
 def _parsed(line: str) -> pwd.struct_passwd:

@@ -28,7 +28,7 @@ _log = logging.getLogger("parent")
 
 
 class Keeping:
-    """A keeper, wanted from the first socket until `end` (contract: Holder).
+    """A keeper, wanted from the first socket on until `end` (contract: Holder).
 
     Attributes:
         changed: called with the new value whenever `holds` may have changed.
@@ -80,6 +80,8 @@ class Keeping:
     def inherit(self, legacy: Legacy) -> None:
         """An older keeper has given us what it holds: it may end when our own can be found."""
         self._legacy = legacy
+        if not self._kept:
+            legacy.taken()
 
     def keep(self, name: str, thing: Any) -> None:
         """Hold a duplicate of a socket (contract: Holder)."""

@@ -183,6 +183,8 @@ def screen(report: dict[str, Any]) -> str:
             lines.append(f"  goes through frame {one['alone']} record by record")
     lines.append(f"recovery: {_process(report['recovery'])}")
     lines += _spooled(report["recovery"]["spool"]["bytes"], " of sources that aren't configured")
+    if "directory" in report:
+        lines.append(f"files: {report['directory']}")
     lines += _log(**report["log"]) if "log" in report else []  # an older instance says nothing
     if (report.get("keeper") or {}).get("sockets"):
         lines += _keeper(report["keeper"])

@@ -18,7 +18,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from signal import Signals
 from typing import Any
 
@@ -29,9 +29,10 @@ from appliance.contracts import NO_RECORD, Holder, NoHolder, NoManager, ServiceM
 from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
-from appliance.errors import Exit
+from appliance.errors import ConfigError, Exit
 from appliance.keeping import Keeping
 from appliance.rates import Rates
+from appliance.reloading import STOPPING, Candidate, Reloading
 from appliance.settings import SUBSCRIBERS_LIMIT
 
 SEVERITY = (Exit.OK, Exit.TIMED_OUT, Exit.MAY_BE_LOST, Exit.TAKEN)
@@ -66,6 +67,7 @@ class Watchdog:
         holder: Holder | None = None,
         manager: ServiceManager | None = None,
         keeping: Keeping | None = None,
+        read: Callable[[], Candidate] | None = None,
     ) -> None:
         self._name = name
         self._holder = holder or keeping or NoHolder()
@@ -74,7 +76,7 @@ class Watchdog:
         self._board = board
         self._slot = board.slot("parent")  # its own numbers
         self._children = [self._child(spec) for spec in specs]
-        self._acceptors = [spec.acceptor for spec in specs if spec.acceptor]
+        self._exits = [Exit.OK]  # of children that are gone for good
         self._control = control
         self._server = Server(server) if server else None
         self._drain_s = drain_s
@@ -99,6 +101,13 @@ class Watchdog:
         self._looks = 0
         self._turned_at = monotonic()
         self._parent = os.getpid()
+        self._reloading = Reloading(
+            f"stream-daemon {name} reload",
+            read or _nothing_to_read,
+            self,
+            self._slot,
+            self._manager,
+        )
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = {"name": name, "version": version, "pid": self._parent, "since": since}
         self._log = logging.getLogger("parent")
@@ -124,7 +133,8 @@ class Watchdog:
     @property
     def exit(self) -> Exit:
         """How it ended so far: the worst that happened to a child."""
-        worst = max((child.exit for child in self._children), key=SEVERITY.index)
+        exits = [*self._exits, *(child.exit for child in self._children)]
+        worst = max(exits, key=SEVERITY.index)
         return Exit.UNREACHABLE if worst is Exit.OK and self._refused else worst
 
     def answer_stops(self) -> None:
@@ -144,6 +154,8 @@ class Watchdog:
             self._report_deaths(died)
             self._nudge_recovery()
             self._end_when_refused(died)
+        if self._phase is None:
+            self._reloading.step(now)
         self._advance(now)
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, sum(child.slot.get("works") for child in self._children))
@@ -188,7 +200,7 @@ class Watchdog:
             return self._phase is None and self._may_take
         if child.spec.kind == "collector" and self._healthy_by is not None:
             return False  # nothing is taken in before it is known that all of it is there
-        return child.spec.kind == "recovery" or self._phase is None or child.restarts > 0
+        return child.spec.kind == "recovery" or self._phase is None or child.began
 
     @property
     def _may_take(self) -> bool:
@@ -209,7 +221,7 @@ class Watchdog:
         return next(child for child in self._children if child.spec.kind == "recovery")
 
     def _child(self, spec: ChildSpec) -> Child:
-        return Child(spec, self._board.slot(f"{spec.kind} {spec.name}"))
+        return Child(spec, self._board.slot(_owner(spec)))
 
     def _of(self, kind: str) -> list[Child]:
         return [child for child in self._children if child.spec.kind == kind]
@@ -226,7 +238,7 @@ class Watchdog:
                 frame = child.death.frame or "several frames"
                 self._log.warning("%s had %s in hand", child.spec.title, frame)
 
-    def _close_inherited(self, child: Child) -> None:
+    def _close_inherited(self, own: Child | None) -> None:
         """In a new child: close what is the parent's own, by name. The lock stays, on purpose."""
         self._signals.close()
         self._control.close(unlink=False)
@@ -234,11 +246,12 @@ class Watchdog:
             self._keeping.close_in_child()
         for client in (*self._clients, *self._stop_clients):
             client.close()
-        for acceptor in self._acceptors:
-            if acceptor is child.spec.acceptor:
-                acceptor.close_for_collector()
-            else:
-                acceptor.close_in_child()
+        self._reloading.close_in_child()
+        for child in self._children:
+            if child.spec.acceptor and child is own:
+                child.spec.acceptor.close_for_collector()
+            elif child.spec.acceptor:
+                child.spec.acceptor.close_in_child()
 
     def _close_in_keeper(self) -> None:
         """In the keeper: close what is the parent's own, by name, but for what is to be held."""
@@ -247,8 +260,10 @@ class Watchdog:
         self._control.close(unlink=False)
         for client in (*self._clients, *self._stop_clients):
             client.close()
-        for acceptor in self._acceptors:
-            acceptor.close_in_keeper()
+        self._reloading.close_in_child()
+        for child in self._children:
+            if child.spec.acceptor:
+                child.spec.acceptor.close_in_keeper()
 
     def _say_kept(self, holds: bool) -> None:
         """Tell the collectors whether their connections would outlive us."""
@@ -271,23 +286,24 @@ class Watchdog:
         """Those that are wanted, the newest last."""
         return [child for child in self._of("subscriber") if not child.retired]
 
-    def _one_more(self) -> None:
+    def _one_more(self) -> bool:
         """Want one subscriber more, under the lowest number that nobody has (any more)."""
         known = {child.spec.name: child for child in self._of("subscriber")}
         numbers = map(str, range(1, SUBSCRIBERS_LIMIT + 1))
         number = next((n for n in numbers if n not in known or known[n].gone), None)
         if number is None or (number not in known and len(self._children) + 1 >= SLOTS_MAX):
             self._log.warning("no room for one subscriber more")
-            return
+            return False
         child = known.get(number)
         if child:
-            child.want_again()
+            child.want_again(self._subscriber(number))
             self._children.remove(child)
         else:
             child = self._child(self._subscriber(number))
         child.slot.set("paused", self._paused)
         self._children.append(child)
         self._log.info("one subscriber more: %d", len(self._subscribers))
+        return True
 
     def _one_fewer(self) -> None:
         """The newest subscriber finishes its lease and isn't wanted any more."""
@@ -305,6 +321,44 @@ class Watchdog:
         for child in self._of("subscriber"):
             child.slot.set("paused", paused)
 
+    # ── another configuration (protocol: reloading.Home) ────────────────────────────────
+
+    def of(self, kind: str) -> list[Child]:
+        """The children of this kind."""
+        return self._of(kind)
+
+    def adopt(self, spec: ChildSpec) -> Child:
+        """Want one child more.
+
+        Another instance that collects its source already is waited for: no reason to end this one.
+        """
+        child = self._child(spec)
+        child.slot.set("attached", 1)
+        self._children.append(child)
+        return child
+
+    def dismiss(self, child: Child) -> None:
+        """One has ended for good: nothing of it stays."""
+        self._exits.append(child.exit)
+        self._children.remove(child)
+        if child.spec.acceptor:
+            child.spec.acceptor.close()
+        self._board.free(_owner(child.spec))
+
+    def work_by(self, candidate: Candidate) -> None:
+        """What the watchdog itself goes by; the number of subscribers, where that has changed."""
+        self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
+        if not candidate.plan.resized:
+            return
+        while len(self._subscribers) > candidate.subscribers:
+            self._one_fewer()
+        while len(self._subscribers) < candidate.subscribers and self._one_more():
+            pass
+
+    def close_in_look(self) -> None:
+        """In a child that only looks: close all that is the parent's own."""
+        self._close_inherited(None)
+
     # ── ending ──────────────────────────────────────────────────────────────────────────
 
     def stop(self, quick: bool, leave: bool = False) -> None:
@@ -315,6 +369,7 @@ class Watchdog:
         if self._phase is not None or quick:
             self._quick = True
         if self._phase is None:
+            self._reloading.abort()
             self._leaving = leave and self._holder.holds
             for_next = ", connections are left to the next start" if self._leaving else ""
             self._log.info("stopping%s%s", " at once" if quick else "", for_next)
@@ -326,7 +381,7 @@ class Watchdog:
     def _stop_listening(self) -> None:
         for child in self._of("collector"):
             if child.spec.acceptor:
-                is_ours = self._healthy_by is None and child.exit is not Exit.TAKEN
+                is_ours = child.began and child.exit is not Exit.TAKEN
                 child.spec.acceptor.stop_listening(take=is_ours)
 
     def _end_when_refused(self, died: list[Child]) -> None:
@@ -362,7 +417,7 @@ class Watchdog:
     def _left(self, kind: str) -> bool:
         if kind == "server":
             return self._server is not None and self._server.lives
-        return any(c.pid or (self._is_wanted(c) and c.restarts) for c in self._of(kind))
+        return any(c.pid or (self._is_wanted(c) and c.began) for c in self._of(kind))
 
     def _press(self, kind: str, now: float) -> None:
         """Deadlines of the phase: quick when the time is over, KILL when that didn't help."""
@@ -383,15 +438,18 @@ class Watchdog:
             self._server.kill()
 
     def _ask(self, child: Child) -> None:
-        """Ask a child of the current phase to end, or one that was one too many."""
-        if child.retired or (
-            self._phase is not None and PHASES.index(child.spec.kind) == self._phase
-        ):
+        """Ask a child of the current phase to end, or one that isn't wanted as it is."""
+        if self._phase is not None and PHASES.index(child.spec.kind) == self._phase:
+            child.ask(self._request_to(child))
+        elif child.parting:
+            child.ask(child.parting)
+        elif child.retired:
             child.ask(self._request_to(child))
 
     def _request_to(self, child: Child) -> Signals:
         """How it is to end."""
-        if self._leaving and child.spec.acceptor and child.spec.held:
+        stays = child.parting is not signals.DRAIN  # else its source is gone, or its server
+        if self._leaving and child.spec.acceptor and child.spec.held and stays:
             return signals.LEAVE
         return signals.QUICK if self._quick else signals.DRAIN
 
@@ -490,27 +548,33 @@ class Watchdog:
                 self._obey(received.signal)
 
     def _obey(self, number: Signals) -> None:
-        match signals.PARENT.get(number):
-            case "drain":
-                self.stop(quick=False, leave=self._manager.comes_back())
-            case "quick":
-                self.stop(quick=True)
-            case "more":
-                self._one_more()
-            case "fewer":
-                self._one_fewer()
-            case "pause":
-                self._pause(True)
-            case "resume":
-                self._pause(False)
-            case "report":
-                self._log_report()
-            case "reopen":
-                self._log.info("the log goes to %s (USR1)", logs.reopen())
-            case "reap":
-                pass  # reconcile asks each process
-            case _:
-                self._log.warning("%s means nothing in this version: ignored", number.name)
+        act = self._acts.get(signals.PARENT.get(number, ""))
+        if act:
+            act()
+        else:
+            self._log.warning("%s means nothing to the parent: ignored", number.name)
+
+    @cached_property
+    def _acts(self) -> dict[str, Callable[[], object]]:
+        """What the words of signals.PARENT stand for."""
+        return {
+            "drain": lambda: self.stop(quick=False, leave=self._manager.comes_back()),
+            "quick": lambda: self.stop(quick=True),
+            "more": self._one_more,
+            "fewer": self._one_fewer,
+            "pause": lambda: self._pause(True),
+            "resume": lambda: self._pause(False),
+            "report": self._log_report,
+            "reopen": lambda: self._log.info("the log goes to %s (USR1)", logs.reopen()),
+            "reload": self._reload,
+            "reap": lambda: None,  # reconcile asks each process
+        }
+
+    def _reload(self) -> None:
+        if self._phase is None:
+            self._reloading.ask()
+        else:
+            self._log.warning("%s", STOPPING)
 
     # ── control ─────────────────────────────────────────────────────────────────────────
 
@@ -542,8 +606,12 @@ class Watchdog:
                     self._stop_clients.pop(0).close()
                 if now or self._phase is None:  # who only waits, too, doesn't hasten it
                     self.stop(now, leave)
+            case "reload" if self._phase is None:
+                self._reloading.ask(client)
+            case "reload":
+                client.answer({"error": STOPPING, "exit": int(Exit.NOT_RUNNING)})
             case _:
-                client.answer({"error": "unknown verb; this version knows status and stop"})
+                client.answer({"error": "unknown verb; this version knows status, stop, reload"})
 
     def report(self) -> dict[str, Any]:
         """What `status --json` says."""
@@ -617,6 +685,15 @@ class Watchdog:
                 self._log.name, logging.INFO, __file__, 0, text, (), None, extra=logs.WHOLE
             )
         )
+
+
+def _owner(spec: ChildSpec) -> str:
+    """Whose slot it is."""
+    return f"{spec.kind} {spec.name}"
+
+
+def _nothing_to_read() -> Candidate:
+    raise ConfigError("no configuration file to read again", "stop and start the instance")
 
 
 def _alone(slot: Slot) -> str:

@@ -8,6 +8,7 @@
 #   machine.sh debstrap DIR OPTION… SUITE   the same, by mmdebstrap's own options
 #   machine.sh compiler          what build/tree.sh needs to compile a Python
 #   machine.sh freezer PYTHON    what PyInstaller needs around that Python
+#   machine.sh packager          what makes and looks at a Debian package
 #
 # As root on Debian and its kin, missing packages are installed; anyone else is told which
 # they are and what goes without them. No service of the machine is started or enabled: the
@@ -231,7 +232,19 @@ except OSError:
     install "${missing[@]}"
 }
 
+# ── packager ────────────────────────────────────────────────────────────────────────────
+
+packager() {
+    command -v dpkg-deb >/dev/null || die "dpkg-deb is missing: this is not Debian, nor its kin" \
+        "  → apt-get install dpkg, or install without a package: dist/stream-daemon install"
+    command -v lintian >/dev/null && return
+    if can_install; then install lintian; else
+        say "not installed: lintian; nobody looks at the package"
+        say "to have it looked at: apt-get install lintian (as root)"
+    fi
+}
+
 case ${1:-} in
-venv | services | mysql | tree | debstrap | compiler | freezer) "$@" ;;
-*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer … (see its head)" ;;
+venv | services | mysql | tree | debstrap | compiler | freezer | packager) "$@" ;;
+*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer|packager … (see its head)" ;;
 esac

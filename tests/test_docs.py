@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance import signals
+from appliance import reload, signals
 from appliance.cli import VERBS
 from appliance.config import (
     Config,
@@ -169,6 +169,19 @@ def test_every_command_and_option_is_documented() -> None:
     for verb, (_what, _example, options) in VERBS.items():
         for flags in (flags for flags, _settings in options if flags[0].startswith("-")):
             assert any(flag in documented[verb] for flag in flags), f"{verb} {flags}"
+
+
+def test_what_a_reload_takes_up_is_documented_for_each_key() -> None:
+    section = OPERATIONS.partition("\n## Change the configuration\n")[2].partition("\n## ")[0]
+    told = {
+        key: row.split("|")[2].strip()
+        for row in section.split("\n")
+        if row.startswith("| `")
+        for key in re.findall(r"`([^`]+)`", row.split("|")[1])
+    }
+    restart = {key for key, touch in reload.KEYS.items() if reload.Touch.RESTART in touch}
+    assert told == {key: "restart" if key in restart else "reload" for key in reload.KEYS}
+    assert {reload.key_of(key) for key in EXPECTED} == reload.KEYS.keys()
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -20,7 +20,7 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
-        "isolate signals backoff poison refusals status rates tweets accounts balance "
+        "isolate signals backoff poison refusals reload status rates tweets accounts balance "
         "installation",
         "decisions words",
     ),
@@ -39,13 +39,19 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "roles": ("collector subscriber recovery monitor keeper", "replay hands logs decisions words"),
     "auditor": ("auditor", "spool hands decisions words"),
     "child": ("child keeping", "acceptor hands logs decisions words"),
-    "watchdog": ("watchdog", "child acceptor hands logs decisions words"),
+    "reloading": ("reloading", "child hands logs decisions words"),
+    "watchdog": ("watchdog", "reloading child acceptor hands logs decisions words"),
+    "kinds": ("kinds", "sources hands decisions words"),
     "app": (
         "app",
-        "watchdog child acceptor auditor roles replay sources queues stores spool hands logs "
-        "decisions words",
+        "kinds watchdog reloading child acceptor auditor roles replay sources queues stores spool "
+        "hands logs decisions words",
     ),
-    "verbs": ("verbs/", "verbs app auditor sources queues stores spool hands logs decisions words"),
+    "renewal": ("renewal", "app reloading child sources decisions words"),
+    "verbs": (
+        "verbs/",
+        "verbs app renewal auditor sources queues stores spool hands logs decisions words",
+    ),
     "cli": ("cli", "verbs words"),
     "entry": ("__main__", "cli"),
 }

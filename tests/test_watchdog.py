@@ -1043,29 +1043,6 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [Signals.SIGHUP])
-def test_a_signal_that_means_nothing_yet_is_said(
-    start: Start, diary: Diary, cast: Cast, number: Signals
-) -> None:
-    parent = start([cast.recovery(), cast.obedient("collector", "a")])
-    pid = born(diary, "collector a")
-    parent.send(number)
-    diary.wait_for(f"log WARNING {number.name} means nothing in this version: ignored")
-    status = parent.status()
-    assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
-    assert parent.stop() == Exit.OK
-
-
-def test_usr1_is_for_the_log_and_for_nobody_else(start: Start, diary: Diary, cast: Cast) -> None:
-    parent = start([cast.recovery(), cast.obedient("collector", "a")])
-    pid = born(diary, "collector a")
-    parent.send(Signals.SIGUSR1)
-    diary.wait_for("log INFO the log goes to ")
-    status = parent.status()
-    assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
-    assert parent.stop() == Exit.OK
-
-
 def numbers(parent: Parent) -> list[int]:
     return [one["n"] for one in parent.status()["subscribers"]]
 
@@ -1189,12 +1166,10 @@ def test_one_too_many_that_is_killed_is_not_started_again(
 def test_one_too_many_that_is_dead_is_not_started_again_until_it_is_wanted(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
+    second = dying(cast, "subscriber", "2", ["70"] * 4)
     parent = start(
-        [
-            cast.recovery(),
-            cast.obedient("subscriber", "1"),
-            dying(cast, "subscriber", "2", ["70"] * 4),
-        ]
+        [cast.recovery(), cast.obedient("subscriber", "1"), second],
+        subscriber=lambda _number: second,
     )
     diary.wait_for("subscriber 2 died .* again in 0.8 s")
     parent.send(Signals.SIGTTOU)

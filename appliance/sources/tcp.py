@@ -161,13 +161,15 @@ def listen(address: str, left: list[socket.socket] | None = None) -> list[socket
     Raises:
         AddressError: the host is unknown, or the address can't be bound.
     """
+    opened: list[socket.socket] = []
     try:
-        return [
-            _taken_over(family, name, left or []) or _bound(family, name)
-            for family, name in _addresses(address)
-        ]
+        for family, name in _addresses(address):
+            opened.append(_taken_over(family, name, left or []) or _bound(family, name))
     except OSError as error:
+        for one in opened:
+            one.close()
         raise _refused(address, error) from error
+    return opened
 
 
 def _addresses(address: str) -> list[tuple[int, object]]:

@@ -42,8 +42,8 @@ def _say_what_is_configured(config: Config) -> None:
 
 def _look_at_everything(app: App, instance: Instance) -> Exit:
     runs = holder.parent(instance) is not None
-    with process.Errand(CHECK_S) as errand:
-        looks = app.looks(errand, Board().slot("check"), runs)
+    with process.Errand(CHECK_S):
+        looks = app.looks(Board().slot("check"), runs)
         codes = {_look(what, look) for what, look in looks}
     return next((code for code in (Exit.CONFIG, Exit.UNREACHABLE) if code in codes), Exit.OK)
 

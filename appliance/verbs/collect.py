@@ -1,13 +1,18 @@
 """`stream-daemon collect`: start an instance and run it to its end, or leave it running."""
 
 import argparse
+import logging
 import os
+import sys
+from functools import partial
+from pathlib import Path
 
-from appliance import control, keeper_wire, logs, process
+from appliance import control, keeper_wire, logs, process, program
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
 from appliance.instance import Instance
+from appliance.renewal import Renewer
 from appliance.settings import Config, StdinSource
 from appliance.verbs import background, holder, locate, replace
 
@@ -36,22 +41,46 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
             return background.start(config, instance, file, environ)
         if args.replace:
             replace.end_running(instance, config.drain_s, app.look_ahead)
-        return _run_here(app, config, instance)
+        return _run_here(app, config, instance, file)
     except holder.AlreadyRuns:
         if args.if_needed:
             return int(Exit.OK)
         raise
 
 
-def _run_here(app: App, config: Config, instance: Instance) -> int:
+def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
+    path = str(Path(file).absolute())
     lock = process.Lock(instance.lock)
     with keeper_wire.waited_for(instance.keeper):  # a killed parent's children may take their time
         holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
-        return int(app.run(lock.release))
+        _say_places(instance, file)
+        return int(app.run(lock.release, Renewer(app, partial(_read_again, path), _set_up_log)))
     finally:
         lock.release()
+
+
+def _read_again(file: str) -> Config:
+    """The configuration as it is now, for a reload."""
+    config = locate.read_again(file)
+    logs.check(config.log)
+    return config
+
+
+def _set_up_log(config: Config) -> None:
+    logs.set_up(config.log, config.name)
+
+
+def _say_places(instance: Instance, file: str) -> None:
+    """Where it keeps what: the defaults depend on who has started it."""
+    unpacked = f", the program unpacked in {Path(sys.executable).parent}" if program.file() else ""
+    logging.getLogger("parent").info(
+        "configuration %s, all files of this instance in %s%s",
+        Path(file).absolute(),
+        instance.directory,
+        unpacked,
+    )
 
 
 def _runs(instance: Instance) -> bool:

@@ -26,6 +26,15 @@ def load(args: argparse.Namespace) -> tuple[Config, Instance, str]:
     return parsed, _instance(parsed.name, parsed.state_dir), file
 
 
+def read_again(file: str) -> Config:
+    """The same file as it is now.
+
+    Raises:
+        ConfigError: it is gone, or isn't valid.
+    """
+    return config.parse(_read(file), file)
+
+
 def instance(args: argparse.Namespace) -> Instance:
     """The instance that is meant, also where the configuration is broken or missing."""
     file = configuration_file(args)

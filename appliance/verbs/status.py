@@ -22,5 +22,6 @@ def run(args: argparse.Namespace) -> int:
         return int(Exit.UNKNOWN)
     except PermissionError:
         raise locate.not_ours(instance) from None
+    report["directory"] = str(instance.directory)  # as we have found it
     print(json.dumps(report, indent=2) if args.json else status.screen(report))
     return int(status.exit_code(report))

@@ -7,7 +7,7 @@ import argparse
 
 from appliance import installation, process
 from appliance.errors import Exit, InstanceError, StreamDaemonError
-from appliance.installation import Action, Removal, Step
+from appliance.installation import Action, Record, Removal, Step
 from appliance.installer import Installer
 from appliance.verbs import installing
 
@@ -21,9 +21,9 @@ class NotSure(StreamDaemonError):
 def run(args: argparse.Namespace) -> int:
     """Do it, and say each step."""
     machine = installing.machine_of(args)
-    _refuse_package(machine)
     with installing.alone(machine, args.dry_run):
         record = machine.record()
+        _refuse_package(machine, record)
         found = {path: machine.found(path) for path in record.files}
         state = machine.machine(record.user)
         steps = installation.uninstall(state, found, record, Removal(args.purge, args.data))
@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     return int(Exit.OK)
 
 
-def _refuse_package(machine: Installer) -> None:
-    if machine.is_packaged():
+def _refuse_package(machine: Installer, record: Record) -> None:
+    """What a package has brought is dpkg's; what install has put before it is still ours."""
+    if machine.is_packaged() and installation.PROGRAM not in record.files:
         raise InstanceError(
             "a package has installed stream-daemon on this machine",
             "apt-get remove stream-daemon, or purge: both keep what was collected",

@@ -514,7 +514,7 @@ def test_titles_are_what_ps_shows(daemon: Daemon) -> None:
     assert comm_of(server) in ("valkey-server", "redis-server")
 
 
-HARMLESS = ("SIGHUP", "SIGUSR1", "SIGCONT", "SIGWINCH")
+HARMLESS = ("SIGUSR1", "SIGCONT", "SIGWINCH")
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -548,7 +548,7 @@ def test_collect_if_needed_beside_one_that_runs(daemon: Daemon) -> None:
 def test_clients_that_talk_nonsense(daemon: Daemon) -> None:
     path = daemon.directory / "state" / "stream" / "control.sock"
     assert path.stat().st_mode & 0o777 == 0o600
-    unknown = {"error": "unknown verb; this version knows status and stop"}
+    unknown = {"error": "unknown verb; this version knows status, stop, reload"}
     for sent in (b"nonsense\n", b'"stop"\n', b"[]\n", b'{"verb": []}\n', b"\xff\n", b"\n"):
         assert spoken(path, sent) == unknown
     assert spoken(path, b'{"verb":"status"}') == unknown  # its line was never whole
