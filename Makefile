@@ -57,7 +57,7 @@ sabotage: $(VENV)/.dev $(SERVER) ## switch off in turn what keeps a promise, and
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
 	@build/machine.sh freezer $(BIN)/python
 	@$(BIN)/python build/freeze.py
-	@$(BIN)/python build/smoke.py dist/stream-daemon
+	@$(BIN)/python build/smoke dist/stream-daemon
 
 deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
 	@[ -x dist/stream-daemon ] || $(MAKE) binary

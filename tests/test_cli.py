@@ -1,6 +1,7 @@
 """The command line's grammar: what is a verb, what its options become, what an error becomes."""
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -203,3 +204,30 @@ def test_usage_errors_say_how_to_see_what_is_right(
     assert err.startswith("stream-daemon")
     assert err.endswith("--help\n")
     assert "\n  → see: stream-daemon" in err
+
+
+VERSION = """
+import sys
+import appliance.__main__
+sys.argv = ["stream-daemon", "--version"]
+try:
+    appliance.__main__.main()
+finally:
+    print(*sorted(name.partition(".")[0] for name in sys.modules))
+"""
+SLOW = "asyncio ctypes inspect logging multiprocessing socket ssl subprocess tempfile traceback"
+
+
+def test_the_version_is_said_without_what_takes_long_to_import() -> None:
+    """Nor anything that isn't Python's own: there is no site-packages for it here."""
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", VERSION],
+        cwd=Path(appliance.__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    version, imported = said.splitlines()
+    assert version == f"stream-daemon {appliance.__version__}"
+    assert not set(imported.split()) & set(SLOW.split())
