@@ -156,6 +156,7 @@ class Acceptor:
         """
         if not moved:
             self._forget()
+        self._forget = nothing_to_forget
         for listener in self.listeners:
             if take:
                 self.accept(listener, self._connections_max)

@@ -27,8 +27,8 @@ URG is ignored by who doesn't know it, so that it does no harm at the wrong mome
 URGENT = Signals.SIGURG
 """Obeyed before the others that have come meanwhile: it says what one of them means."""
 
-PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
-"""A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""
+PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP, Signals.SIGHUP)
+"""A terminal sends these, too (Ctrl-Z, a hangup): they count only when a process has sent them."""
 
 CHILD: dict[Signals, str] = {
     Signals.SIGTERM: "drain",
