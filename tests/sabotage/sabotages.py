@@ -508,13 +508,6 @@ SABOTAGES = (
         "tests/system/test_systemd.py::test_ready_waits_for_the_store_and_asks_for_time",
     ),
     Sabotage(
-        "systemd: children can speak to it",
-        "appliance/verbs/surroundings.py",
-        "    process.forget_variables(systemd.VARIABLES)\n",
-        "",
-        "tests/system/test_systemd.py::test_what_is_said_at_start_and_end",
-    ),
-    Sabotage(
         "systemd: nobody waits until an address is free",
         "appliance/systemd.py",
         "            self._channel.barrier(SETTLE_S)\n",
@@ -524,7 +517,7 @@ SABOTAGES = (
     Sabotage(
         "systemd: a socket that no source listens on is kept in silence",
         "appliance/app.py",
-        "        self._refuse_strangers()\n",
+        "            self._refuse_strangers()\n",
         "",
         "tests/system/test_systemd.py::test_a_socket_that_no_source_listens_on_is_named",
     ),
