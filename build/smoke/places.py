@@ -4,8 +4,9 @@ import functools
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
-from world import Done, Skipped, World, expect
+from world import Done, Skipped, World, copy, expect
 
 EXIT_NO_PLACE = 73
 UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount"]
@@ -20,17 +21,17 @@ def _can_mount() -> bool:
         return False
 
 
-def _run(world: World, mounts: str, **environ: str) -> Done:
+def _run(world: World, mounts: str, program: Path | None = None, **environ: str) -> Done:
     """Run `--version` after these mounts, which nobody else sees; `$0` is our folder.
 
     The environment has no HOME, and nothing but what is given here.
     """
     if not _can_mount():
         raise Skipped("no mounts for this user here (unshare --mount)")
-    line = f'set -e; {mounts}; shift 0; exec "$@"'
+    line = f'set -e; {mounts}; exec "$@"'
     before = [*UNSHARE, "/bin/sh", "-c", line, str(world.folder)]
     path = {"PATH": world.environ()["PATH"]}
-    return world.run("--version", before=before, environ=path | environ)
+    return world.run("--version", program=program, before=before, environ=path | environ)
 
 
 def _runs(done: Done) -> None:
@@ -44,7 +45,7 @@ def bare_environment(world: World) -> str:
     mounts = "mount -t tmpfs none /var/cache; mount -t tmpfs none /var/tmp"
     for place, more in (
         ("/var/cache/stream-daemon", ""),
-        ("/var/tmp/stream-daemon-0", "; mount -o remount,ro /var/cache"),
+        ("/var/tmp/stream-daemon-0", "; mount -o remount,bind,ro /var/cache"),
     ):
         done = _run(world, f"{mounts}{more}; PLACE={place}; {show}")
         _runs(done)
@@ -54,13 +55,14 @@ def bare_environment(world: World) -> str:
 
 def unfit_tmp(world: World) -> str:
     """/tmp is mounted noexec, or is full: nothing is looked for there."""
+    copy(world.program, world.file("copy"))  # the file itself may be in /tmp
     for options in ("noexec", "size=4k"):
         fill = "head -c 4096 /dev/zero > /mnt/fill" if "size" in options else ":"
         mounts = (
             f'mount -t tmpfs -o {options} none /mnt; {fill}; mount --bind "$0" /var/cache;'
             " mount --bind /mnt /tmp"
         )
-        _runs(_run(world, mounts, TMPDIR="/tmp"))
+        _runs(_run(world, mounts, Path("/var/cache/copy"), TMPDIR="/tmp"))
     world.file("stream-daemon").rename(world.cache)
     return "noexec, full"
 
