@@ -27,8 +27,8 @@ OLD=bullseye     # what is linked against
 SOURCES=trixie   # what is compiled
 KEYS=/usr/share/keyrings/debian-archive-keyring.gpg
 PACKAGES=libc6-dev,libffi-dev,libstdc++6,libgcc-s1,base-files
+PACKAGES+=,liblua5.1-0,libhiredis0.14,libabsl20200923 # only for their licence texts
 SOURCE_PACKAGES=(zlib openssl sqlite3 python3.13)
-NOTES=(valkey abseil hiredis)   # whose licence texts come from Debian's notes on their source
 TRIES=4          # versions of a source package that are tried: an index may be ahead of its mirror
 
 say() { echo "→ $*"; }
@@ -52,6 +52,10 @@ sysroot() {
     say "unpacking the C library of Debian $OLD"
     build/machine.sh debstrap "$WORK/system" --mode=chrootless --variant=extract \
         --include="$PACKAGES" "$OLD"
+    # A link to /lib/… means that of the tree, not this machine's.
+    find "$WORK/system" -lname '/*' -printf '%p\t%l\n' | while IFS=$'\t' read -r link target; do
+        ln -sfn "$WORK/system$target" "$link"
+    done
 }
 
 # ── sources ─────────────────────────────────────────────────────────────────────────────
@@ -80,19 +84,6 @@ fetch_source() {
     die "the mirror has no source of $package"
 }
 
-# Debian's own files alone: they say who wrote what, and under which terms.
-fetch_notes() {
-    local package=$1 version
-    for version in $(versions "$package"); do
-        if download --diff-only "$package=$version"; then
-            tar -xJOf "$WORK/sources/${package}_${version#*:}.debian.tar.xz" debian/copyright \
-                >"$WORK/sources/$package.notes"
-            return
-        fi
-    done
-    die "the mirror has no notes on $package"
-}
-
 versions() {
     private_apt apt-cache showsrc --only-source "$1" | sed -n 's/^Version: //p' | sort -Vru |
         head -n "$TRIES"
@@ -112,12 +103,12 @@ sources() {
         >"$WORK/apt/sources.list"
     private_apt apt-get update
     for package in "${SOURCE_PACKAGES[@]}"; do fetch_source "$package"; done
-    for package in "${NOTES[@]}"; do fetch_notes "$package"; done
 }
 
 # ── compiling ───────────────────────────────────────────────────────────────────────────
 
-# The compiler as everything below calls it. No path of this machine gets into what it makes.
+# The compiler as everything below calls it. No path of this machine gets into what it makes. It
+# knows libraries by where it lies itself, too, so that --sysroot alone would find this machine's.
 compiler() {
     mkdir -p "$WORK/bin"
     cat >"$WORK/old.h" <<END
@@ -132,7 +123,7 @@ __asm__(".symver pow,pow@$OLD_SYMBOLS");
 END
     cat >"$WORK/bin/cc" <<END
 #!/bin/sh
-exec gcc --sysroot="$WORK/system" -include "$WORK/old.h" -g0 \\
+exec gcc --sysroot="$WORK/system" -B"$WORK/system/usr/lib/$ARCH/" -include "$WORK/old.h" -g0 \\
     -ffile-prefix-map="$WORK"=. -Wl,--build-id=none "\$@"
 END
     chmod +x "$WORK/bin/cc"
@@ -164,7 +155,8 @@ build_openssl() {
         no-quic no-cms no-cmp no-ts no-ct no-srp no-psk no-sctp no-http no-gost no-sm2 no-sm3 \
         no-sm4 no-aria no-camellia no-seed no-idea no-cast no-bf no-rc2 no-rc4 no-md4 no-mdc2 \
         no-whirlpool no-rmd160 no-slh-dsa no-ml-dsa no-dsa no-ssl3 no-tls1 no-tls1_1
-    step openssl make -j"$JOBS" build_libs
+    step openssl make -j"$JOBS" build_generated
+    step openssl make -j"$JOBS" libcrypto.so libssl.so
     step openssl sh -c "cp -P libcrypto.so* libssl.so* '$PREFIX/lib/'"
     step openssl cp -rL include/openssl "$PREFIX/include/"
 }
@@ -238,7 +230,7 @@ compiled() { cat "$WORK/sources/$1.version"; }
 unpacked() { sed -n "/^Package: $1\$/,/^\$/s/^Version: //p" "$WORK/system/var/lib/dpkg/status"; }
 
 licences() {
-    local from=$WORK/sources doc=$WORK/system/usr/share/doc package
+    local from=$WORK/sources doc=$WORK/system/usr/share/doc
     local common=$WORK/system/usr/share/common-licenses
     mkdir -p "$NEW/licences"
     licence cpython "$(compiled python3.13)" Python-2.0.1 $SOURCES python3.13 \
@@ -251,8 +243,9 @@ licences() {
         $OLD gcc-10 "$doc/gcc-10-base/copyright"
     # What is linked into those and others, and what Debian's notes only point to.
     cp "$from/python3.13/Modules/expat/COPYING" "$NEW/licences/expat.txt"
-    for package in "${NOTES[@]}"; do cp "$from/$package.notes" "$NEW/licences/$package.txt"; done
-    cat "$common/Apache-2.0" >>"$NEW/licences/abseil.txt"
+    cp "$doc/liblua5.1-0/copyright" "$NEW/licences/lua.txt"
+    cp "$doc/libhiredis0.14/copyright" "$NEW/licences/hiredis.txt"
+    cat "$doc/libabsl20200923/copyright" "$common/Apache-2.0" >"$NEW/licences/abseil.txt"
     cat "$common/GPL-3" >>"$NEW/licences/gcc-runtime.txt"
     cp "$common/LGPL-2.1" "$NEW/licences/glibc.txt"
 }
