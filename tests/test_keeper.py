@@ -338,9 +338,9 @@ def test_the_next_keeper_says_it_once_it_can_be_found(place: Place) -> None:
     place.die()
     inherited, legacy = place.take()
     second_parent = place.made()
-    second_parent.inherit(legacy)
     for cookie, connection in inherited.connections["a"].items():
         second_parent.keep(f"a.{cookie}", connection)
+    second_parent.inherit(legacy)
     second = place.holds()
     assert ended(first)
     os.waitid(os.P_PID, first, os.WEXITED)
