@@ -347,6 +347,7 @@ class Watchdog:
 
     def work_by(self, candidate: Candidate) -> None:
         """What the watchdog itself goes by; the number of subscribers, where that has changed."""
+        logs.speaks_as("parent", "", self._slot)  # the log may go elsewhere now
         self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
         if not candidate.plan.resized:
             return

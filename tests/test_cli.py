@@ -1,6 +1,7 @@
 """The command line's grammar: what is a verb, what its options become, what an error becomes."""
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,9 @@ OPTIONS = [
     (("gaps", "--json", "--all", "--since", "1970-01-02"), {"json": True, "since": 86400.0}),
     (("check",), {"offline": False}),
     (("check", "--offline"), {"offline": True}),
+    (("licenses",), {"text": False, "sbom": False}),
+    (("licenses", "--text"), {"text": True, "sbom": False}),
+    (("licenses", "--sbom"), {"text": False, "sbom": True}),
     (("demo",), {"keep": None, "seed": 1}),
     (("rehearse",), {"time": 60.0, "restarts": False, "rate": 2000, "seed": None}),
     (
@@ -97,9 +101,9 @@ def test_the_configuration_is_named_before_or_behind_the_verb(verb: str) -> None
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_example_of_a_verb_is_valid(verb: str) -> None:
     """Up to what the shell does with it."""
-    program, *words = cli.VERBS[verb][1].split()
+    program, *words = cli.VERBS[verb][1].removeprefix("sudo ").split()
     ends = [at for at, word in enumerate(words) if word in ("|", ">", "&&")]
-    assert program == "stream-daemon"
+    assert program in ("stream-daemon", "./stream-daemon")
     assert parsed(*words[: min(ends, default=None)]).verb == verb
 
 
@@ -203,3 +207,30 @@ def test_usage_errors_say_how_to_see_what_is_right(
     assert err.startswith("stream-daemon")
     assert err.endswith("--help\n")
     assert "\n  → see: stream-daemon" in err
+
+
+VERSION = """
+import sys
+import appliance.__main__
+sys.argv = ["stream-daemon", "--version"]
+try:
+    appliance.__main__.main()
+finally:
+    print(*sorted(name.partition(".")[0] for name in sys.modules))
+"""
+SLOW = "asyncio ctypes inspect logging multiprocessing socket ssl subprocess tempfile traceback"
+
+
+def test_the_version_is_said_without_what_takes_long_to_import() -> None:
+    """Nor anything that isn't Python's own: there is no site-packages for it here."""
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", VERSION],
+        cwd=Path(appliance.__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    version, imported = said.splitlines()
+    assert version == f"stream-daemon {appliance.__version__}"
+    assert not set(imported.split()) & set(SLOW.split())
