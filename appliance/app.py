@@ -460,7 +460,7 @@ class App:
         """
         self.make_room()
         running = Inherited()
-        keeper_wire.take_over(self._instance.keeper, running, _kill_keeper).close()
+        keeper_wire.take_over(self._instance.keeper, running, kill=lambda _pid: None).close()
         try:
             for source in self._config.sources.values():
                 if not isinstance(source, SocketSource) or source.listen is None:

@@ -72,6 +72,11 @@ class Wire:
         return bool(self._unsent)
 
     @property
+    def unsent(self) -> int:
+        """How many messages wait."""
+        return len(self._unsent)
+
+    @property
     def events(self) -> int:
         """What to poll for."""
         waits_for_room = self.has_unsent and not self.choked

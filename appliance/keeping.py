@@ -19,6 +19,7 @@ from appliance.keeper_wire import ALIVE, KEEP, RELEASE, Legacy, Wire, pair
 ASK_S = 1.0  # it is asked for a sign of life so often
 SILENT_S = 5.0  # without an answer for so long it doesn't count
 HANGS_S = 30.0  # and for so long it is ended, as any child
+UNSENT_MAX = 65_536  # messages to one that doesn't read; it is ended then
 ENDED_AT_ONCE_S = 1.0  # who dies so soon is started again with a delay
 
 Run = Callable[[dict[str, Any], Wire, Legacy], None]
@@ -109,6 +110,8 @@ class Keeping:
             self._wire.say(word, name, thing)
             if self._wire.has_unsent:
                 self.changed(False)
+            if self._wire.unsent > UNSENT_MAX:
+                self._kill()
 
     # ── its life ────────────────────────────────────────────────────────────────────────
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from appliance import keeper_wire, process
+from appliance import keeper_wire, keeping, process
 from appliance.fdnames import Inherited, connection_name, listener_name
-from appliance.keeper import Keeper
+from appliance.keeper import CALLERS_MAX, Keeper
 from appliance.keeper_wire import Legacy
 from appliance.keeping import HANGS_S, SILENT_S, Keeping
 from appliance.sources import tcp, unix
@@ -216,6 +216,21 @@ def test_more_than_a_wire_takes(place: Place) -> None:
     assert len(place.names()) == FLOOD
 
 
+def test_what_waits_for_one_that_doesnt_read_is_limited(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "UNSENT_MAX", 50)
+    keeper = place.holds()
+    os.kill(keeper, signal.SIGSTOP)
+    for number in range(FLOOD):
+        place.connect(f"a.{number}")
+    assert ended(keeper)
+    place.until(lambda: place.keeping.restarts == 1)
+    place.holds()
+    place.die()
+    assert len(place.names()) == FLOOD
+
+
 def test_one_that_waits_unsent_and_is_closed_isnt_missed(place: Place) -> None:
     keeper = place.holds()
     os.kill(keeper, signal.SIGSTOP)
@@ -322,10 +337,10 @@ def test_the_next_keeper_says_it_once_it_can_be_found(place: Place) -> None:
     sender = place.connect("a.1")
     place.die()
     inherited, legacy = place.take()
-    keeping = place.made()
-    keeping.inherit(legacy)
+    second_parent = place.made()
     for cookie, connection in inherited.connections["a"].items():
-        keeping.keep(f"a.{cookie}", connection)
+        second_parent.keep(f"a.{cookie}", connection)
+    second_parent.inherit(legacy)
     second = place.holds()
     assert ended(first)
     os.waitid(os.P_PID, first, os.WEXITED)
@@ -418,9 +433,9 @@ def test_a_parent_that_ends_at_once_lets_the_older_one_end_too(place: Place) -> 
     first = place.holds()
     place.die()
     _, legacy = place.take()
-    keeping = place.made()
-    keeping.inherit(legacy)
-    keeping.end()
+    second_parent = place.made()
+    second_parent.inherit(legacy)
+    second_parent.end()
     assert ended(first)
 
 
@@ -467,6 +482,8 @@ def test_nobody_else_is_given_anything(place: Place) -> None:
 def test_who_talks_nonsense_or_nothing_does_no_harm(place: Place) -> None:
     place.holds()
     place.connect("a.1")
+    talkers = [keeper_wire._connect(place.path) for _ in range(CALLERS_MAX + 5)]
+    assert all(map(place.own, talkers))
     silent, talker = keeper_wire._connect(place.path), keeper_wire._connect(place.path)
     assert silent
     assert talker

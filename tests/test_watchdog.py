@@ -1925,6 +1925,7 @@ def test_a_keeper_lives_as_long_as_there_is_something_to_hold(
     name = diary.wait_for(r"keeper hears (a.\d+)")[1]
     os.kill(first, signal.SIGKILL)
     second = int(diary.wait_for(rf"keeper born (\d+) with {re.escape(name)} a\.listen\.\d+")[1])
+    until_holding(parent)
     report = parent.status()["keeper"]
     assert (report["pid"], report["restarts"], report["sockets"]) == (second, 1, 2)
     assert parent.stop() == Exit.OK

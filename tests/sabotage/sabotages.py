@@ -32,6 +32,20 @@ SABOTAGES = (
         basic=True,
     ),
     Sabotage(
+        "leave: a source that leaves shows its senders an end",
+        "appliance/sources/held.py",
+        "        if self.fleeting:\n            self.stop(quick=True)\n        self._left",
+        "        self.stop(quick=self.fleeting)\n        self._left",
+        "tests/contract/test_source.py::test_who_leaves_is_gone_on_with_and_no_sender_notices",
+    ),
+    Sabotage(
+        "keeper: nobody tells the older one that it may end",
+        "appliance/keeper.py",
+        "        self._door = Door(path)\n        legacy.taken()",
+        "        self._door = Door(path)",
+        "tests/test_keeper.py::test_the_next_keeper_says_it_once_it_can_be_found",
+    ),
+    Sabotage(
         "keeper: a connection is handed down before anybody else holds it",
         "appliance/acceptor.py",
         "        self._holder.keep(connection_name(self._name, cookie), connection)",
