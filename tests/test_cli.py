@@ -59,6 +59,8 @@ OPTIONS = [
     (("stop", "--now"), {"now": True}),
     (("stop", "--timeout", "90"), {"timeout": 90.0}),
     (("stop", "--timeout=0.5"), {"timeout": 0.5}),
+    (("reload",), {"timeout": None}),
+    (("reload", "--timeout", "9"), {"timeout": 9.0}),
     (("running",), {"quiet": False}),
     (("running", "-q"), {"quiet": True}),
     (("running", "--quiet"), {"quiet": True}),

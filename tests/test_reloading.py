@@ -215,20 +215,20 @@ def test_reloads_that_come_during_one_are_one_more_behind_it(
     assert diary.lines.count("reads") == 2
 
 
-def test_one_that_waits_for_its_restart_is_replaced_at_once(
+def test_one_that_waits_for_its_restart_is_replaced_too(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
     dies = cast.spec("collector", "a", lambda _birth: Exit.INTERNAL)
     specs = [hearing(cast, "recovery", ""), dies, hearing(cast, "subscriber", "1")]
     plan = Plan(("x",), collectors=frozenset("a"))
     parent = start(specs, read=lambda: Fake(cast, plan))
-    diary.wait_for(r"collector a died .* again in 3.2 s")
+    diary.wait_for(r"collector a died .* again in 0.4 s")
     assert parent.ask(verb="reload")["exit"] == 0
-    before = len(diary.lines)
-    assert parent.status()["sources"]["a"]["type"] == "g2"
-    diary.wait_for("collector a born", 2.0)
+    deadline = time.monotonic() + WAIT_S
+    while (source := parent.status()["sources"]["a"])["pid"] is None:
+        assert time.monotonic() < deadline
+    assert (source["type"], source["restarts"]) == ("g2", 3)
     assert parent.stop() == Exit.OK
-    assert not [line for line in diary.lines[before:] if "died" in line]
 
 
 def test_one_that_had_ended_by_itself_begins_anew(start: Start, diary: Diary, cast: Cast) -> None:
@@ -432,7 +432,7 @@ def test_a_reload_that_comes_into_a_stop_is_refused(start: Start, diary: Diary, 
     parent.send(signal.SIGHUP)
     assert parent.ask(verb="reload") == {"error": STOPPING, "exit": Exit.NOT_RUNNING}
     assert parent.wait() == Exit.OK
-    assert f"log WARNING SIGHUP: {STOPPING}" in diary.lines
+    assert f"log WARNING {STOPPING}" in diary.lines
     assert "takes over" not in diary.lines
 
 
