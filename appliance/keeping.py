@@ -98,7 +98,9 @@ class Keeping:
             self._say(RELEASE, name)
 
     def _say(self, word: int, name: str, thing: Any = None) -> None:
-        if self._wire:
+        if not self._wire:
+            self.changed(False)  # until there is a keeper, who inherits it
+        else:
             self._wire.say(word, name, thing)
             if self._wire.has_unsent:
                 self.changed(False)

@@ -246,8 +246,8 @@ def test_one_that_had_ended_by_itself_begins_anew(start: Start, diary: Diary, ca
     diary.wait_for("collector a ends")
     assert parent.ask(verb="reload")["exit"] == 0
     first = born(diary, "collector a", 2)
-    os.kill(first, signal.SIGKILL)  # it isn't taken for one that has ended
-    diary.wait_for("collector a died")
+    os.kill(first, signal.SIGTERM)  # by somebody: it isn't taken for one that has ended
+    diary.wait_for(r"collector a died \(exit code 0\)")
     assert parent.stop() == Exit.OK
 
 

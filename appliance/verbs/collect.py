@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from appliance import control, logs, process, program
+from appliance import control, keeper_wire, logs, process, program
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
 def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
     read = partial(_read_again, str(Path(file).absolute()))
     lock = process.Lock(instance.lock)
-    holder.acquire(lock, instance, config.drain_s)
+    with keeper_wire.waited_for(instance.keeper):  # a killed parent's children may take their time
+        holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
         _say_places(instance, file)

@@ -6,6 +6,7 @@ old rules or the new ones, byte for byte as it was sent. Senders count.
 
 import os
 import random
+import signal
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ from tests.system.daemon import (
 )
 from tests.system.records import Records
 from tests.system.sender import Sender
-from tests.system.stores import MariaDB
+from tests.system.stores import MariaDB, Sqlite
 
 RELOAD_S = 60.0
 BYTES_PER_S = 1e5
@@ -194,6 +195,67 @@ def passing(daemon: Edited, port: int) -> None:
     assert "n" not in (daemon.try_status() or {})["sources"]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), READY_S)
+
+
+def test_another_server_is_dialled_when_the_old_one_has_been_heard(seed: int) -> None:
+    old, new = Records(seed), Records(seed + 1)
+    with serving() as first, serving() as second, Edited(s=dialling(first)) as daemon:
+        with accepted(first) as connection:
+            for piece in old.pieces(200_000):
+                connection.sendall(piece)
+            answers: list[list[str]] = []
+            text = dialling(second)
+            reload = threading.Thread(target=lambda: answers.append(daemon.reloads(s=text)))
+            reload.start()
+            assert connection.recv(1) == b"", "half-closed, as in a stop"
+            connection.sendall(old.block())
+        reload.join(RELOAD_S)
+        assert answers == [["source.s.connect"]]
+        daemon.until_stored(old.sent)
+        with accepted(second) as connection:
+            connection.sendall(new.block())
+            daemon.until_stored(old.sent + new.sent)
+        stored = list(Sqlite().raws(daemon))
+        old.check(stored[: old.sent], old.sent)
+        new.check(stored[old.sent :], new.sent)
+        daemon.stop(signal.SIGQUIT)  # the second server would be waited for, dialled again
+
+
+def serving() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def dialling(server: socket.socket) -> str:
+    port = server.getsockname()[1]
+    return f'[source.s]\ntype = "tcp"\nconnect = "127.0.0.1:{port}"\nclose_wait_s = 20\n'
+
+
+def accepted(server: socket.socket) -> socket.socket:
+    server.settimeout(READY_S)
+    connection, _address = server.accept()
+    connection.settimeout(READY_S)
+    return connection
+
+
+def test_what_reload_says_to_its_user(short_dir: Path) -> None:
+    """The verb itself: exit codes, and what goes where."""
+    with Edited(top="", s=unix("s", f"{short_dir}/s")) as daemon:
+        daemon.edit(top="drain_s = 9")
+        done = daemon.run("reload")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "reloaded\n  drain_s\n", "")
+        daemon.edit(top='drain_s = 9\nname = "other"\nqueue = { url = "redis://h" }')
+        done = daemon.run("reload")  # of an instance of that name, which doesn't run
+        assert (done.returncode, done.stderr) == (3, "not running\n")
+        daemon.edit(top='drain_s = 9\nqueue = { url = "redis://h" }')
+        done = daemon.run("reload", "--timeout", "30")
+        assert (done.returncode, done.stdout) == (78, "")
+        said = "the old configuration is kept: only a restart can change this: queue.url\n  → take"
+        assert done.stderr.startswith(said)
+        daemon.edit(top="drain_s = 9")
+        daemon.signal(signal.SIGHUP)
+        until(lambda: "nothing has changed" in daemon.said(), READY_S, "the outcome in the log")
+        assert daemon.stop() == 0
+        assert daemon.run("reload").returncode == 3
 
 
 def killed_meanwhile(daemon: Edited, dice: random.Random, top: str) -> None:
