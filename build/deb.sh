@@ -40,7 +40,7 @@ done
     echo "stream-daemon is in the public domain:"
     cat LICENSE
     echo "What is inside the program, and under which licences:"
-    "$program" licenses || true
+    "$program" licenses
 } | put $doc/copyright
 packed $doc/changelog <<EOF
 stream-daemon ($version) unstable; urgency=medium
