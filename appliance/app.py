@@ -135,7 +135,8 @@ class App:
         boot = process.boot_id(os.environ)
         self._boot = boot or secrets.token_hex(16)
         # Where the boot can't be known, no successor may go on with a connection of ours.
-        self._wants_keeper = boot is not None and not self._holder.holds
+        self._knows_boot = boot is not None
+        self._wants_keeper = self._knows_boot and not self._holder.holds
         self._keep_s = keep_s
         self._keyring = credentials.Keyring()
         self._secrets = self._keyring.resolve(_references(config))
@@ -473,14 +474,17 @@ class App:
     def _let_go(self) -> None:
         """What was held for this start, and this configuration has no use for.
 
-        Before anybody listens, so that its addresses are free.
+        Before anybody listens, so that its addresses are free. Who holds our sockets knows each
+        under one name, so one that goes to another source is given back, too.
         """
+        for name, source, one in self._inherited.named:
+            if not self._is_own(source, one):
+                self._holder.release(name)
         dropped = self._inherited.drop(self._is_wanted)
         for name, one in dropped:
             self._take_waiting(name.partition(".")[0], one)
             text = "closing %s, which was kept for this start: no source goes on with it"
             logging.getLogger("parent").info(text, name)
-            self._holder.release(name)
         close_unused([one for _, one in dropped])
         if dropped:
             self._holder.settle()
@@ -493,12 +497,18 @@ class App:
                 cookie = cookie_of(connection)
                 self._inherited.add(connection_name(name, cookie), connection)
 
+    def _is_own(self, name: str, one: socket.socket) -> bool:
+        """Whether its source goes on with it."""
+        source = self._config.sources.get(name)
+        return isinstance(source, SocketSource) and wants(source, one, self._knows_boot)
+
     def _is_wanted(self, name: str, one: socket.socket) -> bool:
         """Whether its source goes on with it; an address may be any other source's by now."""
         own = self._config.sources.get(name)
         sources = [source for source in self._config.sources.values() if source is not own]
         return any(
-            isinstance(source, SocketSource) and wants(source, one, source is own)
+            isinstance(source, SocketSource)
+            and wants(source, one, source is own and self._knows_boot)
             for source in (own, *sources)
         )
 

@@ -53,6 +53,12 @@ class Inherited:
             self.listeners.append(thing)
         return match is not None
 
+    @property
+    def named(self) -> list[tuple[str, str, Any]]:
+        """All that have come under names of ours: name, source, socket."""
+        found = [(name, _NAME.fullmatch(name), thing) for name, thing in self._came]
+        return [(name, match["source"], thing) for name, match, thing in found if match]
+
     def drop(self, is_wanted: Callable[[str, Any], bool]) -> list[tuple[str, Any]]:
         """Take out what isn't wanted, asked by source and socket; with the names it is held by."""
         dropped = []
