@@ -123,8 +123,8 @@ class DiaryLog(logging.Handler):
 class Parent:
     """A watchdog over these children, running from `with` on.
 
-    `terminal` becomes its controlling terminal; `limits` sets constants of watchdog.py and
-    child.py in that process only.
+    `terminal` becomes its controlling terminal; `limits` sets constants of watchdog.py,
+    child.py and reloading.py in that process only.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Parent:
         root.handlers[:] = [DiaryLog(self.diary)]
         root.setLevel(logging.INFO)
         for name, value in self._limits.items():
-            module = next(m for m in (watchdog, reloading, child) if hasattr(m, name))
+            module = next(m for m in (watchdog, child, reloading) if hasattr(m, name))
             setattr(module, name, value)
         server = ControlServer(self.control)
         parent = Watchdog(
