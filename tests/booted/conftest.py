@@ -10,7 +10,7 @@ from shutil import rmtree
 import pytest
 
 from tests.booted.machine import Machine
-from tests.booted.service import INSTALLED, PROGRAM
+from tests.booted.service import COPIED, PROGRAM, Service
 
 ROOT = Path(__file__).parents[2]
 TREES = ROOT / ".build" / "trees"
@@ -59,8 +59,17 @@ def machine(suite: str) -> Iterator[Machine]:
         rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Service]:
+    """The service of one machine, not installed yet. Should the test fail, its log is shown."""
+    service = Service(machine)
+    yield service
+    if machine.is_on():
+        print(service.log())
+
+
 def copy_program(machine: Machine) -> None:
-    """`cp stream-daemon /usr/local/bin/`, before it is switched on."""
-    to = machine.disk / INSTALLED.lstrip("/")
+    """`scp dist/stream-daemon root@server:`, before it is switched on."""
+    to = machine.disk / COPIED.lstrip("/")
     to.write_bytes(PROGRAM.read_bytes())
     to.chmod(0o755)

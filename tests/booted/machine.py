@@ -1,4 +1,4 @@
-"""A server to break: a bare Debian tree that systemd-nspawn boots; what it writes is thrown away.
+"""A server to break: a bare Debian tree, booted by systemd-nspawn, with all that it writes thrown away.
 
 The tree itself is only read; what the machine writes goes into an overlay, which lives through
 its reboots and power cuts and is gone with the test. The machine has a network of its own, with
@@ -68,8 +68,8 @@ class Machine:
                 stderr=console,
                 start_new_session=True,
             )
-        until(lambda: self._is_off() or self.try_init(), BOOT_S, "systemd-nspawn's systemd")
-        assert not self._is_off(), self.said()
+        until(lambda: not self.is_on() or self.try_init(), BOOT_S, "systemd-nspawn's systemd")
+        assert self.is_on(), self.said()
         return self
 
     def boot(self) -> "Machine":
@@ -110,8 +110,8 @@ class Machine:
             return None
         return found[0] if found else None
 
-    def _is_off(self) -> bool:
-        return self._nspawn is None or self._nspawn.poll() is not None
+    def is_on(self) -> bool:
+        return self._nspawn is not None and self._nspawn.poll() is None
 
     def _answers(self) -> bool:
         return self.run("systemctl", "show", "--property=Version", check=False).returncode == 0
