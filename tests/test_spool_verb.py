@@ -204,9 +204,12 @@ def test_options_that_belong_to_dump_alone(run: Run) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's files: run as root")
-def test_repair_is_for_the_owner(run: Run, instance: Instance) -> None:
+def test_repair_is_for_the_owner(
+    run: Run, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(instance, "tweets", 1)
     os.chown(instance.directory, 65534, 65534)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
     code, _out, err = run("repair")
     assert code == Exit.TAKEN
     assert re.search(r"sudo -u \S+ stream-daemon -c \S+ spool repair", err)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance import config
+from appliance import config, owner
 from appliance.errors import ConfigError, InstanceError
 from appliance.instance import Instance, state_directory
 from appliance.settings import Config
@@ -52,26 +52,31 @@ def configuration_file(args: argparse.Namespace) -> str | None:
 
 def not_ours(instance: Instance) -> InstanceError:
     """The error for an instance that belongs to another user."""
-    owner = instance.owner() or "its owner"
+    name = instance.owner() or "its owner"
     return InstanceError(
-        f"{instance.directory} belongs to user {owner}",
-        f"run it as that user: sudo -u {owner} stream-daemon …",
+        f"{instance.directory} belongs to user {name}",
+        f"run it as that user: sudo -u {name} stream-daemon …",
     )
 
 
-def refuse_others(instance: Instance, args: argparse.Namespace, words: Sequence[str]) -> None:
-    """Files of another user in the directory would keep its owner from using it.
+def as_owner(instance: Instance, args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Go on as the instance's owner: files of another user would keep him from using it.
+
+    Root becomes the owner, for the rest of this process.
 
     Raises:
-        InstanceError: the caller isn't the owner; it has the line to type, with these words.
+        InstanceError: the caller is neither; it has the line to type, with these words.
     """
-    if instance.owner_uid() in (None, os.geteuid()):
-        return
-    owner, file = instance.owner() or "", configuration_file(args)
-    line = ["sudo", "-u", owner, "stream-daemon"]
+    uid = instance.owner_uid()
+    if uid in (None, os.geteuid()):
+        return None
+    if os.geteuid() == 0:
+        return owner.become(uid, instance.directory.stat().st_gid)
+    name, file = instance.owner() or "", configuration_file(args)
+    line = ["sudo", "-u", name, "stream-daemon"]
     line += ["-c", str(Path(file).absolute())] if file else []
     raise InstanceError(
-        f"{instance.directory} belongs to user {owner}",
+        f"{instance.directory} belongs to user {name}",
         f"run it as that user: {shlex.join([*line, *words])}",
     )
 
