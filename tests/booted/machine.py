@@ -1,4 +1,4 @@
-"""A server to break: a bare Debian tree, booted by systemd-nspawn, with all that it writes thrown away.
+"""A server to break: a bare Debian tree, booted by systemd-nspawn; what it writes is thrown away.
 
 The tree itself is only read; what the machine writes goes into an overlay, which lives through
 its reboots and power cuts and is gone with the test. The machine has a network of its own, with
@@ -15,8 +15,11 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from typing import TypeVar
 
 from tests.system.daemon import READY_S, connect, until
@@ -29,6 +32,8 @@ CLONE_NEWNET = 0x40000000  # sched.h
 HOST_NAME = "server"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LIBC = ctypes.CDLL(None, use_errno=True)
+
+DISKS = Path(__file__).parents[2] / ".build" / "booted"
 
 Made = TypeVar("Made")
 Done = subprocess.CompletedProcess[str]
@@ -197,6 +202,22 @@ class Machine:
         if wrong:
             raise wrong[0]
         return made[0]
+
+
+@contextmanager
+def booted(tree: Path, prepare: Callable[[Machine], None] = lambda _: None) -> Iterator[Machine]:
+    """A machine that runs, prepared while it was off; gone at the end with all that it wrote."""
+    DISKS.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=DISKS))
+    try:
+        machine = Machine(tree, directory)
+        try:
+            prepare(machine)
+            yield machine.boot()
+        finally:
+            machine.close()
+    finally:
+        rmtree(directory, ignore_errors=True)
 
 
 def _enter(init: int) -> None:

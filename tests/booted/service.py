@@ -43,7 +43,8 @@ class Service:
 
     def start(self, text: str) -> "Service":
         """Install it with this configuration, and have it started at each boot."""
-        self.install()
+        if not (self.machine.disk / INSTALLED.lstrip("/")).exists():
+            self.install()
         self.configure(text)
         self.systemctl("enable", "--now")
         return self
