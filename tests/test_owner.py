@@ -22,6 +22,8 @@ for path, mode in ((place / "other", "w"), (place / "roots", "a")):
         continue
     sys.exit(f"{path} could be written")
 assert (place / "roots").read_text() == "a secret"
+assert os.access(place / "hidden", os.W_OK | os.X_OK), "access(2) asks for the real user's rights"
+assert not os.access(place, os.W_OK)
 os.execlp("cat", "cat", str(place / "roots"))
 """
 

@@ -5,8 +5,8 @@ its reboots and power cuts and is gone with the test. The machine has a network 
 nothing in it but lo, so ports can't clash; a socket is brought out of it by a thread that looks
 in for as long as it takes to make one (setns(2) moves one thread).
 
-nspawn registers with nobody and stays in our own unit, so that it needs neither a systemd nor a
-D-Bus out here: this works in a bare container as long as one is root and may mount.
+nspawn registers with nobody and stays in the control group that it is given, so that it needs
+neither a systemd nor a D-Bus out here: one has to be root, and may be so in a container.
 """
 
 import ctypes
@@ -17,11 +17,13 @@ import subprocess
 import threading
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import TypeVar
 
+from tests.booted.groups import group, join
 from tests.system.daemon import READY_S, connect, until
 
 BOOT_S = 60.0
@@ -40,9 +42,13 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Machine:
-    """One Debian, switched off. `directory` takes its disk and is on no tmpfs."""
+    """One Debian, switched off.
 
-    def __init__(self, tree: Path, directory: Path) -> None:
+    `directory` takes its disk and is on no tmpfs; `groups` are its control groups.
+    """
+
+    def __init__(self, tree: Path, directory: Path, groups: list[Path]) -> None:
+        self._groups = groups
         self._console = directory / "console"
         self.disk = directory / "disk"
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -63,7 +69,7 @@ class Machine:
     def start(self) -> "Machine":
         """Switch it on, and wait for nothing more than its systemd."""
         options = ["--quiet", f"--directory={self.disk}", f"--hostname={HOST_NAME}"]
-        options += [f"--machine=stream-daemon-{os.getpid()}-{id(self):x}", "--private-network"]
+        options += [f"--machine={self._groups[0].name}", "--private-network"]
         options += ["--register=no", "--keep-unit", "--console=pipe", "--boot"]
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
@@ -72,6 +78,7 @@ class Machine:
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
+                preexec_fn=partial(join, self._groups),
             )
         until(lambda: not self.is_on() or self.try_init(), BOOT_S, "systemd-nspawn's systemd")
         assert self.is_on(), self.said()
@@ -208,16 +215,14 @@ class Machine:
 def booted(tree: Path, prepare: Callable[[Machine], None] = lambda _: None) -> Iterator[Machine]:
     """A machine that runs, prepared while it was off; gone at the end with all that it wrote."""
     DISKS.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=DISKS))
-    try:
-        machine = Machine(tree, directory)
-        try:
-            prepare(machine)
-            yield machine.boot()
-        finally:
-            machine.close()
-    finally:
-        rmtree(directory, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix="m", dir=DISKS))
+    with ExitStack() as stack:
+        stack.callback(rmtree, directory, ignore_errors=True)
+        name = f"try-{directory.name}".replace("_", "-")  # a name that nspawn takes
+        machine = Machine(tree, directory, stack.enter_context(group(name)))
+        stack.callback(machine.close)
+        prepare(machine)
+        yield machine.boot()
 
 
 def _enter(init: int) -> None:

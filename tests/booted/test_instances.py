@@ -33,7 +33,9 @@ def test_each_instance_has_a_state_a_queue_and_tables_of_its_own(
     for sent, service in zip(records, services, strict=True):
         service.until_count(RECORDS)
         sent.check(service.raws("tcp"), RECORDS)
-    print(f"{len(services)} instances, idle: {memory_mib(machine) / len(services):.0f} MiB PSS each")
+    print(
+        f"{len(services)} instances, idle: {memory_mib(machine) / len(services):.0f} MiB PSS each"
+    )
     machine.run("systemctl", "restart", "stream-daemon@*", timeout_s=STORED_S)
     for number, (sent, service) in enumerate(zip(records, services, strict=True)):
         with machine.connect(PORT_MIN + number) as connection:
@@ -52,8 +54,10 @@ def instance(machine: Machine, number: int) -> Service:
 
 def memory_mib(machine: Machine) -> float:
     """What all processes of all instances take, what they share counted once."""
-    pids = machine.shell("cat $(find /sys/fs/cgroup/systemd /sys/fs/cgroup -path "
-                         "'*stream*daemon*' -name cgroup.procs) | sort -un").stdout.split()
+    pids = machine.shell(
+        "cat $(find /sys/fs/cgroup/systemd /sys/fs/cgroup -path "
+        "'*stream*daemon*' -name cgroup.procs) | sort -un"
+    ).stdout.split()
     return sum(_pss_kib(machine, pid) for pid in pids) / 1024
 
 

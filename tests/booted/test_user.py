@@ -19,9 +19,13 @@ STATE = f"{HOME}/.local/state/stream-daemon/mine"
 
 
 def test_collect_needs_no_root_and_only_a_home_directory(machine: Machine) -> None:
-    machine.shell(f"useradd --create-home --shell /bin/sh ann; cp {COPIED} {HOME}; chown ann {HOME}/*")
+    machine.shell(
+        f"useradd --create-home --shell /bin/sh ann; cp {COPIED} {HOME}; chown ann {HOME}/*"
+    )
     machine.shell(f"mkdir -p {HOME}/.config/stream-daemon")
-    (machine.disk / f"{HOME}/.config/stream-daemon/stream-daemon.toml".lstrip("/")).write_text(CONFIG)
+    (machine.disk / f"{HOME}/.config/stream-daemon/stream-daemon.toml".lstrip("/")).write_text(
+        CONFIG
+    )
     as_ann(machine, "collect --detach")
     machine.run("nc", "-N", "127.0.0.1", str(PORT), input="one\ntwo\n")
     look = f"sqlite3 {STATE}/mine.db 'SELECT raw FROM records ORDER BY seq'"
