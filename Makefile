@@ -11,6 +11,7 @@ SHELL := /bin/bash
 VENV   := .venv
 BIN    := $(VENV)/bin
 SERVER := $(VENV)/libexec/stream-daemon/valkey-server
+TREE   := .build/tree
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # A Python that was upgraded away leaves a dead .venv behind: make it anew.
@@ -24,7 +25,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check sabotage bench torture binary check-system deb clean
+.PHONY: help demo check sabotage bench torture tree binary check-system deb clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
@@ -54,9 +55,14 @@ sabotage: $(VENV)/.dev $(SERVER) ## switch off in turn what keeps a promise, and
 	@build/machine.sh services
 	@$(BIN)/python -m tests.sabotage
 
+tree: $(VENV)/.made ## the Python that goes into the frozen file, built for glibc 2.28 (once, 4 minutes)
+	@build/tree.sh $(TREE)
+
+# Without that Python the local one is frozen, which needs a newer C library: freeze.py says which.
 binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
-	@build/machine.sh freezer $(BIN)/python
-	@$(BIN)/python build/freeze.py
+	@build/tree.sh $(TREE) || echo "→ so it is frozen with the local Python (docs/building.md)"
+	@python=$(TREE)/python; [ -x $$python ] || python=$(BIN)/python; \
+		build/machine.sh freezer $$python && $$python build/freeze.py
 	@$(BIN)/python build/smoke dist/stream-daemon
 
 check-system: $(VENV)/.dev ## try dist/stream-daemon on booted Debians, as root (FULL=1 for all, SEED=N)

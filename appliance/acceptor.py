@@ -156,6 +156,7 @@ class Acceptor:
         """
         if not moved:
             self._forget()
+        self._forget = nothing_to_forget
         for number, listener in enumerate(self.listeners):
             if take:
                 self.accept(listener, self._connections_max)

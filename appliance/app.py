@@ -418,6 +418,7 @@ class App:
             f"stream-daemon {self._config.name} keeper",
             run,
             remove=lambda: path.unlink(missing_ok=True),
+            wanted=any(isinstance(s, SocketSource) for s in self._config.sources.values()),
         )
 
     @contextmanager

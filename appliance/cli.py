@@ -297,6 +297,17 @@ VERBS: dict[str, tuple[str, str, Options]] = {
         "stream-daemon completion bash > /etc/bash_completion.d/stream-daemon",
         ((("shell",), {"choices": ("bash", "zsh", "fish"), "help": "for which shell"}),),
     ),
+    "licenses": (
+        "list what this program consists of, with versions and licences",
+        "stream-daemon licenses --text | less",
+        (
+            (("--text",), {"action": "store_true", "help": "print all licence texts"}),
+            (
+                ("--sbom",),
+                {"action": "store_true", "help": "print the list as CycloneDX JSON (frozen file)"},
+            ),
+        ),
+    ),
     "demo": (
         "show the whole system on a built-in sample stream, in about 20 seconds",
         "stream-daemon demo --keep /tmp/demo",

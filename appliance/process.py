@@ -266,6 +266,16 @@ def born(title: str, parent: int, drain_s: float, kept: Callable[[], bool] = lam
     return wish
 
 
+def born_to_look(title: str, parent: int) -> None:
+    """The first thing that a child does that only looks, and dies with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is the parent's
+    restore_signal_mask()
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    setproctitle.setproctitle(title)
+    if os.getppid() != parent:  # it died before prctl: no signal will come
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _close_standard_input() -> None:
     """multiprocessing gives Python's sys.stdin another file; the descriptor stays the parent's."""
     null = os.open(os.devnull, os.O_RDONLY)
@@ -290,18 +300,6 @@ def born_to_outlive(title: str) -> None:
     restore_signal_mask()
     _close_standard_input()
     setproctitle.setproctitle(title)
-
-
-def born_to_look(title: str, parent: int, limit_s: float) -> None:
-    """The first thing that a child does that only looks, and dies with its parent, or too late."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is the parent's
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    restore_signal_mask()
-    _checked(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
-    setproctitle.setproctitle(title)
-    if os.getppid() != parent:  # it died before prctl: no signal will come
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_title(title: str) -> None:

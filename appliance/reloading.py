@@ -148,11 +148,12 @@ def _look(
     write: int,
 ) -> None:
     close_inherited()
-    process.born_to_look(title, parent, LOOK_S)
+    process.born_to_look(title, parent)
     try:
         look()
     except StreamDaemonError as error:
-        os.write(write, printable(str(error)).encode()[:VERDICT_BYTES_MAX])
+        said = "\n".join(map(printable, str(error).split("\n")))  # a server's words may be in it
+        os.write(write, said.encode()[:VERDICT_BYTES_MAX])
         raise SystemExit(int(Exit.CONFIG)) from None
 
 

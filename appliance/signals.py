@@ -20,8 +20,8 @@ PARENT: dict[Signals, str] = {
 }
 """Signal to the parent → what it does. A second TERM or INT is `quick`."""
 
-PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
-"""A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""
+PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP, Signals.SIGHUP)
+"""A terminal sends these, too (Ctrl-Z, a hangup): they count only when a process has sent them."""
 
 CHILD: dict[Signals, str] = {
     Signals.SIGTERM: "drain",

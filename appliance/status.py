@@ -84,7 +84,7 @@ def report(
     """The whole of `status --json`.
 
     `identity` is name, version, pid and since; `now` is in seconds since the epoch; `keeper` is
-    None where there is none.
+    None where somebody else, or nobody, holds our sockets.
     """
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
@@ -186,7 +186,7 @@ def screen(report: dict[str, Any]) -> str:
     if "directory" in report:
         lines.append(f"files: {report['directory']}")
     lines += _log(**report["log"]) if "log" in report else []  # an older instance says nothing
-    if report.get("keeper"):
+    if (report.get("keeper") or {}).get("sockets"):
         lines += _keeper(report["keeper"])
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")

@@ -347,6 +347,7 @@ class Watchdog:
 
     def work_by(self, candidate: Candidate) -> None:
         """What the watchdog itself goes by; the number of subscribers, where that has changed."""
+        logs.speaks_as("parent", "", self._slot)  # the log may go elsewhere now
         self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
         if not candidate.plan.resized:
             return
@@ -598,7 +599,7 @@ class Watchdog:
             case "stop":
                 now = bool(request and request.get("now"))
                 leave = bool(request and request.get("leave"))
-                if leave and self._phase is None and self._keeping and not self._holder.holds:
+                if leave and self._phase is None and self._would_cut:
                     client.answer({"error": "its keeper doesn't hold its connections now"})
                     return
                 self._stop_clients.append(client)
@@ -634,6 +635,11 @@ class Watchdog:
             last_error=self._slot.text("last_error"),
             last_error_at=self._slot.get("error_s"),
         )
+
+    @property
+    def _would_cut(self) -> bool:
+        """Whether there are sockets that our keeper doesn't hold now."""
+        return bool(self._keeping and self._keeping.size and not self._keeping.holds)
 
     def _keeper_report(self) -> dict[str, Any] | None:
         keeping = self._keeping

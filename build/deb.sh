@@ -32,7 +32,10 @@ for unit in systemd/*.service systemd/*.socket; do
     sed 's|/usr/local/bin/|/usr/bin/|g' "$unit" | put "usr/lib/systemd/system/${unit##*/}"
 done
 doc=usr/share/doc/stream-daemon
-put $doc/examples/stream-daemon.toml <systemd/stream-daemon.toml
+for example in systemd/*.toml systemd/*.logrotate; do
+    [ -e "$example" ] || continue
+    put "$doc/examples/${example##*/}" <"$example"
+done
 {
     echo "stream-daemon is in the public domain:"
     cat LICENSE

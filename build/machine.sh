@@ -223,14 +223,15 @@ booter() {
 # ── freezer ─────────────────────────────────────────────────────────────────────────────
 
 freezer() {
-    local python=$1 missing=() library
+    local python=$1 missing=() library compiler
     if ! command -v objdump >/dev/null || ! command -v objcopy >/dev/null; then
         missing+=(binutils)
     fi
     # The stub is a static program: the compiler brings the C library along as an archive.
-    command -v "${CC:-cc}" >/dev/null || missing+=(gcc libc6-dev)
+    compiler=${CC:-cc}
+    command -v "${compiler%% *}" >/dev/null || missing+=(gcc)
     echo 'int main(void) { extern int ZSTD_versionNumber(void); return !ZSTD_versionNumber(); }' |
-        ${CC:-cc} -static -x c -o /dev/null - -lzstd 2>/dev/null || missing+=(libc6-dev libzstd-dev)
+        $compiler -static -x c -o /dev/null - -lzstd 2>/dev/null || missing+=(libc6-dev libzstd-dev)
     command -v zstd >/dev/null || missing+=(zstd)
     # PyInstaller carries Python as a shared library; Debian keeps it in a package of its own.
     library=$("$python" -c '

@@ -68,7 +68,11 @@ class Place:
             select.select([self.keeping.wire] if self.keeping.wire else [], [], [], 0.02)
 
     def holds(self) -> int:
-        """Wait until it holds; the keeper's pid."""
+        """Wait until it holds; the keeper's pid. It is there once there is something to hold."""
+        if not self.keeping.size:
+            self.connect("z.0")
+            self.turn()
+            self.keeping.release("z.0")
         self.until(lambda: self.keeping.holds)
         assert self.keeping.pid
         return self.keeping.pid
@@ -242,6 +246,7 @@ def test_a_killed_keeper_has_a_successor_that_inherits_everything(place: Place) 
 
 def test_it_doesnt_count_before_it_has_answered(place: Place) -> None:
     assert not place.keeping.holds
+    place.connect("a.1")
     place.keeping.turn(time.monotonic(), lambda: os.kill(os.getpid(), signal.SIGSTOP))
     pid = place.keeping.pid
     assert pid
@@ -286,6 +291,7 @@ def test_one_that_cant_be_reached_is_tried_again_later(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.path = place.path.parent / "nowhere" / "keeper.sock"
+    place.connect("a.1")
     place.until(lambda: place.keeping.restarts >= 2)
     assert not place.keeping.holds
     delays = [record.args[1] for record in caplog.records if "started again" in record.message]  # type: ignore[index]
@@ -358,6 +364,18 @@ def test_who_comes_has_the_time_anew(place: Place) -> None:
             thing.close()
     assert is_cut(sender)
     assert ended(keeper)
+
+
+def test_who_waits_for_something_else_first_is_waited_for(place: Place) -> None:
+    place.keep_s = SOON_S
+    place.holds()
+    place.connect("a.1")
+    with keeper_wire.waited_for(place.path):
+        place.die()
+        time.sleep(2 * SOON_S)  # what it is about is time
+    assert place.names() == ["a.1"]
+    with keeper_wire.waited_for(place.path.parent / "nowhere"):
+        pass
 
 
 def test_a_successor_finds_the_files_of_what_it_took_over(place: Place, short_dir: Path) -> None:

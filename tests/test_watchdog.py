@@ -1043,6 +1043,16 @@ def test_a_collector_that_dies_at_its_end_is_started_to_end_properly(
 # ── signals and the control socket ──────────────────────────────────────────────────────
 
 
+def test_usr1_is_for_the_log_and_for_nobody_else(start: Start, diary: Diary, cast: Cast) -> None:
+    parent = start([cast.recovery(), cast.obedient("collector", "a")])
+    pid = born(diary, "collector a")
+    parent.send(Signals.SIGUSR1)
+    diary.wait_for("log INFO the log goes to ")
+    status = parent.status()
+    assert (status["state"], status["sources"]["a"]["pid"]) == ("healthy", pid)
+    assert parent.stop() == Exit.OK
+
+
 def numbers(parent: Parent) -> list[int]:
     return [one["n"] for one in parent.status()["subscribers"]]
 

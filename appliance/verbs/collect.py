@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from appliance import control, logs, process, program
+from appliance import control, keeper_wire, logs, process, program
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
@@ -49,13 +49,14 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
 
 
 def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
-    path = str(Path(file).absolute())
+    read = partial(_read_again, str(Path(file).absolute()))
     lock = process.Lock(instance.lock)
-    holder.acquire(lock, instance, config.drain_s)
+    with keeper_wire.waited_for(instance.keeper):  # a killed parent's children may take their time
+        holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
         _say_places(instance, file)
-        return int(app.run(lock.release, Renewer(app, partial(_read_again, path), _set_up_log)))
+        return int(app.run(lock.release, Renewer(app, read, _change_log)))
     finally:
         lock.release()
 
@@ -67,8 +68,12 @@ def _read_again(file: str) -> Config:
     return config
 
 
-def _set_up_log(config: Config) -> None:
-    logs.set_up(config.log, config.name)
+def _change_log(config: Config) -> None:
+    """Log as a reload has it; it was looked at before."""
+    try:
+        logs.set_up(config.log, config.name)
+    except ConfigError as error:
+        logging.getLogger("parent").error("%s", error.line)
 
 
 def _say_places(instance: Instance, file: str) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from alone import CASES as ALONE
 from instances import CASES as INSTANCES
+from parts import CASES as PARTS
 from places import CASES as PLACES
 from trees import CASES as TREES
 from world import Skipped, SmokeError, World
 
-CASES = [*ALONE, *TREES, *PLACES, *INSTANCES]
+CASES = [*ALONE, *PARTS, *TREES, *PLACES, *INSTANCES]
 
 
 def main(program: Path, wanted: list[str]) -> int:

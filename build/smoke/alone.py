@@ -29,14 +29,6 @@ def passes_exit_codes(world: World) -> str:
     return ", ".join(f"`{word}` {code}" for word, code in codes.items())
 
 
-def stands_closed_descriptors(world: World) -> str:
-    """What it opens for itself doesn't take the number of a closed standard descriptor."""
-    for closed in ("<&-", "2>&-", "<&- 2>&-"):
-        done = world.run(before=["/bin/sh", "-c", f'exec "$0" --version {closed}'])
-        expect(done.stdout.startswith("stream-daemon "), f"with {closed}: {done}")
-    return "stdin, stderr, both"
-
-
 ENVIRONMENT = """\
 #!/bin/sh
 env > "$0.environment"
@@ -84,6 +76,5 @@ def _spent_s() -> float:
 CASES: list[Callable[[World], str]] = [
     says_its_version,
     passes_exit_codes,
-    stands_closed_descriptors,
     knows_its_file,
 ]

@@ -74,6 +74,25 @@ def one_process(world: World) -> str:
     return f"pid {told}, exit 0 after TERM"
 
 
+def closed_descriptors(world: World) -> str:
+    """The lock on the tree doesn't take the number of a closed standard descriptor."""
+    config = _configure(world, LISTENS)
+    line = 'exec "$0" "$@" <&- >&- 2>&-'
+    parent = world.start(
+        "-c", line, str(world.program), *config, "collect", program=Path("/bin/sh")
+    )
+    _ready(world, config)
+    files = {fd: os.readlink(f"/proc/{parent.pid}/fd/{fd}") for fd in _descriptors(parent.pid)}
+    trees = [fd for fd, name in files.items() if name.startswith(str(world.cache))]
+    expect(len(trees) == 1 and trees[0] > 2, f"the tree is held by {trees}: {files}")
+    world.must(*config, "stop")
+    return f"all three closed, it holds its tree as {trees[0]}"
+
+
+def _descriptors(pid: int) -> list[int]:
+    return [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
+
+
 def signals_arrive(world: World) -> str:
     """Each signal of the parent does what it is for."""
     config = _configure(world, LISTENS)
@@ -106,20 +125,33 @@ def signals_arrive(world: World) -> str:
 def kill_leaves_nothing(world: World) -> str:
     """After kill -9 of the parent its children end, and no file is left but the tree.
 
-    The keeper waits a minute for another parent.
+    The keeper waits a minute for another parent, and lives on the tree, too.
     """
     config = _configure(world, LISTENS)
     parent = world.start(*config, "collect")
     _ready(world, config)
     family = children(parent.pid)
+    keepers = [pid for pid, title in family.items() if "keeper" in title]
+    expect(len(keepers) == 1, f"no keeper, or more than one: {family}")
     parent.kill()
     code = parent.wait()
     expect(code == -signal.SIGKILL, f"kill -9 is seen as {code}")
-    family = {pid: title for pid, title in family.items() if "keeper" not in title}
-    for pid, title in family.items():
-        wait_until(f"{title} ends", lambda pid=pid: is_gone(pid))
+    for pid in family.keys() - keepers:
+        wait_until(f"{family[pid]} ends", lambda pid=pid: is_gone(pid))
     world.check_nothing_left()
-    return f"{len(family)} children ended by themselves"
+    _holds_its_tree(world, keepers[0])
+    return f"{len(family) - 1} children ended by themselves; the keeper held the tree"
+
+
+def _holds_its_tree(world: World, keeper: int) -> None:
+    """Another version doesn't remove the tree as long as this process lives."""
+    another, [tree] = world.another_version(), world.trees()
+    world.must("--version", program=another)
+    expect(tree in world.trees(), "the tree of a process that lives was removed")
+    os.kill(keeper, signal.SIGKILL)
+    wait_until("the keeper ends", lambda: is_gone(keeper))
+    world.must("--version", program=another)
+    expect(tree not in world.trees(), "the tree of no process was left")
 
 
 @contextlib.contextmanager
@@ -219,6 +251,7 @@ def _totals(output: str) -> dict[str, int]:
 
 CASES: list[Callable[[World], str]] = [
     one_process,
+    closed_descriptors,
     signals_arrive,
     kill_leaves_nothing,
     detached_outlives,

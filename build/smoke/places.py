@@ -81,8 +81,8 @@ def unfit_folder(world: World) -> str:
 def read_only_root(world: World) -> str:
     """Nothing can be written but a state directory, or a cache directory."""
     only = 'mount --bind "$0" "$0"; mount -o remount,bind,ro /'
-    for below in ("/var", "/tmp", "/run", "/dev/shm"):
-        only += f"; mountpoint -q {below} && mount -o remount,bind,ro {below} || :"
+    for below in ("/var/cache", "/var/lib", "/var/tmp"):  # there may be trees of others
+        only += f"; mount -t tmpfs -o ro none {below}"
     for variable in ("STATE_DIRECTORY", "CACHE_DIRECTORY", "STREAM_DAEMON_CACHE"):
         _runs(_run(world, only, **{variable: str(world.cache)}))
     for variable in ("XDG_CACHE_HOME", "HOME"):

@@ -14,8 +14,8 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial

@@ -1,11 +1,9 @@
 """Many instances on one machine, from the template."""
 
 import re
-from pathlib import Path
 
 from tests.booted.machine import Machine
 from tests.booted.service import SQLITE, STORED_S, Service
-from tests.system.daemon import until
 from tests.system.records import Records
 
 WHOLE, SHORT = 50, 5
