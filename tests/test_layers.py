@@ -30,7 +30,7 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
-        "program instance installer keeper_wire",
+        "program instance installer owner keeper_wire",
         "decisions words",
     ),
     "logs": ("logs loglines destinations journal", "logs decisions words"),
