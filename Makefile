@@ -65,10 +65,10 @@ binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all i
 		build/machine.sh freezer $$python && $$python build/freeze.py
 	@$(BIN)/python build/smoke dist/stream-daemon
 
-deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
+deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINTIAN=no leaves lintian out)
 	@[ -x dist/stream-daemon ] || $(MAKE) binary
-	@[ "$(LINT)" = no ] || build/machine.sh packager
-	@LINT=$(or $(LINT),yes) build/deb.sh $(BIN)/python
+	@[ "$(LINTIAN)" = no ] || build/machine.sh packager
+	@LINTIAN=$(or $(LINTIAN),yes) build/deb.sh $(BIN)/python
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
