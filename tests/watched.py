@@ -144,8 +144,10 @@ class Parent:
         keeping: Keeping | None = None,
         read: Callable[[], Candidate] | None = None,
         manager: ServiceManager | None = None,
+        took_over: bool = False,
     ) -> None:
         self._holder = holder
+        self._took_over = took_over
         self._keeping = keeping
         self._read, self._manager = read, manager
         self.diary = diary
@@ -205,6 +207,7 @@ class Parent:
             keeping=self._keeping,
             manager=self._manager,
             read=self._read,
+            took_over=self._took_over,
         )
         try:
             code = parent.run()
