@@ -192,7 +192,7 @@ class Machine:
     not read all units yet. `user_exists` and `user_is_ours` are about the user that is asked for,
     or that the record names. `loaded` are our units that run, or have failed; `links` what
     `systemctl enable` has made for them; `unfinished` files were left by a run that was killed.
-    `bytes` are what the directories hold.
+    `bytes` are what the directories hold; `elsewhere` those that are links of yours, and to where.
     """
 
     units: bool
@@ -205,6 +205,7 @@ class Machine:
     links: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     bytes: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 # ── install ─────────────────────────────────────────────────────────────────────────────
@@ -408,17 +409,23 @@ def _reload_without(machine: Machine, files: Sequence[Step]) -> Iterator[Step]:
 def _cache(machine: Machine) -> Iterator[Step]:
     for cache in CACHES:
         if cache in machine.directories:
-            yield Step(Action.REMOVE_TREE, cache, _size(machine, cache))
+            yield _emptied(machine, cache)
 
 
 def _data(machine: Machine, removal: Removal) -> Iterator[Step]:
     if STATE not in machine.directories:
         return
     if removal.data:
-        yield Step(Action.REMOVE_TREE, STATE, _size(machine, STATE))
+        yield _emptied(machine, STATE)
     else:
         size = _size(machine, STATE)
         yield Step(Action.KEEP, STATE, f"{size}; --data removes what was collected")
+
+
+def _emptied(machine: Machine, directory: str) -> Step:
+    if target := machine.elsewhere.get(directory):
+        return Step(Action.KEEP, directory, f"it is your link to {target}")
+    return Step(Action.REMOVE_TREE, directory, _size(machine, directory))
 
 
 def _size(machine: Machine, directory: str) -> str:

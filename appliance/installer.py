@@ -145,7 +145,15 @@ class Installer:
             links=tuple(self._links()),
             unfinished=tuple(self._unfinished(places)),
             bytes={name: size_of(self.path(name)) for name in places[1:]},
+            elsewhere=dict(self._elsewhere(places)),
         )
+
+    def _elsewhere(self, places: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Links that systemd hasn't made, and where they lead: what is there isn't ours."""
+        for name in places:
+            path = self.path(name)
+            if path.is_symlink() and path.resolve() != _private(path).resolve():
+                yield name, os.readlink(path)
 
     def _unfinished(self, places: Iterable[str]) -> Iterator[str]:
         for name in (installation.RECORD, *self.record().files, *self.contents, *places):
@@ -272,15 +280,19 @@ class Installer:
         if not path.is_symlink():
             shutil.rmtree(path)
             return
-        private = path.with_name("private") / path.name
-        if private.exists():
-            shutil.rmtree(private)
+        if _private(path).exists():
+            shutil.rmtree(_private(path))
         _remove(path)  # last: killed before, the next run finds what to remove by it
 
 
 def _leads_or_led(path: Path) -> bool:
     """Whether a directory is there, or a link that is left of one that systemd had made."""
     return path.is_dir() or path.is_symlink()
+
+
+def _private(path: Path) -> Path:
+    """Where systemd keeps what belongs to users of its own."""
+    return path.with_name("private") / path.name
 
 
 def _is_our_unit(name: str) -> bool:

@@ -298,6 +298,19 @@ def test_data_in_the_private_folder_of_systemd(place: Machine) -> None:
     assert not place.path(STATE).is_symlink()
 
 
+def test_data_behind_a_link_of_yours_stays(place: Machine) -> None:
+    installed(place)
+    yours = place.path("/srv/data")
+    yours.mkdir(parents=True)
+    place.path(STATE).parent.mkdir(parents=True, exist_ok=True)
+    place.path(STATE).symlink_to("../../srv/data")
+    assert f"kept {STATE} (it is your link to ../../srv/data)" in place.said(
+        "uninstall --purge --data --yes"
+    )
+    assert yours.exists()
+    assert place.path(STATE).is_symlink()
+
+
 def test_a_link_beside_what_is_removed_is_not_followed(place: Machine) -> None:
     """Anybody may make folders in /var/tmp."""
     installed(place)
