@@ -25,11 +25,11 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo check sabotage bench torture tree binary deb clean
+.PHONY: help demo check sabotage bench torture tree binary check-system deb clean
 
 help: ## list the targets
 	@echo "make TARGET, with TARGET one of:"
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.runtime $(SERVER) ## see the whole system run on a made-up stream, about 20 seconds
 	@$(BIN)/stream-daemon demo
@@ -65,10 +65,14 @@ binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all i
 		build/machine.sh freezer $$python && $$python build/freeze.py
 	@$(BIN)/python build/smoke dist/stream-daemon
 
-deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
+check-system: $(VENV)/.dev ## try dist/stream-daemon on booted Debians, as root (FULL=1 for all, SEED=N)
 	@[ -x dist/stream-daemon ] || $(MAKE) binary
-	@[ "$(LINT)" = no ] || build/machine.sh packager
-	@LINT=$(or $(LINT),yes) build/deb.sh $(BIN)/python
+	@FULL=$(FULL) build/booted.sh $(BIN)/python
+
+deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINTIAN=no leaves lintian out)
+	@[ -x dist/stream-daemon ] || $(MAKE) binary
+	@[ "$(LINTIAN)" = no ] || build/machine.sh packager
+	@LINTIAN=$(or $(LINTIAN),yes) build/deb.sh $(BIN)/python
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -156,10 +156,11 @@ class Acceptor:
         """
         if not moved:
             self._forget()
-        for number, listener in enumerate(self.listeners):
+        self._forget = nothing_to_forget
+        for listener in self.listeners:
             if take:
                 self.accept(listener, self._connections_max)
-            self._holder.release(listener_name(self._name, number))
+            self._holder.release(listener_name(self._name, cookie_of(listener)))
             listener.close()
         self.listeners = []
 
@@ -173,8 +174,8 @@ class Acceptor:
         self._keep_listeners()
 
     def _keep_listeners(self) -> None:
-        for number, listener in enumerate(self.listeners):
-            self._holder.keep(listener_name(self._name, number), listener)
+        for listener in self.listeners:
+            self._holder.keep(listener_name(self._name, cookie_of(listener)), listener)
 
     def close(self) -> None:
         """Nobody is left who reads: refuse who waits, let go of all connections."""

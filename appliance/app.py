@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -40,11 +41,12 @@ from appliance.counters import Board, Slot
 from appliance.deaths import Deaths
 from appliance.disk import DiskSpace
 from appliance.errors import ConfigError, Exit, StreamDaemonError, Unavailable
-from appliance.fdnames import Inherited
+from appliance.fdnames import Inherited, connection_name
 from appliance.instance import Instance
 from appliance.keeper import KEEP_S, Keeper
 from appliance.keeping import Keeping
 from appliance.kinds import CONNECTED, KERNELS, connections_max, find, look_at_source, type_of
+from appliance.link import cookie_of
 from appliance.note import later_run, open_note, replace_file
 from appliance.queues.address import RedisAddress
 from appliance.queues.redis import RedisQueue
@@ -69,7 +71,16 @@ from appliance.sources import file as file_source
 from appliance.sources.absence import Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel, PlainKernel, holds
-from appliance.sources.listening import Listening, belongs_to, close_unused, is_left, listen
+from appliance.sources.listening import (
+    Listening,
+    belongs_to,
+    close_unused,
+    is_left,
+    listen,
+    waiting_at,
+    wants,
+    words,
+)
 from appliance.spool import DiskSpool
 from appliance.stores import address, mysql, sqlite
 from appliance.stores.gaps import GapList
@@ -124,7 +135,8 @@ class App:
         boot = process.boot_id(os.environ)
         self._boot = boot or secrets.token_hex(16)
         # Where the boot can't be known, no successor may go on with a connection of ours.
-        self._wants_keeper = boot is not None and not self._holder.holds
+        self._knows_boot = boot is not None
+        self._wants_keeper = self._knows_boot and not self._holder.holds
         self._keep_s = keep_s
         self._keyring = credentials.Keyring()
         self._secrets = self._keyring.resolve(_references(config))
@@ -156,7 +168,10 @@ class App:
         keeping = self._keeping(release_lock) if self._wants_keeper else None
         self._holder = keeping or self._holder
         with self._legacy() as legacy:
+            if not keeping:
+                self._let_go()
             specs = self._specs()  # listens: an address that is taken ends it here
+            self._refuse_strangers()
         self._close_left()
         if keeping:
             keeping.inherit(legacy)
@@ -418,6 +433,7 @@ class App:
             f"stream-daemon {self._config.name} keeper",
             run,
             remove=lambda: path.unlink(missing_ok=True),
+            wanted=any(isinstance(s, SocketSource) for s in self._config.sources.values()),
         )
 
     @contextmanager
@@ -445,7 +461,7 @@ class App:
         """
         self.make_room()
         running = Inherited()
-        keeper_wire.take_over(self._instance.keeper, running, _kill_keeper).close()
+        keeper_wire.take_over(self._instance.keeper, running, kill=lambda _pid: None).close()
         try:
             for source in self._config.sources.values():
                 if not isinstance(source, SocketSource) or source.listen is None:
@@ -454,6 +470,56 @@ class App:
                     look_at_source(source, runs=False)
         finally:
             running.close()
+
+    def _let_go(self) -> None:
+        """What was held for this start, and this configuration has no use for.
+
+        Before anybody listens, so that its addresses are free. Who holds our sockets knows each
+        under one name, so one that goes to another source is given back, too.
+        """
+        for name, source, one in self._inherited.named:
+            if not self._is_own(source, one):
+                self._holder.release(name)
+        dropped = self._inherited.drop(self._is_wanted)
+        for name, one in dropped:
+            self._take_waiting(name.partition(".")[0], one)
+            text = "closing %s, which was kept for this start: no source goes on with it"
+            logging.getLogger("parent").info(text, name)
+        close_unused([one for _, one in dropped])
+        if dropped:
+            self._holder.settle()
+
+    def _take_waiting(self, name: str, listener: socket.socket) -> None:
+        """Who waits at an address that is given up is let in where its source goes on elsewhere."""
+        source = self._config.sources.get(name)
+        if isinstance(source, SocketSource):
+            for connection in waiting_at(source, listener):
+                cookie = cookie_of(connection)
+                self._inherited.add(connection_name(name, cookie), connection)
+
+    def _is_own(self, name: str, one: socket.socket) -> bool:
+        """Whether its source goes on with it."""
+        source = self._config.sources.get(name)
+        return isinstance(source, SocketSource) and wants(source, one, self._knows_boot)
+
+    def _is_wanted(self, name: str, one: socket.socket) -> bool:
+        """Whether its source goes on with it; an address may be any other source's by now."""
+        own = self._config.sources.get(name)
+        sources = [source for source in self._config.sources.values() if source is not own]
+        return any(
+            isinstance(source, SocketSource)
+            and wants(source, one, source is own and self._knows_boot)
+            for source in (own, *sources)
+        )
+
+    def _refuse_strangers(self) -> None:
+        """A socket of a .socket unit whose senders nobody would hear is a mistake to mend first."""
+        for name, one in self._inherited.others:
+            raise ConfigError(
+                f"systemd has handed over a socket ({words(one)}) that no source listens on",
+                "give a source this address as its listen, or write the source's name as "
+                f"FileDescriptorName= in the .socket unit (now it is {name})",
+            )
 
     def _close_left(self) -> None:
         """What was left to sources that there are no more."""
@@ -501,7 +567,7 @@ class App:
     def _acceptor(self, name: str, source: SocketSource) -> Acceptor:
         """Listening sockets and connections that were left to this source are its own again."""
         if name not in self._acceptors:
-            own = listen(source, self._inherited.listeners)
+            own = listen(source, self._inherited.listeners, name, self._inherited.others)
             self._acceptors[name] = self._new_acceptor(name, source, own)
         return self._acceptors[name]
 

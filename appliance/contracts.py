@@ -544,6 +544,9 @@ class Holder(Protocol):
     def release(self, name: str) -> None:
         """Let go of what was kept under this name, if anything was. Never blocks or raises."""
 
+    def settle(self) -> None:
+        """Wait until what was released is let go of, so that its address is free. At most 5 s."""
+
 
 class NoHolder:
     """Nobody: the sockets end with us (contract: Holder)."""
@@ -556,9 +559,18 @@ class NoHolder:
     def release(self, name: str) -> None:
         """Nothing."""
 
+    def settle(self) -> None:
+        """Nothing."""
+
 
 class ServiceManager(Protocol):
-    """Who started us and wants to know how we are: systemd, or nobody. Nothing here blocks."""
+    """Who started us and wants to know how we are: systemd, or nobody.
+
+    Nothing here blocks, but for `comes_back`, which may take 2 s.
+    """
+
+    def starting(self, more_s: float) -> None:
+        """We aren't ready, and need so many seconds more. Said again while that is so."""
 
     def ready(self, status: str) -> None:
         """We do what we are here for. Said once after the start and once after each reload."""
@@ -575,12 +587,18 @@ class ServiceManager(Protocol):
     def stopping(self, more_s: float) -> None:
         """We are ending, and need so many seconds more. Said again while we are at it."""
 
+    def restart_follows(self) -> None:
+        """Somebody who knows says: the stop that comes next is half of a restart."""
+
     def comes_back(self) -> bool:
         """Whether a stop that has come now is half of a restart."""
 
 
 class NoManager:
     """Nobody (contract: ServiceManager)."""
+
+    def starting(self, more_s: float) -> None:
+        """Nothing."""
 
     def ready(self, status: str) -> None:
         """Nothing."""
@@ -595,6 +613,9 @@ class NoManager:
         """Nothing."""
 
     def stopping(self, more_s: float) -> None:
+        """Nothing."""
+
+    def restart_follows(self) -> None:
         """Nothing."""
 
     def comes_back(self) -> bool:

@@ -1,20 +1,21 @@
 """Names of sockets that others hold for us: what FDNAME= of sd_notify(3) allows.
 
-A name tells a successor what a descriptor is: `tweets.listen.0` is a listening socket of source
-`tweets`, `tweets.4711` its connection with that cookie (link.py). At most 255 characters, no
-control character and no colon.
+A name tells a successor what a descriptor is: `tweets.listen.12` is a listening socket of source
+`tweets`, `tweets.4711` its connection, each with its cookie (link.py), so that no name is ever used
+for two. At most 255 characters, no control character and no colon.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 _NAME = re.compile(r"(?P<source>[a-z][a-z0-9_]*)\.(?:listen\.\d+|(?P<cookie>\d+))")
 
 
-def listener_name(source: str, number: int) -> str:
+def listener_name(source: str, cookie: int) -> str:
     """The name of a source's listening socket; it may have several (IPv4 and IPv6)."""
-    return f"{source}.listen.{number}"
+    return f"{source}.listen.{cookie}"
 
 
 def connection_name(source: str, cookie: int) -> str:
@@ -37,10 +38,12 @@ class Inherited:
     connections: dict[str, dict[int, Any]] = field(default_factory=dict)
     others: list[tuple[str, Any]] = field(default_factory=list)
     size: int = 0
+    _came: list[tuple[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, thing: Any) -> None:
-        """Sort a socket in by its name."""
+    def add(self, name: str, thing: Any) -> bool:
+        """Sort a socket in by its name; whether that is one of ours."""
         self.size += 1
+        self._came.append((name, thing))
         match = _NAME.fullmatch(name)
         if not match:
             self.others.append((name, thing))
@@ -48,6 +51,29 @@ class Inherited:
             self.connections.setdefault(match["source"], {})[int(match["cookie"])] = thing
         else:
             self.listeners.append(thing)
+        return match is not None
+
+    @property
+    def named(self) -> list[tuple[str, str, Any]]:
+        """All that have come under names of ours: name, source, socket."""
+        found = [(name, _NAME.fullmatch(name), thing) for name, thing in self._came]
+        return [(name, match["source"], thing) for name, match, thing in found if match]
+
+    def drop(self, is_wanted: Callable[[str, Any], bool]) -> list[tuple[str, Any]]:
+        """Take out what isn't wanted, asked by source and socket; with the names it is held by."""
+        dropped = []
+        for name, thing in self._came:
+            match = _NAME.fullmatch(name)
+            if match and not is_wanted(match["source"], thing):
+                self._take_out(match, thing)
+                dropped.append((name, thing))
+        return dropped
+
+    def _take_out(self, match: re.Match[str], thing: Any) -> None:
+        if match["cookie"]:
+            del self.connections[match["source"]][int(match["cookie"])]
+        else:
+            self.listeners.remove(thing)
 
     def close(self) -> None:
         """Close what nobody has taken out."""

@@ -173,6 +173,18 @@ def _write_for_good(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def directory_of(
+    name: str, configured: str | None, environ: Mapping[str, str], is_root: bool
+) -> Path:
+    """The directory of the instance with this name, see `state_directory`.
+
+    A template unit gives each instance its own: then it bears the name already.
+    """
+    directory = state_directory(configured, environ, is_root)
+    is_own = not configured and bool(environ.get("STATE_DIRECTORY")) and directory.name == name
+    return directory if is_own else directory / name
+
+
 def state_directory(configured: str | None, environ: Mapping[str, str], is_root: bool) -> Path:
     """state_dir, or where this user's instances live by default."""
     if configured:

@@ -33,6 +33,7 @@ from appliance.keeper_wire import (
 )
 
 KEEP_S = 60.0  # cron's `collect --if-needed` comes once a minute
+CALLERS_MAX = 16  # one successor, and who waits; the oldest of more is cut
 RETRY_S = 0.1  # until what a successor's wire didn't take is sent again
 
 Forget = Callable[[list[Any]], None]
@@ -134,6 +135,8 @@ class Keeper:
         caller = self._door.let_in()
         if caller:
             self._callers.append(caller)
+        if len(self._callers) > CALLERS_MAX:
+            self._callers.pop(0).close()
 
     def _serve(self, caller: Wire) -> None:
         for heard in caller.hear():

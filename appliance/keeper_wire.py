@@ -9,6 +9,9 @@ Packets (SOCK_SEQPACKET) of one word, a name behind it (fdnames.py), and with so
     MINE                   successor → keeper: somebody else holds them now, you may end
     END                    `stop` → keeper: nobody will come
 
+The two sides may be of different versions: a new word is one that an older keeper may ignore.
+Who is connected is waited for, whatever he says.
+
 A socket that is on its way is held by the kernel: what the parent has said reaches the keeper
 also when the parent is killed behind it. When one side dies with something unread, the kernel
 tells the other by one ECONNRESET, before what the dead one had sent: that is read all the same.
@@ -21,7 +24,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +70,11 @@ class Wire:
     def has_unsent(self) -> bool:
         """Whether `flush` has something to do when the wire is writable."""
         return bool(self._unsent)
+
+    @property
+    def unsent(self) -> int:
+        """How many messages wait."""
+        return len(self._unsent)
 
     @property
     def events(self) -> int:
@@ -239,6 +247,21 @@ def take_over(path: Path, inherited: Inherited, kill: Kill, timeout_s: float = T
         deadline = time.monotonic() + timeout_s
     wire.close()
     return Legacy()
+
+
+@contextmanager
+def waited_for(path: Path) -> Iterator[None]:
+    """Let a keeper, if there is one, hold on until we have what it takes to go on.
+
+    Raises:
+        InstanceError: as `take_over`.
+    """
+    wire = _connect(path)
+    try:
+        yield
+    finally:
+        if wire:
+            wire.close()
 
 
 def end(path: Path, kill: Kill, timeout_s: float = TAKE_S) -> bool:

@@ -19,6 +19,7 @@ from appliance.keeper_wire import ALIVE, KEEP, RELEASE, Legacy, Wire, pair
 ASK_S = 1.0  # it is asked for a sign of life so often
 SILENT_S = 5.0  # without an answer for so long it doesn't count
 HANGS_S = 30.0  # and for so long it is ended, as any child
+UNSENT_MAX = 65_536  # messages to one that doesn't read; it is ended then
 ENDED_AT_ONCE_S = 1.0  # who dies so soon is started again with a delay
 
 Run = Callable[[dict[str, Any], Wire, Legacy], None]
@@ -28,7 +29,7 @@ _log = logging.getLogger("parent")
 
 
 class Keeping:
-    """A keeper, wanted from the first socket on until `end` (contract: Holder).
+    """A keeper, wanted at once, or from the first socket on, until `end` (contract: Holder).
 
     Attributes:
         changed: called with the new value whenever `holds` may have changed.
@@ -41,6 +42,8 @@ class Keeping:
         run: Run,
         remove: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        wanted: bool = True,
     ) -> None:
         self._title = title
         self._run = run
@@ -58,7 +61,8 @@ class Keeping:
         self.start_at = 0.0
         self.restarts = 0
         self.pid: int | None = None
-        self.wanted = True
+        self.wanted = wanted
+        self._over = False
 
     @property
     def holds(self) -> bool:
@@ -80,12 +84,13 @@ class Keeping:
     def inherit(self, legacy: Legacy) -> None:
         """An older keeper has given us what it holds: it may end when our own can be found."""
         self._legacy = legacy
-        if not self._kept:
+        if not self.wanted:
             legacy.taken()
 
     def keep(self, name: str, thing: Any) -> None:
         """Hold a duplicate of a socket (contract: Holder)."""
         self._kept[name] = thing
+        self.wanted = not self._over
         self._say(KEEP, name, thing)
 
     def release(self, name: str) -> None:
@@ -93,11 +98,20 @@ class Keeping:
         if self._kept.pop(name, None):
             self._say(RELEASE, name)
 
+    def settle(self) -> None:
+        """Nothing to wait for: a new keeper has only what it was given; an older one holds all that
+        it held until this start has succeeded.
+        """
+
     def _say(self, word: int, name: str, thing: Any = None) -> None:
-        if self._wire:
+        if not self._wire:
+            self.changed(False)  # until there is a keeper, who inherits it
+        else:
             self._wire.say(word, name, thing)
             if self._wire.has_unsent:
                 self.changed(False)
+            if self._wire.unsent > UNSENT_MAX:
+                self._kill()
 
     # ── its life ────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +119,7 @@ class Keeping:
         """Bury a dead keeper, start a new one, ask the living one for a sign of life."""
         self.hear()
         self._reap(now)
-        if self.pid is None and self.wanted and self._kept and now >= self.start_at:
+        if self.pid is None and self.wanted and now >= self.start_at:
             self._start(now, close_inherited)
         if self._wire:
             self._ask(self._wire, now)
@@ -196,9 +210,9 @@ class Keeping:
 
     def end(self) -> None:
         """There is nothing to hold any more: kill the keeper, which has nothing to finish."""
-        if not self.wanted:
+        if self._over:
             return
-        self.wanted = False
+        self._over, self.wanted = True, False
         self._legacy.taken()  # by nobody; but nobody will come for it, either
         self._kill()
         if self.pid is not None:

@@ -88,6 +88,8 @@ def _stderr(format: str, speaker: Speaker, environ: Mapping[str, str]) -> Destin
 
 
 def _use(destination: Destination, level: str) -> None:
+    for before in _destinations():  # a reload: lost lines are counted where they were
+        destination.gauge = before.gauge
     root = logging.getLogger()
     root.handlers[:] = [destination]
     root.setLevel(level.upper())

@@ -14,6 +14,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -266,6 +267,16 @@ def born(title: str, parent: int, drain_s: float, kept: Callable[[], bool] = lam
     return wish
 
 
+def born_to_look(title: str, parent: int) -> None:
+    """The first thing that a child does that only looks, and dies with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is the parent's
+    restore_signal_mask()
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    setproctitle.setproctitle(title)
+    if os.getppid() != parent:  # it died before prctl: no signal will come
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _close_standard_input() -> None:
     """multiprocessing gives Python's sys.stdin another file; the descriptor stays the parent's."""
     null = os.open(os.devnull, os.O_RDONLY)
@@ -290,18 +301,6 @@ def born_to_outlive(title: str) -> None:
     restore_signal_mask()
     _close_standard_input()
     setproctitle.setproctitle(title)
-
-
-def born_to_look(title: str, parent: int, limit_s: float) -> None:
-    """The first thing that a child does that only looks, and dies with its parent, or too late."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is the parent's
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    restore_signal_mask()
-    _checked(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
-    setproctitle.setproctitle(title)
-    if os.getppid() != parent:  # it died before prctl: no signal will come
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_title(title: str) -> None:
@@ -502,11 +501,24 @@ def raise_descriptor_limit(wanted: int) -> None:
 def memory_bytes() -> int:
     """RAM that this process may use: the machine's, or its cgroup's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = _memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return min([total, *limits])
+
+
+def _memory_limits(cgroup: Path, tree: Path) -> Iterator[int]:
+    """Limits of our control group and of all around it (cgroups(7); version 2)."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        own = cgroup.read_text()
     except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdecimal() else total
+        return
+    path = next((line[3:] for line in own.splitlines() if line.startswith("0::/")), "/")
+    group = tree / path.strip("/")
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(tree):
+            with suppress(OSError):
+                limit = (folder / "memory.max").read_text().strip()
+                if limit.isdecimal():
+                    yield int(limit)
 
 
 def _checked(result: int) -> int:

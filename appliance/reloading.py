@@ -23,10 +23,10 @@ from typing import Protocol
 
 from appliance import process, signals
 from appliance.child import Child, ChildSpec
-from appliance.contracts import ServiceManager
 from appliance.control import Client
 from appliance.counters import SLOTS_MAX, Slot
 from appliance.errors import ConfigError, Exit, StreamDaemonError
+from appliance.herald import Herald
 from appliance.reload import Plan
 from appliance.texts import printable
 
@@ -148,11 +148,12 @@ def _look(
     write: int,
 ) -> None:
     close_inherited()
-    process.born_to_look(title, parent, LOOK_S)
+    process.born_to_look(title, parent)
     try:
         look()
     except StreamDaemonError as error:
-        os.write(write, printable(str(error)).encode()[:VERDICT_BYTES_MAX])
+        said = "\n".join(map(printable, str(error).split("\n")))  # a server's words may be in it
+        os.write(write, said.encode()[:VERDICT_BYTES_MAX])
         raise SystemExit(int(Exit.CONFIG)) from None
 
 
@@ -165,13 +166,13 @@ class Reloading:
         read: Callable[[], Candidate],
         home: Home,
         slot: Slot,
-        manager: ServiceManager,
+        herald: Herald,
     ) -> None:
         self._title = title
         self._read = read
         self._home = home
         self._slot = slot
-        self._manager = manager
+        self._herald = herald
         self._asked = False
         self._clients: list[Client] = []  # of this reload
         self._next_clients: list[Client] = []
@@ -228,7 +229,7 @@ class Reloading:
     def _begin(self, now: float) -> None:
         self._asked = False
         self._clients, self._next_clients = self._next_clients, []
-        self._manager.reloading()
+        self._herald.reloading()
         try:
             self._new = new = self._read()
             plan = new.plan
@@ -266,14 +267,14 @@ class Reloading:
         text = f"the old configuration is kept: {line}"
         _log.error("%s", text)
         self._slot.error(text)
-        self._manager.ready(text)
+        self._herald.ready(text)
         self._answer({"error": why, "exit": int(Exit.CONFIG)})
 
     def _end(self, said: str, changes: tuple[str, ...]) -> None:
         self._new = None
         text = f"{said}: {', '.join(changes)}" if changes else said
         _log.info("%s", text)
-        self._manager.ready(text)
+        self._herald.ready(text)
         self._answer({"said": said, "changed": list(changes), "exit": int(Exit.OK)})
 
     def _answer(self, answer: dict[str, object]) -> None:

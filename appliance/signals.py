@@ -17,11 +17,18 @@ PARENT: dict[Signals, str] = {
     Signals.SIGHUP: "reload",
     Signals.SIGUSR1: "reopen",
     Signals.SIGUSR2: "report",
+    Signals.SIGURG: "restart follows",
 }
-"""Signal to the parent → what it does. A second TERM or INT is `quick`."""
+"""Signal to the parent → what it does. A second TERM or INT is `quick`.
 
-PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP)
-"""A terminal sends these, too (Ctrl-Z): they count only when a process has sent them."""
+URG is ignored by who doesn't know it, so that it does no harm at the wrong moment.
+"""
+
+URGENT = Signals.SIGURG
+"""Obeyed before the others that have come meanwhile: it says what one of them means."""
+
+PROCESS_ONLY = (Signals.SIGTTIN, Signals.SIGTTOU, Signals.SIGTSTP, Signals.SIGHUP)
+"""A terminal sends these, too (Ctrl-Z, a hangup): they count only when a process has sent them."""
 
 CHILD: dict[Signals, str] = {
     Signals.SIGTERM: "drain",

@@ -84,7 +84,7 @@ def report(
     """The whole of `status --json`.
 
     `identity` is name, version, pid and since; `now` is in seconds since the epoch; `keeper` is
-    None where there is none.
+    None where somebody else, or nobody, holds our sockets.
     """
     sources = [child for child in children if child.kind == "collector"]
     subscribers = [child for child in children if child.kind == "subscriber"]
@@ -146,6 +146,34 @@ def awaited(report: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
+def line(report: dict[str, Any], starting: bool) -> str:
+    """How it goes, in one line, for who has started us: `systemctl status` shows it.
+
+    `starting`: it wasn't ready yet.
+    """
+    sources = report["sources"].values()
+    connections = sum(source["connections"] for source in sources)
+    per_s = sum(source["per_s"] for source in sources)
+    waiting = report["queue"]["frames"] + report["queue"]["busy"]
+    figures = [
+        f"{connections:,} connection{'' if connections == 1 else 's'}",
+        f"{per_s:,.0f} records/s",
+        f"{waiting:,} frame{'' if waiting == 1 else 's'} waiting",
+    ]
+    what = "starting" if starting and report["state"] != "stopping" else report["state"]
+    return f"{what}: {', '.join([*_troubles(report), *figures])}"
+
+
+def _troubles(report: dict[str, Any]) -> list[str]:
+    spooled = sum(source["spool"]["bytes"] for source in report["sources"].values())
+    said = awaited(report)
+    return [
+        *(text if text == signals.PAUSED else f"waiting for {text}" for text in said),
+        *([report["store"]["refusing"]] if report["store"]["refusing"] else []),
+        *([f"{spooled:,} bytes in the spool"] if spooled else []),
+    ]
+
+
 def exit_code(report: dict[str, Any]) -> Exit:
     """What `status` exits with."""
     return Exit.OK if report["state"] == "healthy" else Exit.DEGRADED
@@ -186,7 +214,7 @@ def screen(report: dict[str, Any]) -> str:
     if "directory" in report:
         lines.append(f"files: {report['directory']}")
     lines += _log(**report["log"]) if "log" in report else []  # an older instance says nothing
-    if report.get("keeper"):
+    if (report.get("keeper") or {}).get("sockets"):
         lines += _keeper(report["keeper"])
     if report["last_error"]:
         lines.append(f"last error ({report['last_error_at']}): {report['last_error']}")

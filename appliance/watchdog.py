@@ -30,6 +30,7 @@ from appliance.control import CLIENTS_MAX, Client, ControlServer
 from appliance.counters import SLOTS_MAX, Board, Slot
 from appliance.deaths import Deaths
 from appliance.errors import ConfigError, Exit
+from appliance.herald import Herald
 from appliance.keeping import Keeping
 from appliance.rates import Rates
 from appliance.reloading import STOPPING, Candidate, Reloading
@@ -73,6 +74,7 @@ class Watchdog:
         self._holder = holder or keeping or NoHolder()
         self._keeping = keeping
         self._manager = manager or NoManager()
+        self._herald = Herald(self._manager)
         self._board = board
         self._slot = board.slot("parent")  # its own numbers
         self._children = [self._child(spec) for spec in specs]
@@ -106,7 +108,7 @@ class Watchdog:
             read or _nothing_to_read,
             self,
             self._slot,
-            self._manager,
+            self._herald,
         )
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._identity = {"name": name, "version": version, "pid": self._parent, "since": since}
@@ -169,6 +171,7 @@ class Watchdog:
             elif self._is_wanted(child) and now >= child.start_at:
                 child.start(now, self._drain_s, self._close_inherited)
                 self._ask(child)  # in a stop, too, it shall not begin with anything new
+        self._herald.turned(now, self._phase is not None, self.report)
 
     def _forgive_silence(self, now: float) -> None:
         """Who didn't beat while this loop itself was stopped is not to blame."""
@@ -347,6 +350,7 @@ class Watchdog:
 
     def work_by(self, candidate: Candidate) -> None:
         """What the watchdog itself goes by; the number of subscribers, where that has changed."""
+        logs.speaks_as("parent", "", self._slot)  # the log may go elsewhere now
         self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
         if not candidate.plan.resized:
             return
@@ -374,6 +378,7 @@ class Watchdog:
             for_next = ", connections are left to the next start" if self._leaving else ""
             self._log.info("stopping%s%s", " at once" if quick else "", for_next)
             self._drain_by = self._monotonic() + self._drain_s
+            self._herald.stops()
             if not self._leaving:
                 self._stop_listening()
             self._enter(0)
@@ -543,7 +548,8 @@ class Watchdog:
         return max(0.0, min(due, START_TICK_S_MAX if is_starting else TICK_S_MAX))
 
     def _read_signals(self) -> None:
-        for received in self._signals.read():
+        # The kernel gives the lower number first, and what an announcement is about is TERM.
+        for received in sorted(self._signals.read(), key=lambda one: one.signal != signals.URGENT):
             if received.code <= 0 or received.signal not in signals.PROCESS_ONLY:
                 self._obey(received.signal)
 
@@ -567,6 +573,7 @@ class Watchdog:
             "report": self._log_report,
             "reopen": lambda: self._log.info("the log goes to %s (USR1)", logs.reopen()),
             "reload": self._reload,
+            "restart follows": self._manager.restart_follows,
             "reap": lambda: None,  # reconcile asks each process
         }
 
@@ -598,7 +605,7 @@ class Watchdog:
             case "stop":
                 now = bool(request and request.get("now"))
                 leave = bool(request and request.get("leave"))
-                if leave and self._phase is None and self._keeping and not self._holder.holds:
+                if leave and self._phase is None and self._would_cut:
                     client.answer({"error": "its keeper doesn't hold its connections now"})
                     return
                 self._stop_clients.append(client)
@@ -634,6 +641,11 @@ class Watchdog:
             last_error=self._slot.text("last_error"),
             last_error_at=self._slot.get("error_s"),
         )
+
+    @property
+    def _would_cut(self) -> bool:
+        """Whether there are sockets that our keeper doesn't hold now."""
+        return bool(self._keeping and self._keeping.size and not self._keeping.holds)
 
     def _keeper_report(self) -> dict[str, Any] | None:
         keeping = self._keeping

@@ -32,12 +32,18 @@ for unit in systemd/*.service systemd/*.socket; do
     sed 's|/usr/local/bin/|/usr/bin/|g' "$unit" | put "usr/lib/systemd/system/${unit##*/}"
 done
 doc=usr/share/doc/stream-daemon
-put $doc/examples/stream-daemon.toml <systemd/stream-daemon.toml
+for example in systemd/*.toml systemd/*.logrotate; do
+    [ -e "$example" ] || continue
+    put "$doc/examples/${example##*/}" <"$example"
+done
 {
     echo "stream-daemon is in the public domain:"
     cat LICENSE
-    echo "What is inside the program, and under which licences:"
-    "$program" licenses || true
+    echo "What is inside the program, and under which licences. On Debian the common ones are also in"
+    echo "/usr/share/common-licenses/Apache-2.0, /usr/share/common-licenses/GPL,"
+    echo "/usr/share/common-licenses/LGPL and /usr/share/common-licenses/MPL-2.0."
+    echo
+    "$program" licenses
 } | put $doc/copyright
 packed $doc/changelog <<EOF
 stream-daemon ($version) unstable; urgency=medium
@@ -69,7 +75,7 @@ find "$tree" -exec touch -hd "@$date" {} +
 deb=dist/stream-daemon_${version}_$arch.deb
 dpkg-deb --root-owner-group -Zxz --build "$tree" "$deb" >/dev/null
 echo "→ $deb: $(stat -c %s "$deb") bytes, for glibc ${glibc#GLIBC_} and newer"
-if [ "${LINT:-yes}" != yes ] || ! command -v lintian >/dev/null; then
+if [ "${LINTIAN:-yes}" != yes ] || ! command -v lintian >/dev/null; then
     echo "→ not looked at by lintian"
     exit
 fi

@@ -8,6 +8,7 @@
 #   machine.sh debstrap DIR OPTION… SUITE   the same, by mmdebstrap's own options
 #   machine.sh compiler          what build/tree.sh needs to compile a Python
 #   machine.sh freezer PYTHON    what PyInstaller needs around that Python
+#   machine.sh booter            what boots a tree
 #   machine.sh packager          what makes and looks at a Debian package
 #
 # As root on Debian and its kin, missing packages are installed; anyone else is told which
@@ -206,6 +207,19 @@ compiler() {
     install "${missing[@]}"
 }
 
+# ── booter ──────────────────────────────────────────────────────────────────────────────
+
+booter() {
+    local missing=()
+    command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
+    command -v nsenter >/dev/null || missing+=(util-linux)
+    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap debian-archive-keyring)
+    [ ${#missing[@]} = 0 ] && return
+    can_install || die "to boot a Debian, this is missing: ${missing[*]}" \
+        "  → apt-get install ${missing[*]} (as root)"
+    install "${missing[@]}"
+}
+
 # ── freezer ─────────────────────────────────────────────────────────────────────────────
 
 freezer() {
@@ -246,6 +260,6 @@ packager() {
 }
 
 case ${1:-} in
-venv | services | mysql | tree | debstrap | compiler | freezer | packager) "$@" ;;
-*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer|packager … (see its head)" ;;
+venv | services | mysql | tree | debstrap | compiler | freezer | booter | packager) "$@" ;;
+*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer|booter|packager … (see its head)" ;;
 esac

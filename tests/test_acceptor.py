@@ -304,6 +304,10 @@ class FailingListener:
             raise OSError(number, os.strerror(number))
         raise BlockingIOError
 
+    def getsockopt(self, *_: int) -> bytes:
+        """Its cookie."""
+        return bytes(8)
+
     def close(self) -> None:
         """It was never open."""
 
@@ -606,18 +610,19 @@ def test_everything_is_held_from_the_first_moment_until_it_is_finished() -> None
     holder = RecordingHolder()
     acceptor = held(holder)
     [listener] = acceptor.listeners
+    name = f"tweets.listen.{cookie_of(listener)}"
     collector = Collector(acceptor.birth(), acceptor.connections)
     with socket.create_connection(listener.getsockname(), READ_S) as sender:
         sender.sendall(b"x")
         assert select.select([listener], [], [], READ_S)[0]
         acceptor.accept(listener)
         cookie = collector.cookie_of(b"x")
-        assert holder.said == ["keep tweets.listen.0", f"keep tweets.{cookie}"]
+        assert holder.said == [f"keep {name}", f"keep tweets.{cookie}"]
         collector.finish(cookie)
         acceptor.hear()
         assert holder.said[2:] == [f"release tweets.{cookie}"]
     acceptor.stop_listening()
-    assert holder.said[3:] == ["release tweets.listen.0"]
+    assert holder.said[3:] == [f"release {name}"]
     assert not holder.kept
     collector.die()
     acceptor.close_in_child()

@@ -25,8 +25,10 @@ from appliance.child import Birth, ChildSpec
 from appliance.config import parse
 from appliance.counters import Board
 from appliance.errors import AddressError, ConfigError, Exit, Unavailable
+from appliance.fdnames import Inherited
 from appliance.frame import checksum, decode, encode_header
 from appliance.instance import Instance
+from appliance.link import cookie_of
 from appliance.settings import Config, TcpSource
 from appliance.sources import tcp
 from appliance.sources.kernel import PlainKernel
@@ -371,6 +373,60 @@ def test_a_tcp_source_reads_the_connections_that_it_inherits(place: Place) -> No
     made._checkpoint = lambda step: setattr(wish, "drain", True) if step == "pushed" else None
     assert made._collect("tweets", source, place.birth(**connected(b"one\ntwo\n"))) is Exit.OK
     assert [decode(item).body for item in place.redis.working] == [b"one\ntwo\n"]
+
+
+class Shelf:
+    """A holder that tells what it was told."""
+
+    holds = True
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def keep(self, name: str, _thing: Any) -> None:
+        self.said.append(f"keep {name}")
+
+    def release(self, name: str) -> None:
+        self.said.append(f"release {name}")
+
+    def settle(self) -> None:
+        self.said.append("settle")
+
+
+def test_an_address_that_goes_to_another_source_is_held_under_its_name(place: Place) -> None:
+    """Who holds it knows a socket once: the old name is given back first."""
+    [listener] = tcp.listen("127.0.0.1:0")
+    inherited, shelf = Inherited(), Shelf()
+    inherited.add("former.listen.1", listener)
+    config = TCP.format(listener.getsockname()[1])
+    instance = place.app(config, inherited=inherited, holder=shelf)
+    instance._let_go()
+    assert shelf.said == ["release former.listen.1"]
+    [spec] = [one for one in instance._specs() if one.acceptor]
+    assert spec.acceptor
+    assert spec.acceptor.listeners == [listener]
+    assert shelf.said[1:] == [f"keep tweets.listen.{cookie_of(listener)}"]
+    listener.close()
+
+
+@pytest.mark.parametrize("boot", ["b" * 32, None])
+def test_a_connection_goes_on_only_where_the_boot_is_known(
+    place: Place, monkeypatch: pytest.MonkeyPatch, boot: str | None
+) -> None:
+    """Else nobody knows whether the frame in hand was of this connection."""
+    monkeypatch.setattr(app.process, "boot_id", lambda _environ: boot)
+    ours, theirs = tcp.connected()
+    inherited, shelf = Inherited(), Shelf()
+    inherited.add("tweets.7", ours)
+    instance = place.app(TCP.format(free_port()), inherited=inherited, holder=shelf)
+    instance._let_go()
+    assert inherited.connections == {"tweets": {7: ours} if boot else {}}
+    assert (ours.fileno() == -1, shelf.said) == (
+        not boot,
+        [] if boot else ["release tweets.7", "settle"],
+    )
+    for one in (ours, theirs):
+        one.close()
 
 
 def test_a_source_that_is_gone_from_the_configuration_is_stored_as_text(place: Place) -> None:

@@ -159,3 +159,39 @@ def test_it_does_not_hold_the_standard_input_of_its_parent(acceptor: Acceptor) -
         for fd in (ours, reading, writing):
             os.close(fd)
     assert child.slot.get("bytes") == 1
+
+
+# ── replaced ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dead_one_is_replaced_without_waiting_for_its_restart(acceptor: Acceptor) -> None:
+    child = child_of(acceptor, lambda _birth: Exit.INTERNAL)
+    child.start(0.0, 1.0, lambda _child: None)
+    until(lambda: child.reap(1.0))
+    assert child.start_at > 1.0
+    other = child_of(acceptor, ends_when_asked).spec
+    child.replace(other, signal.SIGTERM)
+    assert (child.spec, child.start_at, child.parting) == (other, 0.0, None)
+    ask_and_reap(child)
+    assert child.done
+
+
+def test_a_living_one_is_replaced_however_it_ends(acceptor: Acceptor) -> None:
+    child = child_of(acceptor, ends_when_asked)
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        works = child.slot.get("works")
+        child.start(0.0, 1.0, lambda _child: None)
+        until(lambda works=works: child.slot.get("works") > works)
+        other = child_of(acceptor, ends_when_asked).spec
+        child.replace(other, end)
+        assert (child.spec is other, child.parting) == (False, end)
+        child.ask(end)
+        until(lambda: child.reap(1.0))
+        assert (child.spec is other, child.parting, child.done) == (True, None, False)
+        assert (child.start_at, child.restarts) == (0.0, 0)
+
+
+def test_one_that_never_began_is_gone_at_once(acceptor: Acceptor) -> None:
+    child = child_of(acceptor, ends_when_asked)
+    child.remove()
+    assert (child.done, child.pid) == (True, None)

@@ -187,6 +187,12 @@ def test_there_are_slots_for_so_many_and_no_more() -> None:
     assert [slot.get("records") for slot in slots] == [*range(SLOTS_MAX)]
     with pytest.raises(ValueError, match=str(SLOTS_MAX)):
         board.slot("one more")
+    board.free("subscriber 7")
+    again = board.slot("one more")
+    assert (again.get("records"), again.text("last_error")) == (0, ""), "nothing of who had it"
+    assert slots[8].get("records") == 8
+    with pytest.raises(ValueError, match=str(SLOTS_MAX)):
+        board.slot("and one more")
 
 
 @pytest.mark.parametrize("name", ["", "record", "Records"])

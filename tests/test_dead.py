@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance import cli, framing
+from appliance import cli, framing, owner
 from appliance.batch import Batch, DeadLetter
 from appliance.errors import Unavailable
 from appliance.rows import REASONS, split
@@ -315,10 +315,17 @@ def test_on_a_terminal_it_shows_how_far_it_is(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user's directory")
-def test_the_directory_is_another_users(place: Place, run: Run) -> None:
-    """As root too: what it would leave there would be root's, and in the owner's way."""
+def test_the_directory_is_another_users(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would leave there would be the caller's, and in the owner's way."""
+    became: list[tuple[int, int]] = []
+    monkeypatch.setattr(owner, "become", lambda *ids: became.append(ids))
     place.bury(bad(0))
-    os.chown(place.directory, 65534, 65534)
+    os.chown(place.directory, 64729, 65533)
+    assert run("list")[0] == 0
+    assert became == [(64729, 65533)], "root goes on as a user that systemd has made"
+    os.chown(place.directory, 65534, 65533)
     code, _, err = run("list")
     assert code == 73
     assert f"sudo -u nobody stream-daemon -c {place.file} dead list" in err

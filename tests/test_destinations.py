@@ -195,6 +195,23 @@ def test_a_birth_forgets_why_a_predecessor_lost_lines(monkeypatch: pytest.Monkey
     assert logs.reopen() == "/nowhere/log"
 
 
+def test_lines_are_counted_after_a_reload_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [File("/nowhere/log", text, SPEAKER)])
+    monkeypatch.setattr(root, "level", root.level)
+    gauge = FakeGauge()
+    logs.speaks_as("parent", "", gauge)
+    path = tmp_path / "d" / "log"
+    path.parent.mkdir()
+    logs.set_up(LogConfig(to=str(path)), "nfl")
+    path.unlink()
+    path.parent.rmdir()
+    logging.getLogger("parent").warning("lost")
+    assert gauge.numbers["log_lost"] == 1
+
+
 # ── what is refused at the start ────────────────────────────────────────────────────────
 
 Prepare = Callable[[Path], object]

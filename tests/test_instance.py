@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import Exit, InstanceError
-from appliance.instance import Instance, state_directory
+from appliance.instance import Instance, directory_of, state_directory
 
 HERE = Path.cwd()
 ALL = {
@@ -129,3 +129,20 @@ def test_the_owner_of_what_is_hidden_is_who_hides_it(short_dir: Path) -> None:
         os.setuid(65534)
         os._exit(0 if instance.owner_uid() == 54321 else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "given", "expected"),
+    [
+        (None, "/var/lib/stream-daemon", "/var/lib/stream-daemon/nfl"),
+        (None, "/var/lib/stream-daemon/nfl", "/var/lib/stream-daemon/nfl"),
+        (None, "/var/lib/nfl:/srv/nfl", "/var/lib/nfl"),
+        ("/srv/nfl", "/var/lib/nfl", "/srv/nfl/nfl"),
+        ("/srv/nfl", "", "/srv/nfl/nfl"),
+    ],
+)
+def test_a_directory_that_is_given_to_one_instance_is_its_own(
+    configured: str | None, given: str, expected: str
+) -> None:
+    environ = {"STATE_DIRECTORY": given} if given else {}
+    assert directory_of("nfl", configured, environ, is_root=True) == Path(expected)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from appliance import keeper_wire, process
+from appliance import keeper_wire, keeping, process
 from appliance.fdnames import Inherited, connection_name, listener_name
-from appliance.keeper import Keeper
+from appliance.keeper import CALLERS_MAX, Keeper
 from appliance.keeper_wire import Legacy
 from appliance.keeping import HANGS_S, SILENT_S, Keeping
 from appliance.sources import tcp, unix
@@ -68,7 +68,11 @@ class Place:
             select.select([self.keeping.wire] if self.keeping.wire else [], [], [], 0.02)
 
     def holds(self) -> int:
-        """Wait until it holds; the keeper's pid."""
+        """Wait until it holds; the keeper's pid. It is there once there is something to hold."""
+        if not self.keeping.size:
+            self.connect("z.0")
+            self.turn()
+            self.keeping.release("z.0")
         self.until(lambda: self.keeping.holds)
         assert self.keeping.pid
         return self.keeping.pid
@@ -212,6 +216,21 @@ def test_more_than_a_wire_takes(place: Place) -> None:
     assert len(place.names()) == FLOOD
 
 
+def test_what_waits_for_one_that_doesnt_read_is_limited(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "UNSENT_MAX", 50)
+    keeper = place.holds()
+    os.kill(keeper, signal.SIGSTOP)
+    for number in range(FLOOD):
+        place.connect(f"a.{number}")
+    assert ended(keeper)
+    place.until(lambda: place.keeping.restarts == 1)
+    place.holds()
+    place.die()
+    assert len(place.names()) == FLOOD
+
+
 def test_one_that_waits_unsent_and_is_closed_isnt_missed(place: Place) -> None:
     keeper = place.holds()
     os.kill(keeper, signal.SIGSTOP)
@@ -242,6 +261,7 @@ def test_a_killed_keeper_has_a_successor_that_inherits_everything(place: Place) 
 
 def test_it_doesnt_count_before_it_has_answered(place: Place) -> None:
     assert not place.keeping.holds
+    place.connect("a.1")
     place.keeping.turn(time.monotonic(), lambda: os.kill(os.getpid(), signal.SIGSTOP))
     pid = place.keeping.pid
     assert pid
@@ -286,6 +306,7 @@ def test_one_that_cant_be_reached_is_tried_again_later(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.path = place.path.parent / "nowhere" / "keeper.sock"
+    place.connect("a.1")
     place.until(lambda: place.keeping.restarts >= 2)
     assert not place.keeping.holds
     delays = [record.args[1] for record in caplog.records if "started again" in record.message]  # type: ignore[index]
@@ -316,10 +337,10 @@ def test_the_next_keeper_says_it_once_it_can_be_found(place: Place) -> None:
     sender = place.connect("a.1")
     place.die()
     inherited, legacy = place.take()
-    keeping = place.made()
-    keeping.inherit(legacy)
+    second_parent = place.made()
     for cookie, connection in inherited.connections["a"].items():
-        keeping.keep(f"a.{cookie}", connection)
+        second_parent.keep(f"a.{cookie}", connection)
+    second_parent.inherit(legacy)
     second = place.holds()
     assert ended(first)
     os.waitid(os.P_PID, first, os.WEXITED)
@@ -358,6 +379,18 @@ def test_who_comes_has_the_time_anew(place: Place) -> None:
             thing.close()
     assert is_cut(sender)
     assert ended(keeper)
+
+
+def test_who_waits_for_something_else_first_is_waited_for(place: Place) -> None:
+    place.keep_s = SOON_S
+    place.holds()
+    place.connect("a.1")
+    with keeper_wire.waited_for(place.path):
+        place.die()
+        time.sleep(2 * SOON_S)  # what it is about is time
+    assert place.names() == ["a.1"]
+    with keeper_wire.waited_for(place.path.parent / "nowhere"):
+        pass
 
 
 def test_a_successor_finds_the_files_of_what_it_took_over(place: Place, short_dir: Path) -> None:
@@ -400,9 +433,9 @@ def test_a_parent_that_ends_at_once_lets_the_older_one_end_too(place: Place) -> 
     first = place.holds()
     place.die()
     _, legacy = place.take()
-    keeping = place.made()
-    keeping.inherit(legacy)
-    keeping.end()
+    second_parent = place.made()
+    second_parent.inherit(legacy)
+    second_parent.end()
     assert ended(first)
 
 
@@ -449,6 +482,8 @@ def test_nobody_else_is_given_anything(place: Place) -> None:
 def test_who_talks_nonsense_or_nothing_does_no_harm(place: Place) -> None:
     place.holds()
     place.connect("a.1")
+    talkers = [keeper_wire._connect(place.path) for _ in range(CALLERS_MAX + 5)]
+    assert all(map(place.own, talkers))
     silent, talker = keeper_wire._connect(place.path), keeper_wire._connect(place.path)
     assert silent
     assert talker

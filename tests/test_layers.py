@@ -20,8 +20,8 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
-        "isolate signals backoff poison refusals reload status rates tweets accounts balance "
-        "installation",
+        "isolate signals backoff poison refusals reload status herald rates tweets accounts "
+        "balance installation",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),
@@ -30,7 +30,7 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "spool": ("spool shelf segments files salvage repair stock", "spool decisions words"),
     "hands": (
         "disk redis_server note counters deaths link control systemd credentials process "
-        "program instance installer keeper_wire",
+        "program instance installer owner keeper_wire",
         "decisions words",
     ),
     "logs": ("logs loglines destinations journal", "logs decisions words"),

@@ -23,14 +23,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from appliance import child, control, process, watchdog
+from appliance import child, control, process, reloading, watchdog
 from appliance.child import Birth, ChildSpec, Startable
-from appliance.contracts import Holder
+from appliance.contracts import Holder, ServiceManager
 from appliance.control import ControlServer
 from appliance.counters import Board
 from appliance.deaths import Deaths
 from appliance.errors import Exit
 from appliance.keeping import Keeping
+from appliance.reloading import Candidate
 from appliance.watchdog import Watchdog
 
 WAIT_S = 10.0
@@ -122,8 +123,8 @@ class DiaryLog(logging.Handler):
 class Parent:
     """A watchdog over these children, running from `with` on.
 
-    `terminal` becomes its controlling terminal; `limits` sets constants of watchdog.py and
-    child.py in that process only.
+    `terminal` becomes its controlling terminal; `limits` sets constants of watchdog.py,
+    child.py and reloading.py in that process only.
     """
 
     def __init__(
@@ -140,9 +141,12 @@ class Parent:
         limits: dict[str, Any] | None = None,
         holder: Holder | None = None,
         keeping: Keeping | None = None,
+        read: Callable[[], Candidate] | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._holder = holder
         self._keeping = keeping
+        self._read, self._manager = read, manager
         self.diary = diary
         self.control = directory / "control.sock"
         self._specs = specs
@@ -182,7 +186,8 @@ class Parent:
         root.handlers[:] = [DiaryLog(self.diary)]
         root.setLevel(logging.INFO)
         for name, value in self._limits.items():
-            setattr(watchdog if hasattr(watchdog, name) else child, name, value)
+            module = next(m for m in (watchdog, child, reloading) if hasattr(m, name))
+            setattr(module, name, value)
         server = ControlServer(self.control)
         parent = Watchdog(
             "nfl",
@@ -197,6 +202,8 @@ class Parent:
             healthy_s=self._healthy_s,
             holder=self._holder,
             keeping=self._keeping,
+            manager=self._manager,
+            read=self._read,
         )
         try:
             code = parent.run()

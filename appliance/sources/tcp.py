@@ -28,6 +28,9 @@ from appliance.sources.kernel import BACKLOG, POLLED, Seen, Stretch, readable
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
 
 
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
 class Keepalive(NamedTuple):
     """When the kernel asks a silent other side whether it is there, and gives it up (tcp(7))."""
 
@@ -134,10 +137,10 @@ def find(address: str) -> list[Target]:
         infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as error:
         raise Unavailable(error.strerror or str(error)) from error
-    return [Target(family, name, _words(name)) for family, *_, name in dict.fromkeys(infos)]
+    return [Target(family, name, words(name)) for family, *_, name in dict.fromkeys(infos)]
 
 
-def _words(name: tuple[object, ...]) -> str:
+def words(name: tuple[object, ...]) -> str:
     """A socket's name as users write it."""
     host, port, *_ = name
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
@@ -164,7 +167,8 @@ def listen(address: str, left: list[socket.socket] | None = None) -> list[socket
     opened: list[socket.socket] = []
     try:
         for family, name in _addresses(address):
-            opened.append(_taken_over(family, name, left or []) or _bound(family, name))
+            if not any(_serves(one, family, name) for one in opened):
+                opened.append(_taken_over(family, name, left or []) or _bound(family, name))
     except OSError as error:
         for one in opened:
             one.close()
@@ -172,7 +176,7 @@ def listen(address: str, left: list[socket.socket] | None = None) -> list[socket
     return opened
 
 
-def _addresses(address: str) -> list[tuple[int, object]]:
+def _addresses(address: str) -> list[tuple[int, tuple[object, ...]]]:
     """Family and name of each address of "host:port" (getaddrinfo(3))."""
     host, _, port = address.rpartition(":")
     infos = socket.getaddrinfo(
@@ -201,13 +205,36 @@ def is_left(address: str, left: list[socket.socket]) -> bool:
         raise _refused(address, error) from error
 
 
-def _taken_over(family: int, name: object, left: list[socket.socket]) -> socket.socket | None:
+def listens_at(one: socket.socket, address: str) -> bool:
+    """Whether this socket listens at one of the addresses of "host:port"."""
+    try:
+        return any(_serves(one, *named) for named in _addresses(address))
+    except OSError:  # the host is unknown now: `listen` says so
+        return False
+
+
+def _taken_over(
+    family: int, name: tuple[object, ...], left: list[socket.socket]
+) -> socket.socket | None:
     for one in left:
-        if one.family == family and one.getsockname() == name:
+        if _serves(one, family, name):
             left.remove(one)
             one.setblocking(False)
             return one
     return None
+
+
+def _serves(one: socket.socket, family: int, name: tuple[object, ...]) -> bool:
+    """Whether it listens at this address, or at all of IPv6 and IPv4 (as systemd.socket has it)."""
+    if one.type != socket.SOCK_STREAM or one.family not in FAMILIES:
+        return False
+    at = one.getsockname()
+    if one.family == family and at == name:
+        return True
+    is_for_both = one.family == socket.AF_INET6 and not one.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+    return is_for_both and at[:2] == ("::", name[1]) and name[0] == "0.0.0.0"
 
 
 def _bound(family: int, name: object) -> socket.socket:

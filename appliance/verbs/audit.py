@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare all accounts; exit 0 if they agree, 1 if they don't, 69 if one can't be had."""
     config, instance, _file = locate.load(args)
     words = ["--recount"] if args.recount else []
-    locate.refuse_others(instance, args, ["audit", *words])
+    locate.as_owner(instance, args, ["audit", *words])
     if not instance.directory.is_dir():
         raise InstanceError(
             f"no instance has run in {instance.directory}",

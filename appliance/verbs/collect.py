@@ -4,10 +4,11 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from appliance import control, logs, process, program
+from appliance import control, keeper_wire, logs, process, program, systemd
 from appliance.app import App
 from appliance.contracts import Checkpoint, no_checkpoint
 from appliance.errors import ConfigError, Exit
@@ -15,6 +16,7 @@ from appliance.instance import Instance
 from appliance.renewal import Renewer
 from appliance.settings import Config, StdinSource
 from appliance.verbs import background, holder, locate, replace
+from appliance.verbs.surroundings import Surroundings, look
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int:
@@ -30,8 +32,16 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
     control.check_path(instance.control)
     if args.detach:
         _refuse_stdin(config)
-    environ = dict(os.environ)  # whole, for the second start: App takes the secrets out
-    app = App(config, instance, checkpoint)  # the last that can find the configuration wanting
+    environ = _for_second_start(os.environ)
+    around = Surroundings() if args.detach else look(config.drain_s)
+    app = App(  # the last that can find the configuration wanting
+        config,
+        instance,
+        checkpoint,
+        inherited=around.inherited,
+        holder=around.holder,
+        manager=around.manager,
+    )
     instance.make()
     try:
         if args.detach and args.replace:
@@ -48,14 +58,22 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint = no_checkpoint) -> int
         raise
 
 
+def _for_second_start(environ: Mapping[str, str]) -> dict[str, str]:
+    """For an instance in the background: with the secrets, which App takes out of ours; but what
+    systemd says to this process isn't for that one.
+    """
+    return {name: value for name, value in environ.items() if name not in systemd.VARIABLES}
+
+
 def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
-    path = str(Path(file).absolute())
+    read = partial(_read_again, str(Path(file).absolute()))
     lock = process.Lock(instance.lock)
-    holder.acquire(lock, instance, config.drain_s)
+    with keeper_wire.waited_for(instance.keeper):  # a killed parent's children may take their time
+        holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
         _say_places(instance, file)
-        return int(app.run(lock.release, Renewer(app, partial(_read_again, path), _set_up_log)))
+        return int(app.run(lock.release, Renewer(app, read, _change_log)))
     finally:
         lock.release()
 
@@ -67,8 +85,12 @@ def _read_again(file: str) -> Config:
     return config
 
 
-def _set_up_log(config: Config) -> None:
-    logs.set_up(config.log, config.name)
+def _change_log(config: Config) -> None:
+    """Log as a reload has it; it was looked at before."""
+    try:
+        logs.set_up(config.log, config.name)
+    except ConfigError as error:
+        logging.getLogger("parent").error("%s", error.line)
 
 
 def _say_places(instance: Instance, file: str) -> None:

@@ -41,7 +41,7 @@ class LeftQueued(StreamDaemonError):
 def run(args: argparse.Namespace) -> int:
     """Store what is queued; 0 when all of that is done, 75 when some is left."""
     config, instance, _file = locate.load(args)
-    locate.refuse_others(instance, args, ["drain", "--timeout", f"{args.timeout:g}"])
+    locate.as_owner(instance, args, ["drain", "--timeout", f"{args.timeout:g}"])
     process.fill_standard_descriptors()
     is_seen = args.verbose or sys.stdout.isatty()
     level = config.log.level if is_seen else QUIET_LEVEL

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """List the gaps; exit 0, also where something is missing."""
     config, instance, _ = locate.load(args)
     if not config.store.url.startswith("mysql:"):  # SQLite makes files beside its own
-        locate.refuse_others(instance, args, ["gaps"])
+        locate.as_owner(instance, args, ["gaps"])
     wanted = GapsWanted(args.since, args.all)
     with App(config, instance).gaps() as store:
         if not store.is_prepared():

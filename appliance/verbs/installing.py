@@ -37,7 +37,7 @@ def machine_of(args: argparse.Namespace) -> Installer:
         raise InstanceError(
             f"{args.verb} writes where only root may", WITHOUT_ROOT.format(line=line, file=file)
         )
-    return Installer(root, run, program.file())
+    return Installer(root, run_command, program.file())
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def carry_out(
             print(sentence, flush=True)
 
 
-def run(command: Sequence[str]) -> str:
+def run_command(command: Sequence[str]) -> str:
     """Run a command of the system; what it prints.
 
     Raises:

@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance import config
+from appliance import config, owner
 from appliance.errors import ConfigError, InstanceError
-from appliance.instance import Instance, state_directory
+from appliance.instance import Instance, directory_of
 from appliance.settings import Config
+
+DYNAMIC_STATE = "/var/lib/private"  # only root may enter it
 
 
 def load(args: argparse.Namespace) -> tuple[Config, Instance, str]:
@@ -52,32 +54,38 @@ def configuration_file(args: argparse.Namespace) -> str | None:
 
 def not_ours(instance: Instance) -> InstanceError:
     """The error for an instance that belongs to another user."""
-    owner = instance.owner() or "its owner"
+    name = instance.owner() or "its owner"
     return InstanceError(
-        f"{instance.directory} belongs to user {owner}",
-        f"run it as that user: sudo -u {owner} stream-daemon …",
+        f"{instance.directory} belongs to user {name}",
+        f"run it as that user: sudo -u {name} stream-daemon …",
     )
 
 
-def refuse_others(instance: Instance, args: argparse.Namespace, words: Sequence[str]) -> None:
-    """Files of another user in the directory would keep its owner from using it.
+def as_owner(instance: Instance, args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Go on as the instance's owner: files of another user would keep him from using it.
+
+    Where that can't be done by a sudo line, because systemd has made the owner for its service
+    alone, root becomes the owner, for the rest of this process.
 
     Raises:
-        InstanceError: the caller isn't the owner; it has the line to type, with these words.
+        InstanceError: the caller is another user; it has the line to type, with these words.
     """
-    if instance.owner_uid() in (None, os.geteuid()):
-        return
-    owner, file = instance.owner() or "", configuration_file(args)
-    line = ["sudo", "-u", owner, "stream-daemon"]
+    uid = instance.owner_uid()
+    if uid in (None, os.geteuid()):
+        return None
+    if os.geteuid() == 0 and _is_dynamic(instance):
+        return owner.become(uid, instance.directory.stat().st_gid)
+    name, file = instance.owner() or "", configuration_file(args)
+    line = ["sudo", "-u", name, "stream-daemon"]
     line += ["-c", str(Path(file).absolute())] if file else []
     raise InstanceError(
-        f"{instance.directory} belongs to user {owner}",
+        f"{instance.directory} belongs to user {name}",
         f"run it as that user: {shlex.join([*line, *words])}",
     )
 
 
 def _instance(name: str, state_dir: str | None) -> Instance:
-    return Instance(state_directory(state_dir, os.environ, os.geteuid() == 0) / name)
+    return Instance(directory_of(name, state_dir, os.environ, os.geteuid() == 0))
 
 
 def _read(file: str) -> str:
@@ -92,3 +100,9 @@ def _read(file: str) -> str:
         raise ConfigError(
             f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8"
         ) from error
+
+
+def _is_dynamic(instance: Instance) -> bool:
+    """Whether nobody can log in as its owner (DynamicUser= of systemd.exec(5))."""
+    is_hidden = instance.directory.resolve().is_relative_to(DYNAMIC_STATE)
+    return is_hidden or (instance.owner() or "").startswith("#")

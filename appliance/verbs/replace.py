@@ -85,6 +85,9 @@ def refuse(report: dict[str, Any]) -> None:
             f"under systemd: systemctl restart; else {INSTEAD}",
         )
 
+    if report["keeper"]["sockets"] and not report["keeper"]["holds"]:
+        raise Refused(f"{who} has a keeper that doesn't answer now", "try again in a minute")
+
 
 def _leave(connection: Any, pid: int, timeout_s: float) -> None:
     pidfd = _pidfd(pid)

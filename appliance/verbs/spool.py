@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{whose} {said} in a spool under {instance.spool}", file=sys.stderr)
         return int(Exit.OK)
     if args.action == "repair":
-        locate.refuse_others(instance, args, ["spool", "repair"])
+        locate.as_owner(instance, args, ["spool", "repair"])
         return int(_repair(instance, sources))
     if args.action == "dump":
         return int(_dump(instance, sources, args.bad, args.headers))

@@ -4,8 +4,9 @@ import functools
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
-from world import Done, Skipped, World, expect
+from world import Done, Skipped, World, copy, expect
 
 EXIT_NO_PLACE = 73
 UNSHARE = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount"]
@@ -20,17 +21,17 @@ def _can_mount() -> bool:
         return False
 
 
-def _run(world: World, mounts: str, **environ: str) -> Done:
+def _run(world: World, mounts: str, program: Path | None = None, **environ: str) -> Done:
     """Run `--version` after these mounts, which nobody else sees; `$0` is our folder.
 
     The environment has no HOME, and nothing but what is given here.
     """
     if not _can_mount():
         raise Skipped("no mounts for this user here (unshare --mount)")
-    line = f'set -e; {mounts}; shift 0; exec "$@"'
+    line = f'set -e; {mounts}; exec "$@"'
     before = [*UNSHARE, "/bin/sh", "-c", line, str(world.folder)]
     path = {"PATH": world.environ()["PATH"]}
-    return world.run("--version", before=before, environ=path | environ)
+    return world.run("--version", program=program, before=before, environ=path | environ)
 
 
 def _runs(done: Done) -> None:
@@ -44,7 +45,7 @@ def bare_environment(world: World) -> str:
     mounts = "mount -t tmpfs none /var/cache; mount -t tmpfs none /var/tmp"
     for place, more in (
         ("/var/cache/stream-daemon", ""),
-        ("/var/tmp/stream-daemon-0", "; mount -o remount,ro /var/cache"),
+        ("/var/tmp/stream-daemon-0", "; mount -o remount,bind,ro /var/cache"),
     ):
         done = _run(world, f"{mounts}{more}; PLACE={place}; {show}")
         _runs(done)
@@ -54,13 +55,14 @@ def bare_environment(world: World) -> str:
 
 def unfit_tmp(world: World) -> str:
     """/tmp is mounted noexec, or is full: nothing is looked for there."""
+    copy(world.program, world.file("copy"))  # the file itself may be in /tmp
     for options in ("noexec", "size=4k"):
         fill = "head -c 4096 /dev/zero > /mnt/fill" if "size" in options else ":"
         mounts = (
             f'mount -t tmpfs -o {options} none /mnt; {fill}; mount --bind "$0" /var/cache;'
             " mount --bind /mnt /tmp"
         )
-        _runs(_run(world, mounts, TMPDIR="/tmp"))
+        _runs(_run(world, mounts, Path("/var/cache/copy"), TMPDIR="/tmp"))
     world.file("stream-daemon").rename(world.cache)
     return "noexec, full"
 
@@ -81,8 +83,8 @@ def unfit_folder(world: World) -> str:
 def read_only_root(world: World) -> str:
     """Nothing can be written but a state directory, or a cache directory."""
     only = 'mount --bind "$0" "$0"; mount -o remount,bind,ro /'
-    for below in ("/var", "/tmp", "/run", "/dev/shm"):
-        only += f"; mountpoint -q {below} && mount -o remount,bind,ro {below} || :"
+    for below in ("/var/cache", "/var/lib", "/var/tmp"):  # there may be trees of others
+        only += f"; mount -t tmpfs -o ro none {below}"
     for variable in ("STATE_DIRECTORY", "CACHE_DIRECTORY", "STREAM_DAEMON_CACHE"):
         _runs(_run(world, only, **{variable: str(world.cache)}))
     for variable in ("XDG_CACHE_HOME", "HOME"):

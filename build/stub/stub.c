@@ -155,6 +155,7 @@ static bool write_file(int tree, const char *name, mode_t mode, size_t size)
         size -= part;
     }
     int failed = errno;
+    sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* begins; `sync_tree` waits */
     close(fd);
     errno = failed;
     return size == 0;
@@ -185,7 +186,7 @@ static bool write_tree(int tree)
         if (!take(head, sizeof head) && stream.left)
             return false;
     }
-    return syncfs(tree) == 0;
+    return true;
 }
 
 /* ── trees ────────────────────────────────────────────────────────────────────────────── */
@@ -203,38 +204,65 @@ static bool is_inside(const struct dirent *entry)
     return strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
 }
 
-/* Look at all entries below a folder: count files and their bytes, or remove them. */
-static void walk(int folder, bool removing, unsigned long long *files, unsigned long long *bytes)
+struct seen {
+    unsigned long long files, bytes;
+    int unsynced; /* errno of the first file that is not on the disk */
+};
+enum task { COUNT, REMOVE, SYNC };
+
+static void sync_one(int fd, struct seen *seen)
 {
-    struct stat seen;
+    if (fsync(fd) && !seen->unsynced)
+        seen->unsynced = errno;
+}
+
+/* Go through all entries below a folder: count them, remove them, or wait until they are on the
+ * disk. */
+static void walk(int folder, enum task task, struct seen *seen)
+{
+    struct stat kind;
     struct dirent *entry;
     int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *list = fd < 0 ? NULL : fdopendir(fd);
     while (list && (entry = readdir(list))) {
-        if (!is_inside(entry) || fstatat(fd, entry->d_name, &seen, AT_SYMLINK_NOFOLLOW))
+        if (!is_inside(entry) || fstatat(fd, entry->d_name, &kind, AT_SYMLINK_NOFOLLOW))
             continue;
-        if (S_ISDIR(seen.st_mode)) {
-            int below = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            if (below >= 0) {
-                walk(below, removing, files, bytes);
-                close(below);
-            }
+        int below = -1;
+        if (S_ISDIR(kind.st_mode) || (task == SYNC && S_ISREG(kind.st_mode)))
+            below = openat(fd, entry->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (S_ISDIR(kind.st_mode) && below >= 0) {
+            walk(below, task, seen);
         } else {
-            *files += 1;
-            *bytes += S_ISREG(seen.st_mode) ? seen.st_size : 0;
+            seen->files += 1;
+            seen->bytes += S_ISREG(kind.st_mode) ? kind.st_size : 0;
         }
-        if (removing)
-            unlinkat(fd, entry->d_name, S_ISDIR(seen.st_mode) ? AT_REMOVEDIR : 0);
+        if (task == SYNC && below >= 0)
+            sync_one(below, seen);
+        if (task == REMOVE)
+            unlinkat(fd, entry->d_name, S_ISDIR(kind.st_mode) ? AT_REMOVEDIR : 0);
+        if (below >= 0)
+            close(below);
     }
+    if (list && task == SYNC)
+        sync_one(fd, seen);
     if (list)
         closedir(list);
 }
 
 static bool is_whole(int tree)
 {
-    unsigned long long files = 0, bytes = 0;
-    walk(tree, false, &files, &bytes);
-    return files == archive.files && bytes == archive.bytes;
+    struct seen seen = {0};
+    walk(tree, COUNT, &seen);
+    return seen.files == archive.files && seen.bytes == archive.bytes;
+}
+
+/* Not syncfs, which waits for whatever others write to that disk. False with errno. */
+static bool sync_tree(int tree)
+{
+    struct seen seen = {0};
+    walk(tree, SYNC, &seen);
+    errno = seen.unsynced;
+    return !seen.unsynced;
 }
 
 /* A name for what isn't a tree yet, or no more: nobody else's. */
@@ -250,12 +278,12 @@ static void own_name(char *name, const char *kind)
 /* Take a tree out of use and remove it. From the rename on nobody takes it for whole. */
 static void discard(int tree, int folder, const char *name)
 {
-    unsigned long long ignored = 0;
+    struct seen ignored = {0};
     char gone[NAME_BYTES];
     own_name(gone, "gone");
     if (!is_still(tree, folder, name) || renameat(folder, name, folder, gone))
         return;
-    walk(tree, true, &ignored, &ignored);
+    walk(tree, REMOVE, &ignored);
     unlinkat(folder, gone, AT_REMOVEDIR);
 }
 
@@ -340,7 +368,7 @@ static int make_tree(int folder, const char *self)
     }
     if (tree < 0)
         return -1;
-    if (write_tree(tree) && renameat(folder, name, folder, archive.tree) == 0) {
+    if (write_tree(tree) && sync_tree(tree) && renameat(folder, name, folder, archive.tree) == 0) {
         fsync(folder);
         return tree;
     }
@@ -386,14 +414,17 @@ static bool is_far(int folder)
     return false;
 }
 
-static void make_folders(const char *path, mode_t mode)
+/* Make a folder and those above it; errno of the first one that can't be made. */
+static int make_folders(const char *path, mode_t mode)
 {
     char part[PATH_MAX];
     for (const char *slash = strchr(path + 1, '/');; slash = strchr(slash + 1, '/')) {
         snprintf(part, sizeof part, "%.*s", slash ? (int)(slash - path) : PATH_MAX - 1, path);
-        mkdir(part, mode);
+        int failed = mkdir(part, mode) ? errno : 0;
+        if (failed && access(part, F_OK))
+            return failed;
         if (!slash)
-            return;
+            return 0;
     }
 }
 
@@ -402,9 +433,11 @@ static int open_place(const char *path)
 {
     struct stat seen;
     struct statvfs mounted;
-    make_folders(path, geteuid() ? 0700 : 0755);
-    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0 || fstat(folder, &seen) || fstatvfs(folder, &mounted))
+    int failed = make_folders(path, geteuid() ? 0700 : 0755);
+    int folder = failed ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (failed)
+        refuse(path, "%s", strerror(failed));
+    else if (folder < 0 || fstat(folder, &seen) || fstatvfs(folder, &mounted))
         refuse(path, "%s", strerror(errno));
     else if (seen.st_uid != 0 && seen.st_uid != geteuid())
         refuse(path, "belongs to another user (uid %u)", seen.st_uid);

@@ -2,19 +2,16 @@
 
 import os
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import rmtree
 
 import pytest
 
-from tests.booted.machine import Machine
-from tests.booted.service import INSTALLED, PROGRAM
+from tests.booted.machine import Machine, booted
+from tests.booted.service import COPIED, PROGRAM, Service
 
 ROOT = Path(__file__).parents[2]
 TREES = ROOT / ".build" / "trees"
-DISKS = ROOT / ".build" / "booted"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,20 +44,22 @@ def machine(suite: str) -> Iterator[Machine]:
     """A machine that was booted, with the program copied to it and nothing else."""
     tree = TREES / suite
     if not tree.exists():
-        pytest.skip(f"no {tree}: `make check-system FULL=1` makes it")
-    DISKS.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=DISKS))
-    machine = Machine(tree, directory)
-    try:
-        copy_program(machine)
-        yield machine.boot()
-    finally:
-        machine.close()
-        rmtree(directory, ignore_errors=True)
+        pytest.skip(f"no {tree}: make check-system makes it")
+    with booted(tree, copy_program) as machine:
+        yield machine
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Service]:
+    """The service of one machine, not installed yet. Should the test fail, its log is shown."""
+    service = Service(machine)
+    yield service
+    if machine.is_on():
+        print(service.log())
 
 
 def copy_program(machine: Machine) -> None:
-    """`cp stream-daemon /usr/local/bin/`, before it is switched on."""
-    to = machine.disk / INSTALLED.lstrip("/")
+    """`scp dist/stream-daemon root@server:`, before it is switched on."""
+    to = machine.disk / COPIED.lstrip("/")
     to.write_bytes(PROGRAM.read_bytes())
     to.chmod(0o755)

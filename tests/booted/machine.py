@@ -1,12 +1,12 @@
-"""A server to break: a bare Debian tree that systemd-nspawn boots; what it writes is thrown away.
+"""A server to break: a bare Debian tree, booted by systemd-nspawn; what it writes is thrown away.
 
 The tree itself is only read; what the machine writes goes into an overlay, which lives through
 its reboots and power cuts and is gone with the test. The machine has a network of its own, with
 nothing in it but lo, so ports can't clash; a socket is brought out of it by a thread that looks
 in for as long as it takes to make one (setns(2) moves one thread).
 
-nspawn registers with nobody and stays in our own unit, so that it needs neither a systemd nor a
-D-Bus out here: this works in a bare container as long as one is root and may mount.
+nspawn registers with nobody and stays in the control group that it is given, so that it needs
+neither a systemd nor a D-Bus out here: one has to be root, and may be so in a container.
 """
 
 import ctypes
@@ -14,11 +14,16 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import TypeVar
 
+from tests.booted.groups import group, join
 from tests.system.daemon import READY_S, connect, until
 
 BOOT_S = 60.0
@@ -30,14 +35,20 @@ HOST_NAME = "server"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
+DISKS = Path(__file__).parents[2] / ".build" / "booted"
+
 Made = TypeVar("Made")
 Done = subprocess.CompletedProcess[str]
 
 
 class Machine:
-    """One Debian, switched off. `directory` takes its disk and is on no tmpfs."""
+    """One Debian, switched off.
 
-    def __init__(self, tree: Path, directory: Path) -> None:
+    `directory` takes its disk and is on no tmpfs; `groups` are its control groups.
+    """
+
+    def __init__(self, tree: Path, directory: Path, groups: list[Path]) -> None:
+        self._groups = groups
         self._console = directory / "console"
         self.disk = directory / "disk"
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -58,7 +69,7 @@ class Machine:
     def start(self) -> "Machine":
         """Switch it on, and wait for nothing more than its systemd."""
         options = ["--quiet", f"--directory={self.disk}", f"--hostname={HOST_NAME}"]
-        options += [f"--machine=stream-daemon-{os.getpid()}-{id(self):x}", "--private-network"]
+        options += [f"--machine={self._groups[0].name}", "--private-network"]
         options += ["--register=no", "--keep-unit", "--console=pipe", "--boot"]
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
@@ -67,9 +78,10 @@ class Machine:
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
+                preexec_fn=partial(join, self._groups),
             )
-        until(lambda: self._is_off() or self.try_init(), BOOT_S, "systemd-nspawn's systemd")
-        assert not self._is_off(), self.said()
+        until(lambda: not self.is_on() or self.try_init(), BOOT_S, "systemd-nspawn's systemd")
+        assert self.is_on(), self.said()
         return self
 
     def boot(self) -> "Machine":
@@ -110,8 +122,8 @@ class Machine:
             return None
         return found[0] if found else None
 
-    def _is_off(self) -> bool:
-        return self._nspawn is None or self._nspawn.poll() is not None
+    def is_on(self) -> bool:
+        return self._nspawn is not None and self._nspawn.poll() is None
 
     def _answers(self) -> bool:
         return self.run("systemctl", "show", "--property=Version", check=False).returncode == 0
@@ -197,6 +209,20 @@ class Machine:
         if wrong:
             raise wrong[0]
         return made[0]
+
+
+@contextmanager
+def booted(tree: Path, prepare: Callable[[Machine], None] = lambda _: None) -> Iterator[Machine]:
+    """A machine that runs, prepared while it was off; gone at the end with all that it wrote."""
+    DISKS.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="m", dir=DISKS))
+    with ExitStack() as stack:
+        stack.callback(rmtree, directory, ignore_errors=True)
+        name = f"try-{directory.name}".replace("_", "-")  # a name that nspawn takes
+        machine = Machine(tree, directory, stack.enter_context(group(name)))
+        stack.callback(machine.close)
+        prepare(machine)
+        yield machine.boot()
 
 
 def _enter(init: int) -> None:

@@ -11,7 +11,13 @@ from tests.booted.machine import Done, Machine
 from tests.system.daemon import until
 
 PROGRAM = Path(__file__).parents[2] / "dist" / "stream-daemon"
+COPIED = "/root/stream-daemon"  # where the administrator has copied it to
 INSTALLED = "/usr/local/bin/stream-daemon"
+SQLITE = """
+[store]
+url = "embedded"
+table = "records"
+"""
 STORED_S = 300.0
 ACTIVE_S = 120.0
 
@@ -30,29 +36,35 @@ class Service:
         self.machine, self.name, self.unit, self.config = machine, name, unit, config
         self._state = f"{state}/{name}"
 
-    def install(self) -> None:
-        """What the head of the unit says, up to its start."""
-        units = Path(__file__).parents[2] / "systemd"
-        for file, to in (
-            ("stream-daemon.service", "/etc/systemd/system/stream-daemon.service"),
-            ("stream-daemon.toml", self.config),
-        ):
-            target = self.machine.path(to)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((units / file).read_bytes())
-        self.machine.run("systemctl", "daemon-reload")
+    def install(self) -> "Service":
+        """What README says: the file is there, and installs itself."""
+        self.machine.run(COPIED, "install")
+        return self
+
+    def start(self, text: str) -> "Service":
+        """Install it with this configuration, and have it started at each boot."""
+        if not (self.machine.disk / INSTALLED.lstrip("/")).exists():
+            self.install()
+        self.configure(text)
+        self.systemctl("enable", "--now")
+        return self
 
     # ── systemd ─────────────────────────────────────────────────────────────────────────
 
     def configure(self, text: str) -> None:
         """Write its configuration."""
-        self.machine.path(self.config).write_text(f'name = "{self.name}"\n{text}')
+        (self.machine.disk / self.config.lstrip("/")).write_text(f'name = "{self.name}"\n{text}')
 
     def systemctl(self, *words: str, check: bool = True) -> Done:
         """`systemctl WORDS… UNIT`; what goes wrong is told with the unit's log."""
         done = self.machine.run("systemctl", *words, self.unit, check=False)
         assert not check or done.returncode == 0, (words, done, self.log())
         return done
+
+    def stop(self) -> None:
+        """Stop it, and see that it ended by itself: systemd had to kill nobody."""
+        self.systemctl("stop")
+        assert self.property("Result") == "success", self.log()
 
     def property(self, name: str) -> str:
         """What `systemctl show` says of it."""
@@ -93,6 +105,10 @@ class Service:
         status: dict[str, Any] = json.loads(self.ask("status", "--json").stdout)
         return status
 
+    def audit(self) -> None:
+        """Fails unless every record that came in is accounted for."""
+        self.ask("audit", "--recount")
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What a query of its SQLite file gives."""
         # SQLite resolves links by itself, and would end up out here by way of /proc/PID/root.
@@ -123,3 +139,8 @@ class Service:
     def until_count(self, rows: int) -> None:
         """Wait for so many rows. Fewer, or more, is then for the content to show."""
         until(lambda: self.count() >= rows, STORED_S, f"{rows} rows\n{self.log()}")
+
+    def until_stored(self, record: str) -> None:
+        """Wait until this record is a row."""
+        sql = f"SELECT COUNT(*) FROM records WHERE raw = '{record}'"
+        until(lambda: self.rows(sql)[0][0], STORED_S, f"{record!r} to be stored\n{self.log()}")

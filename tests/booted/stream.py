@@ -65,6 +65,11 @@ class Stream:
         """Fails if the connection was cut."""
         assert not self.cut, f"{self.name}, after {self.records.sent} records: {self.cut}"
 
+    def until_cut(self) -> None:
+        """Wait until the sender has noticed that its connection is no more."""
+        self._thread.join(END_S)
+        assert self.cut, f"{self.name} has noticed nothing"
+
     def _hang_up(self) -> None:
         try:
             self._connection.shutdown(socket.SHUT_RDWR)

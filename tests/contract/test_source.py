@@ -814,6 +814,11 @@ def test_who_leaves_is_gone_on_with_and_no_sender_notices(harness: Harness) -> N
     collector.source.wait(10.0)  # doesn't: there is nothing to wait for
     handed_over = len(collector.queue)
     collector.kill()
+    sender = getattr(harness, "sender", None)
+    if isinstance(sender, socket.socket):
+        sender.setblocking(False)
+        with pytest.raises(BlockingIOError):  # no end is to be seen
+            sender.recv(1)
     harness.feed(b"ished\n")
     collector.end()
     collector.finish()

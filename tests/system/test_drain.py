@@ -29,6 +29,7 @@ from tests.system.records import Records
 from tests.system.stores import MariaDB, Sqlite, StoreUnderTest
 
 MANY = 100_000
+DYNAMIC = 64729  # a user id of those that systemd gives out (DynamicUser=)
 FEW = 3_000
 SHORT = 60  # bytes of the longest record
 SMALL = 'frame_bytes_max = "1KiB"\nrecord_bytes_max = "1KiB"\nframe_interval_ms = 0\n'
@@ -172,6 +173,18 @@ def test_the_directory_is_another_users(seed: int) -> None:
         )
         assert {place.stat().st_uid for place in instance(daemon).glob("**/*")} == {65534}
         assert sorted(instance(daemon).glob("**/*")) == sorted(places[1:])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user's directory")
+def test_the_owner_is_a_user_that_systemd_has_made(seed: int) -> None:
+    """Nobody can log in as that one: root stores as the owner, and what it leaves there is his."""
+    with queued(Records(seed, SHORT), FEW, "") as daemon:
+        for place in [instance(daemon), *instance(daemon).glob("**/*")]:
+            os.chown(place, DYNAMIC, DYNAMIC)
+        daemon.directory.chmod(0o700)  # only root may enter
+        assert cron.run(daemon, "drain") == SILENT
+        assert len(Sqlite().rows(daemon, "SELECT seq FROM records")) == FEW
+        assert {place.stat().st_uid for place in instance(daemon).glob("**/*")} == {DYNAMIC}
 
 
 # ── beside a running instance ───────────────────────────────────────────────────────────

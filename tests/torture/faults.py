@@ -154,10 +154,10 @@ class Executor:
         spares_keeper = fault.kind != "massacre" and self._world.keeper_holds()
         children = list(self._world.children().values())
         done = self._strike(self._world.parent, fault)
+        if fault.kind == "massacre":  # until the keeper's turn comes, senders are let in
+            self._kill_orphans(children, fault)
         if not spares_keeper:
             self._world.parent_kills.append((began, time.monotonic()))
-        if fault.kind == "massacre":
-            self._kill_orphans(children, fault)
         self._await_keeper()
         return done
 

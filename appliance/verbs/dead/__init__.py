@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     asked.check(args)
     config, instance, _file = locate.load(args)
     if not config.store.url.startswith("mysql:"):  # SQLite makes files beside its own
-        locate.refuse_others(instance, args, ["dead", args.action, "…"])
+        locate.as_owner(instance, args, ["dead", args.action, "…"])
     with App(config, instance).letters() as (letters, maker):
         if not letters.is_prepared():
             asked.say_nothing_there(args, config.store.url)

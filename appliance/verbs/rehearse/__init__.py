@@ -36,7 +36,7 @@ SEED_LIMIT = 10**6
 def run(args: argparse.Namespace) -> int:
     """Rehearse for the given time; 0 if each record was stored once, 74 if one was lost."""
     users, real, _file = locate.load(args)
-    locate.refuse_others(real, args, ["rehearse"])
+    locate.as_owner(real, args, ["rehearse"])
     instance = Instance(real.directory.parent / plan.name_of(users.name))
     control.check_path(instance.control)
     text = plan.text(plan.derive(users, instance.directory, free_port))

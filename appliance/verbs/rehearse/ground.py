@@ -16,7 +16,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 
-from appliance import process
+from appliance import keeper_wire, process
 from appliance.app import App
 from appliance.errors import InstanceError, StreamDaemonError, Unavailable
 from appliance.instance import Instance
@@ -125,7 +125,8 @@ class Ground:
     def _clean(self) -> None:
         """Processes, then tables and keys, then files, and the mark as the last of all."""
         for pid in self._processes():
-            process.kill_and_wait(pid, signal.SIGKILL, END_S_MAX)
+            _kill(pid)
+        keeper_wire.end(self._instance.keeper, _kill)
         with self._app.traces() as (queue, store):
             store.drop()
             if queue:
@@ -149,3 +150,7 @@ class Ground:
         if self._makes_state_dir and not any(self._directory.parent.iterdir()):
             self._directory.parent.rmdir()
         self._lock.release()
+
+
+def _kill(pid: int) -> None:
+    process.kill_and_wait(pid, signal.SIGKILL, END_S_MAX)
