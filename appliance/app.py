@@ -65,6 +65,7 @@ from appliance.settings import (
     SocketSource,
     StdinSource,
     TcpSource,
+    UnixSource,
 )
 from appliance.sources import dialled, held, stdin, tcp, unix
 from appliance.sources import file as file_source
@@ -469,6 +470,7 @@ class App:
 
         Raises:
             AddressError: one isn't.
+            ConfigError: a user or group doesn't exist.
         """
         self.make_room()
         running = Inherited()
@@ -479,6 +481,8 @@ class App:
                     continue
                 if not is_left(source, running.listeners):
                     look_at_source(source, runs=False)
+                elif isinstance(source, UnixSource) and source.owner:
+                    unix.ids_of(source.owner)
         finally:
             running.close()
 

@@ -438,6 +438,24 @@ def test_a_keeper_is_for_an_instance_that_nobody_manages(place: Place, tmp_path:
     assert place.app(config)._wants_keeper
 
 
+def test_before_another_is_replaced_the_owner_of_what_goes_on_is_looked_at(
+    place: Place, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = f'[source.u]\ntype = "unix"\nlisten = "{short_dir}/s"\nowner = "no-such-user"\n'
+    instance = place.app(config)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{short_dir}/s")
+        left.listen()
+
+        def give(_path: Path, running: Inherited, **_how: object) -> app.keeper_wire.Legacy:
+            running.add("u.listen.1", left.dup())
+            return app.keeper_wire.Legacy()
+
+        monkeypatch.setattr(app.keeper_wire, "take_over", give)
+        with pytest.raises(ConfigError, match="no-such-user"):
+            instance.look_ahead()
+
+
 def test_who_waits_with_a_keeper_is_let_in_when_the_start_has_succeeded(
     place: Place, short_dir: Path
 ) -> None:

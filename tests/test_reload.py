@@ -74,7 +74,7 @@ ONE_KEY: list[tuple[str, str, str, dict[str, Any]]] = [  # section, line, key, w
     ("store", 'on_duplicate = "ignore"', "store.on_duplicate", STORE),
     ("store", "lease_bytes_max = 9999", "store.lease_bytes_max", STORE),
     ("store.columns", 'a = { path = "", type = "TEXT" }', "store.columns", STORE),
-    ("log", 'level = "debug"', "log.level", EVERY),
+    ("log", 'level = "debug"', "log.level", EVERY | {"relogged": True}),
 ]
 
 

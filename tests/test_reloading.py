@@ -14,7 +14,7 @@ from appliance.contracts import NoHolder, NoManager
 from appliance.errors import ConfigError, Exit
 from appliance.reload import Plan
 from appliance.reloading import STOPPING
-from tests.test_watchdog import Listener
+from tests.test_watchdog import Kept, Listener
 from tests.watched import WAIT_S, Cast, Diary, Parent, Start, beat_until_told, parents
 
 ALL = Plan(
@@ -268,6 +268,22 @@ def test_one_that_is_gone_drains_even_when_it_is_killed_meanwhile(
         assert b'"reloaded"' in client.recv(1000)
     assert "old" not in parent.status()["sources"]
     assert parent.stop() == Exit.OK
+
+
+def test_the_keeper_logs_where_the_parent_does(start: Start, diary: Diary, cast: Cast) -> None:
+    kept = Kept(diary)
+    specs = family(cast)
+    specs[1] = hearing(cast, "collector", "a", acceptor=kept.listener.acceptor)
+    plan = Plan(("log.to",), relogged=True)
+    parent = start(specs, keeping=kept.keeping, read=lambda: Fake(cast, plan))
+    all_born(diary)
+    first = diary.wait_for(r"keeper born (\d+) with a\.listen\.\d+")[1]
+    assert parent.ask(verb="reload")["exit"] == 0
+    second = diary.wait_for(r"keeper born (\d+) with a\.listen\.\d+")[1]
+    assert first != second
+    assert parent.status()["keeper"]["restarts"] == 0, "it hasn't died"
+    assert parent.stop() == Exit.OK
+    kept.listener.close()
 
 
 class Everything(NoHolder):

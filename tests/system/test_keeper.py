@@ -260,6 +260,26 @@ def test_a_connection_that_was_made_by_us_outlives_the_parent(seed: int) -> None
             assert daemon.stop() == 0
 
 
+def test_who_waits_at_an_address_that_is_given_up_is_let_in() -> None:
+    """And an instance that gives up leaves that to the next one."""
+    old = free_port()
+    source = '[source.s]\ntype = "tcp"\nlisten = "127.0.0.1:{}"\n'
+    with Daemon(source.format(old)) as daemon:
+        daemon.keeper()
+        text = daemon.file.read_text()
+        daemon.kill_parent()
+        with connect(old) as sender:
+            sender.sendall(b"early, and gone\n")
+        away = f'[store]\nurl = "mysql://nobody@127.0.0.1:{free_port()}/nothing"\n'
+        daemon.file.write_text(f"require_healthy = true\nready_s = 2\n{text}{away}")
+        daemon.spawn()
+        assert daemon.wait() == 69
+        daemon.file.write_text(text.replace(f":{old}", f":{free_port()}"))
+        daemon.start()
+        daemon.until_stored(1)
+        assert daemon.stop() == 0
+
+
 # ── the end ─────────────────────────────────────────────────────────────────────────────
 
 
