@@ -69,10 +69,10 @@ check-system: $(VENV)/.dev ## try dist/stream-daemon on booted Debians, as root 
 	@[ -x dist/stream-daemon ] || $(MAKE) binary
 	@FULL=$(FULL) build/booted.sh $(BIN)/python
 
-deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINT=no leaves lintian out)
+deb: ## make a Debian package out of dist/stream-daemon (make binary first; LINTIAN=no leaves lintian out)
 	@[ -x dist/stream-daemon ] || $(MAKE) binary
-	@[ "$(LINT)" = no ] || build/machine.sh packager
-	@LINT=$(or $(LINT),yes) build/deb.sh $(BIN)/python
+	@[ "$(LINTIAN)" = no ] || build/machine.sh packager
+	@LINTIAN=$(or $(LINTIAN),yes) build/deb.sh $(BIN)/python
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

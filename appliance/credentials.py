@@ -82,7 +82,8 @@ def _credential_path(name: str, key: str, environ: Mapping[str, str]) -> str:
         raise ConfigError(
             f"{key}: there is no systemd credential {name}, $CREDENTIALS_DIRECTORY is not set",
             f"start by systemd with LoadCredential={name}:/path/to/it in the unit, "
-            'or write { file = "/path/to/it" }',
+            'or write { file = "/path/to/it" }; for a command beside the service, as root: '
+            "CREDENTIALS_DIRECTORY=/run/credentials/stream-daemon.service stream-daemon …",
         )
     return os.path.join(directory, name)
 

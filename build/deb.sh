@@ -39,7 +39,10 @@ done
 {
     echo "stream-daemon is in the public domain:"
     cat LICENSE
-    echo "What is inside the program, and under which licences:"
+    echo "What is inside the program, and under which licences. On Debian the common ones are also in"
+    echo "/usr/share/common-licenses/Apache-2.0, /usr/share/common-licenses/GPL,"
+    echo "/usr/share/common-licenses/LGPL and /usr/share/common-licenses/MPL-2.0."
+    echo
     "$program" licenses
 } | put $doc/copyright
 packed $doc/changelog <<EOF
@@ -72,7 +75,7 @@ find "$tree" -exec touch -hd "@$date" {} +
 deb=dist/stream-daemon_${version}_$arch.deb
 dpkg-deb --root-owner-group -Zxz --build "$tree" "$deb" >/dev/null
 echo "→ $deb: $(stat -c %s "$deb") bytes, for glibc ${glibc#GLIBC_} and newer"
-if [ "${LINT:-yes}" != yes ] || ! command -v lintian >/dev/null; then
+if [ "${LINTIAN:-yes}" != yes ] || ! command -v lintian >/dev/null; then
     echo "→ not looked at by lintian"
     exit
 fi

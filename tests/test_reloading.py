@@ -2,9 +2,8 @@
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from appliance.errors import ConfigError, Exit
 from appliance.reload import Plan
 from appliance.reloading import STOPPING
 from tests.test_watchdog import Kept, Listener
-from tests.watched import WAIT_S, Cast, Diary, Parent, beat_until_told
+from tests.watched import WAIT_S, Cast, Diary, Parent, Start, beat_until_told, parents
 
 ALL = Plan(
     changes=("everything",),
@@ -27,7 +26,6 @@ ALL = Plan(
     subscribers=True,
     recovery=True,
 )
-Start = Callable[..., Parent]
 
 
 @pytest.fixture
@@ -42,16 +40,8 @@ def cast(diary: Diary) -> Cast:
 
 @pytest.fixture
 def start(short_dir: Path, diary: Diary) -> Iterator[Start]:
-    """Starts the one parent of a test; it is gone when the test is over."""
-    started: list[Parent] = []
-
-    def make(specs: list[ChildSpec], **how: Any) -> Parent:
-        started.append(Parent(short_dir, diary, specs, **how))
-        return started[-1].__enter__()
-
-    yield make
-    for parent in started:
-        parent.__exit__(sys.exc_info()[0])
+    with parents(short_dir, diary) as start:
+        yield start
 
 
 def hearing(cast: Cast, kind: str, name: str, lingers_s: float = 0.0, **more: Any) -> ChildSpec:

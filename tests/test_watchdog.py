@@ -38,15 +38,16 @@ from tests.watched import (
     Cast,
     Diary,
     Parent,
+    Start,
     beat_until_told,
     descriptors,
     gaps_s,
+    parents,
     said_delays,
     state_of,
 )
 
 FAST_STOP = {"PHASE_GRACE_S": 0.3}
-Start = Callable[..., Parent]
 
 
 @pytest.fixture
@@ -61,16 +62,8 @@ def cast(diary: Diary) -> Cast:
 
 @pytest.fixture
 def start(short_dir: Path, diary: Diary) -> Iterator[Start]:
-    """Starts the one parent of a test; it is gone when the test is over."""
-    started: list[Parent] = []
-
-    def make(specs: list[ChildSpec], **how: Any) -> Parent:
-        started.append(Parent(short_dir, diary, specs, **how))
-        return started[-1].__enter__()
-
-    yield make
-    for parent in started:
-        parent.__exit__(sys.exc_info()[0])
+    with parents(short_dir, diary) as start:
+        yield start
 
 
 def born(diary: Diary, who: str) -> int:

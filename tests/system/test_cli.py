@@ -204,7 +204,7 @@ def test_help_shows_an_example_for_each_verb() -> None:
         done = run(verb, "--help")
         assert (done.returncode, done.stderr) == (0, "")
         example = done.stdout.split("examples:\n")[1].strip()
-        assert example.startswith("stream-daemon ")
+        assert re.match(r"(sudo (\./)?)?stream-daemon ", example)  # root's, of the file as copied
         assert verb in example.split()
         assert example in overview.stdout
         assert "-c FILE" in done.stdout
@@ -274,7 +274,7 @@ PRESSED = [  # what stands before the cursor when TAB is pressed → what is off
     ("d", ["dead", "demo", "drain"]),
     ("-c c", ["c.toml"]),
     ("-c c.toml sta", ["status"]),
-    ("-c c.toml collect --", ["--detach", "--help", "--if-needed"]),
+    ("-c c.toml collect --", ["--detach", "--help", "--if-needed", "--replace"]),
     ("drain -c ''", ["c.toml", "other"]),
     ("drain --t", ["--timeout"]),
     ("completion ''", ["bash", "fish", "zsh"]),
@@ -510,7 +510,8 @@ def test_titles_are_what_ps_shows(daemon: Daemon) -> None:
     children = daemon.children()
     ours = {title for title in children if title.startswith("stream-daemon ")}
     [server] = [pid for title, pid in children.items() if title not in ours]
-    assert len(ours) == 3
+    assert {"stream-daemon stream keeper", "stream-daemon stream recovery"} < ours
+    assert len(ours) == 4
     assert comm_of(server) in ("valkey-server", "redis-server")
 
 
@@ -742,7 +743,6 @@ def test_a_closed_standard_input_is_an_empty_one() -> None:
         done = daemon.run_in_shell("{collect} <&-")
         assert done.returncode == 0, done.stderr
         assert "every source has ended and everything is stored" in done.stderr
-        assert not [*(daemon.directory / "state").glob("*/*.db")]  # nobody had to store
 
 
 # ── helpers ─────────────────────────────────────────────────────────────────────────────
