@@ -113,6 +113,10 @@ class Acceptor:
             if self._wire:
                 self._wire.send(connection)
 
+    def take_over(self, connection: socket.socket) -> None:
+        """A connection that has waited for a predecessor, and is prepared."""
+        self._keep(cookie_of(connection), connection)
+
     def _keep(self, cookie: int, connection: socket.socket) -> None:
         self._connections[cookie] = connection
         self._holder.keep(connection_name(self._name, cookie), connection)

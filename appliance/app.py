@@ -77,6 +77,7 @@ from appliance.sources.listening import (
     close_unused,
     is_left,
     listen,
+    listens,
     waiting_at,
     wants,
     words,
@@ -126,6 +127,7 @@ class App:
         self._config = config
         self._instance = instance
         self._inherited = inherited or Inherited()
+        self._units = {_inode(one): name for name, one in self._inherited.others}
         self._holder = holder or NoHolder()
         self._manager = manager or NoManager()
         self._checkpoint = checkpoint
@@ -136,7 +138,9 @@ class App:
         self._boot = boot or secrets.token_hex(16)
         # Where the boot can't be known, no successor may go on with a connection of ours.
         self._knows_boot = boot is not None
-        self._wants_keeper = self._knows_boot and not self._holder.holds
+        # A service manager ends a keeper together with us: what were left to it would be cut.
+        is_managed = not isinstance(self._manager, NoManager)
+        self._wants_keeper = self._knows_boot and not self._holder.holds and not is_managed
         self._keep_s = keep_s
         self._keyring = credentials.Keyring()
         self._secrets = self._keyring.resolve(_references(config))
@@ -168,10 +172,12 @@ class App:
         keeping = self._keeping(release_lock) if self._wants_keeper else None
         self._holder = keeping or self._holder
         with self._legacy() as legacy:
+            aside = self._put_aside() if keeping else []
             if not keeping:
                 self._let_go()
             specs = self._specs()  # listens: an address that is taken ends it here
             self._refuse_strangers()
+        self._give_up(aside)
         self._close_left()
         if keeping:
             keeping.inherit(legacy)
@@ -195,6 +201,7 @@ class App:
             manager=self._manager,
             keeping=keeping,
             read=read,
+            took_over=self._inherited.size > 0,
         )
         process.set_title(f"stream-daemon {self._config.name}")
         gc.collect()
@@ -362,6 +369,10 @@ class App:
         else:
             self._acceptors[name] = self._new_acceptor(name, source, own)
 
+    def unit_of(self, one: socket.socket) -> str | None:
+        """The name under which a .socket unit has given us this socket; None: it is our own."""
+        return self._units.get(_inode(one))
+
     def unheld(self) -> list[str]:
         """Sources of which nobody can go on with what a collector has in hand."""
         return [name for name, source in self._config.sources.items() if not self._is_held(source)]
@@ -488,6 +499,24 @@ class App:
         close_unused([one for _, one in dropped])
         if dropped:
             self._holder.settle()
+
+    def _put_aside(self) -> list[tuple[str, Any]]:
+        """Listening sockets of a keeper whose addresses are given up, if this start succeeds."""
+        return self._inherited.drop(
+            lambda name, one: not listens(one) or self._is_wanted(name, one)
+        )
+
+    def _give_up(self, aside: list[tuple[str, Any]]) -> None:
+        """Close them; who waits there is let in where its source goes on elsewhere."""
+        ours = [one.getsockname() for a in self._acceptors.values() for one in a.listeners]
+        for name, one in aside:
+            source = self._config.sources.get(name.partition(".")[0])
+            if isinstance(source, SocketSource):
+                for connection in waiting_at(source, one):
+                    self._acceptors[name.partition(".")[0]].take_over(connection)
+            if one.getsockname() in ours:  # a new socket is at this path
+                one.close()
+        close_unused([one for _, one in aside if one.fileno() >= 0])
 
     def _take_waiting(self, name: str, listener: socket.socket) -> None:
         """Who waits at an address that is given up is let in where its source goes on elsewhere."""
@@ -873,6 +902,10 @@ class App:
         if self._server:
             return RedisAddress.parse(f"unix://{self._server.socket_path}")
         return RedisAddress.parse(self._config.queue.url)
+
+
+def _inode(one: socket.socket) -> int:
+    return os.fstat(one.fileno()).st_ino
 
 
 def _look_at_log(log: LogConfig) -> list[Remark]:

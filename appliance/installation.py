@@ -72,8 +72,7 @@ class Kind(Enum):
 class Found:
     """What is at a path now: `digest` of a file's bytes, `target` of a link.
 
-    Of the program: `running` it is the file that runs now; `ours` it says that it is a
-    stream-daemon.
+    Of the program: `running` it is the file that runs now; `ours` it is a stream-daemon.
     """
 
     kind: Kind
@@ -212,11 +211,16 @@ class Machine:
 
 
 def unit_for(text: str, user: str) -> str:
-    """A unit's text for this user; "" leaves it to systemd, which makes one while the unit runs."""
+    """A unit's text for this user; "" leaves it to systemd, which makes one while the unit runs.
+
+    The files of Unix sockets then live through a restart: their directory is the user's own.
+    """
     if not user:
         return text
     without = re.sub(r"^(User|Group)=.*\n", "", text, flags=re.MULTILINE)
-    return re.sub(r"^DynamicUser=.*$", f"User={user}", without, flags=re.MULTILINE)
+    named = re.sub(r"^DynamicUser=.*$", f"User={user}", without, flags=re.MULTILINE)
+    preserve = r"\g<0>\nRuntimeDirectoryPreserve=restart"
+    return re.sub(r"^RuntimeDirectory=.*$", preserve, named, flags=re.MULTILINE)
 
 
 def install(

@@ -29,6 +29,7 @@ UNIT_SUFFIXES = (".service", ".socket")
 OUR_UNITS = [
     f"stream-daemon{instance}{suffix}" for instance in ("", "@*") for suffix in UNIT_SUFFIXES
 ]
+TRAILER, TRAILER_BYTES = b"stream-daemon-archive ", 128  # as build/pack.py writes it
 SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 
 
@@ -42,6 +43,14 @@ def templates() -> Path:
 def digest_of(content: bytes) -> str:
     """How the record tells one version of a file from another."""
     return hashlib.sha256(content).hexdigest()
+
+
+def is_one_file(content: bytes) -> bool:
+    """Whether a file is a stream-daemon, of whatever version, by its last line (build/pack.py).
+
+    It isn't asked: root would run what somebody else has put there, or a file of another machine.
+    """
+    return content[-TRAILER_BYTES:].startswith(TRAILER)
 
 
 class Installer:
@@ -112,18 +121,12 @@ class Installer:
         if not stat.S_ISREG(mode):
             return Found(Kind.OTHER)
         running = self._runs_from(path)
-        ours = name == installation.PROGRAM and not running and self._is_ours(path)
-        return Found(Kind.FILE, digest_of(path.read_bytes()), running=running, ours=ours)
+        content = path.read_bytes()
+        ours = name == installation.PROGRAM and not running and is_one_file(content)
+        return Found(Kind.FILE, digest_of(content), running=running, ours=ours)
 
     def _runs_from(self, path: Path) -> bool:
         return bool(self._program and path.exists() and path.samefile(self._program))
-
-    def _is_ours(self, path: Path) -> bool:
-        """Whether a program says that it is one of ours. It is in root's own path."""
-        try:
-            return self._run([str(path), "--version"]).startswith("stream-daemon ")
-        except InstanceError:
-            return False
 
     def machine(self, user: str) -> Machine:
         """The rest of what is found; `user` is the one that the units name, or "" ."""
@@ -135,7 +138,7 @@ class Installer:
             units=runs or any(self.path(place).exists() for place in SYSTEMD),
             runs=runs,
             stale=runs and self._is_stale(),
-            directories=frozenset(name for name in places if self.path(name).is_dir()),
+            directories=frozenset(name for name in places if _leads_or_led(self.path(name))),
             user_exists=entry is not None,
             user_is_ours=bool(entry and entry.pw_gecos == installation.USER_COMMENT),
             loaded=self._loaded() if runs else (),
@@ -266,12 +269,18 @@ class Installer:
     def _remove_tree(self, name: str) -> None:
         """systemd keeps what belongs to users of its own in a folder beside, behind a link."""
         path = self.path(name)
+        if not path.is_symlink():
+            shutil.rmtree(path)
+            return
         private = path.with_name("private") / path.name
-        if path.is_symlink():
-            _remove(path)
-        for tree in (path, private):
-            if tree.exists():
-                shutil.rmtree(tree)
+        if private.exists():
+            shutil.rmtree(private)
+        _remove(path)  # last: killed before, the next run finds what to remove by it
+
+
+def _leads_or_led(path: Path) -> bool:
+    """Whether a directory is there, or a link that is left of one that systemd had made."""
+    return path.is_dir() or path.is_symlink()
 
 
 def _is_our_unit(name: str) -> bool:

@@ -57,6 +57,7 @@ class Keeping:
         self._asked_at: float | None = None  # of what wasn't answered yet
         self._answered_at: float | None = None
         self._aborted = False
+        self._renewed = False
         self.changed: Callable[[bool], None] = lambda _holds: None
         self.start_at = 0.0
         self.restarts = 0
@@ -158,6 +159,9 @@ class Keeping:
             return
         self.pid = None
         self._cut()
+        if self._renewed:
+            self._renewed = False
+            return
         lived_s = now - self._born
         delay_s = 0.0
         if lived_s < ENDED_AT_ONCE_S:
@@ -202,6 +206,14 @@ class Keeping:
             logging.getLogger("keeper").exception("an error of ours")
         finally:
             os._exit(code)
+
+    def renew(self) -> None:
+        """Replace the living keeper by a fork of this process, whose log goes elsewhere now."""
+        if self.pid is not None:
+            self._renewed = True
+            self._kill()
+            self._cut()
+            self.changed(False)
 
     def close_in_child(self) -> None:
         """In another child: drop what is the parent's own."""

@@ -317,8 +317,8 @@ def forget_variables(names: Iterable[str], environ: MutableMapping[str, str] = o
     """
     setproctitle.setproctitle(setproctitle.getproctitle())
     for name in names:
-        environ.pop(name, None)
-        _wipe_variable(os.fsencode(name))
+        if environ.pop(name, None) is not None:
+            _wipe_variable(os.fsencode(name))
 
 
 def _wipe_variable(name: bytes) -> None:

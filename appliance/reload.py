@@ -97,6 +97,7 @@ class Plan:
         listeners: sources that listen otherwise.
         added, removed: sources.
         resized: whether another number of subscribers is wanted.
+        relogged: whether the log goes elsewhere, or looks otherwise.
     """
 
     changes: tuple[str, ...]
@@ -108,6 +109,7 @@ class Plan:
     subscribers: bool = False
     recovery: bool = False
     resized: bool = False
+    relogged: bool = False
     asks_queue: bool = False
     asks_store: bool = False
 
@@ -144,6 +146,7 @@ def plan(old: Config, new: Config, secrets: Collection[str], unheld: Collection[
         subscribers=moved or Touch.SUBSCRIBERS in touched,
         recovery=moved or Touch.RECOVERY in touched,
         resized="subscribers" in keys,
+        relogged=any(key.startswith("log.") for key in keys),
         asks_queue="queue.password" in keys,
         asks_store=store_keys or _longest(old) != _longest(new),
     )

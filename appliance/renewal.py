@@ -12,10 +12,10 @@ from collections.abc import Callable
 from appliance import reload
 from appliance.app import App, no_beat
 from appliance.child import Child, ChildSpec
-from appliance.errors import StreamDaemonError, Unavailable
+from appliance.errors import AddressError, StreamDaemonError, Unavailable
 from appliance.reloading import Candidate
 from appliance.settings import Config, SocketSource
-from appliance.sources.listening import Listening, listen
+from appliance.sources.listening import Given, Listening, listen
 
 
 class Renewer:
@@ -76,20 +76,27 @@ class Renewal:
             StreamDaemonError: an address can't be listened on, or there is no room.
         """
         self._new.make_room()
-        self._duplicate()
-        left = list(self._duplicates)
+        left: list[socket.socket] = []
+        given: Given = []
         try:
+            self._duplicate(left, given)
             for name in sorted(self._to_open(), key=self._is_listened_at):
                 source = self._new.config.sources[name]
                 assert isinstance(source, SocketSource)
-                self._opened[name] = listen(source, left)
+                self._opened[name] = listen(source, left, name, given)
+        except OSError as error:
+            self.close()
+            raise AddressError(
+                f"listening sockets can't be duplicated: {error.strerror}", "reload once more"
+            ) from error
         except StreamDaemonError:
             self.close()
             raise
         finally:
-            for one in left:
+            unused = [*left, *(one for _unit, one in given)]
+            for one in unused:
                 one.close()
-        self._moved = {name for one, name in self._duplicates.items() if one not in left}
+        self._moved = {name for one, name in self._duplicates.items() if one not in unused}
 
     def _to_open(self) -> list[str]:
         names = (*self.plan.listeners, *self.plan.added)
@@ -100,11 +107,18 @@ class Renewal:
         wanted = getattr(self._new.config.sources[name], "listen", None)
         return wanted in [getattr(s, "listen", None) for s in self._old.config.sources.values()]
 
-    def _duplicate(self) -> None:
+    def _duplicate(self, left: list[socket.socket], given: Given) -> None:
+        """Duplicates of what may go on: of our own, and of those of .socket units."""
         for name in (*self.plan.listeners, *self.plan.removed):
             acceptor = self._old.acceptor_of(name)
             for listener in acceptor.listeners if acceptor else ():
-                self._duplicates[listener.dup()] = name
+                one = listener.dup()
+                self._duplicates[one] = name
+                unit = self._old.unit_of(one)
+                if unit is None:
+                    left.append(one)
+                else:
+                    given.append((unit, one))
 
     def close(self) -> None:
         """Close what was opened; the files of new sockets go with them."""

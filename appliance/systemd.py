@@ -140,6 +140,11 @@ class Channel:
         """How many messages wait."""
         return len(self._unsent)
 
+    @property
+    def has_things(self) -> bool:
+        """Whether a descriptor is among what waits."""
+        return any(thing is not None for _text, thing in self._unsent.values())
+
     def say(self, kind: str, text: str, thing: Any = None) -> None:
         """Say this, with a descriptor or without; the caller keeps `thing` open until it is said
         or something else of this kind is.
@@ -277,8 +282,10 @@ class Store:
 
     @property
     def holds(self) -> bool:
-        """Whether it keeps anything."""
-        return self._room > 0
+        """Whether it keeps all that it was given: what nobody reads in the others would be lost."""
+        if self._channel.has_things:
+            self._channel.flush()
+        return self._room > 0 and not self._without and not self._channel.has_things
 
     def keep(self, name: str, thing: Any) -> None:
         """Keep a duplicate; what it has already under this name stays as it is.
@@ -286,7 +293,7 @@ class Store:
         It takes no socket twice, so that one with another name has to be let go of before.
         """
         held = self._held.get(_inode(thing), name)
-        if not self.holds or not held:
+        if not self._room or not held:
             return
         if held != name:
             del self._held[_inode(thing)]
@@ -300,7 +307,7 @@ class Store:
 
     def release(self, name: str) -> None:
         """Let go of what has this name; another for which there was no room takes its place."""
-        if not self.holds or self._without.pop(name, None) is not None:
+        if not self._room or self._without.pop(name, None) is not None:
             return
         self._kept.discard(name)
         self._channel.say(name, f"FDSTOREREMOVE=1\nFDNAME={name}")
@@ -310,14 +317,14 @@ class Store:
 
     def settle(self) -> None:
         """Wait until what was released is let go of, SETTLE_S at most."""
-        if self.holds:
+        if self._room:
             self._channel.barrier(SETTLE_S)
 
     def _say_full(self) -> None:
         if not self._said:
             _log.warning(
-                "systemd keeps %d sockets of this unit, and there are more: those end with us; "
-                "raise FileDescriptorStoreMax=",
+                "systemd keeps %d sockets of this unit, and there are more: until there are fewer, "
+                "a restart ends all connections as a stop does; raise FileDescriptorStoreMax=",
                 self._room,
             )
             self._said = True

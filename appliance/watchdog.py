@@ -69,8 +69,10 @@ class Watchdog:
         manager: ServiceManager | None = None,
         keeping: Keeping | None = None,
         read: Callable[[], Candidate] | None = None,
+        took_over: bool = False,
     ) -> None:
         self._name = name
+        self._took_over = took_over  # sockets of a predecessor, with all who are connected
         self._holder = holder or keeping or NoHolder()
         self._keeping = keeping
         self._manager = manager or NoManager()
@@ -192,7 +194,7 @@ class Watchdog:
             awaited = status.awaited(self.report()) or ["an answer"]
             self._log.error("require_healthy: still waiting for %s", "; ".join(awaited))
             self._refused = True
-            self.stop(quick=True)
+            self.stop(quick=True, leave=self._took_over)
 
     def _is_wanted(self, child: Child) -> bool:
         if child.done or child.retired:
@@ -269,9 +271,13 @@ class Watchdog:
                 child.spec.acceptor.close_in_keeper()
 
     def _say_kept(self, holds: bool) -> None:
-        """Tell the collectors whether their connections would outlive us."""
+        """Tell the collectors whether their connections would outlive us, for somebody to go on.
+
+        In a stop that ends them nobody will: it is finished also when we are killed in it.
+        """
+        ends = self._phase is not None and not self._leaving
         for child in self._children:
-            child.slot.set("kept", holds)
+            child.slot.set("kept", holds and not ends and _may_leave(child))
 
     def _kill_all(self) -> None:
         """Nothing outlives the parent's own end."""
@@ -352,6 +358,8 @@ class Watchdog:
         """What the watchdog itself goes by; the number of subscribers, where that has changed."""
         logs.speaks_as("parent", "", self._slot)  # the log may go elsewhere now
         self._drain_s, self._subscriber = candidate.drain_s, candidate.subscriber
+        if self._keeping and candidate.plan.relogged:
+            self._keeping.renew()
         if not candidate.plan.resized:
             return
         while len(self._subscribers) > candidate.subscribers:
@@ -438,7 +446,8 @@ class Watchdog:
             if child.pid and not child.done:
                 self._log.error("%s does not end: killing it", child.spec.title)
                 child.kill()
-            child.give_up(Exit.MAY_BE_LOST if child.spec.may_lose else Exit.TIMED_OUT)
+            loses = child.spec.may_lose and self._request_to(child) is not signals.LEAVE
+            child.give_up(Exit.MAY_BE_LOST if loses else Exit.TIMED_OUT)
         if kind == "server" and self._server:
             self._server.kill()
 
@@ -453,8 +462,7 @@ class Watchdog:
 
     def _request_to(self, child: Child) -> Signals:
         """How it is to end."""
-        stays = child.parting is not signals.DRAIN  # else its source is gone, or its server
-        if self._leaving and child.spec.acceptor and child.spec.held and stays:
+        if self._leaving and _may_leave(child):
             return signals.LEAVE
         return signals.QUICK if self._quick else signals.DRAIN
 
@@ -697,6 +705,14 @@ class Watchdog:
 def _owner(spec: ChildSpec) -> str:
     """Whose slot it is."""
     return f"{spec.kind} {spec.name}"
+
+
+def _may_leave(child: Child) -> bool:
+    """Whether a successor could go on with what it reads: the kernel holds it, and neither its
+    source is gone nor the server that was dialled another one by now.
+    """
+    is_held = child.spec.acceptor is not None and child.spec.held
+    return is_held and child.parting is not signals.DRAIN
 
 
 def _nothing_to_read() -> Candidate:

@@ -177,7 +177,9 @@ build_sqlite3() {
 build_python() {
     local system=$WORK/system/usr
     say "compiling Python"
-    step python3.13 env ac_cv_func_sem_clockwait=no OPT="-O3 -DNDEBUG" \
+    # The Makefile remembers the path of libraries with which it was configured.
+    step python3.13 env LD_LIBRARY_PATH="$PREFIX/lib" \
+        ac_cv_func_sem_clockwait=no OPT="-O3 -DNDEBUG" \
         py_cv_module__tkinter=n/a py_cv_module_readline=n/a py_cv_module__curses=n/a \
         py_cv_module__uuid=n/a py_cv_module__dbm=n/a py_cv_module__gdbm=n/a \
         CPPFLAGS="-I$PREFIX/include" LDFLAGS="-L$PREFIX/lib" \
@@ -186,10 +188,10 @@ build_python() {
         LIBSQLITE3_CFLAGS="-I$PREFIX/include" LIBSQLITE3_LIBS="-L$PREFIX/lib -lsqlite3" \
         ./configure --prefix=/usr --enable-shared --with-openssl="$PREFIX" \
         --with-system-libmpdec=no --without-ensurepip --disable-test-modules
-    step python3.13 env LD_LIBRARY_PATH="$PREFIX/lib" make -j"$JOBS"
-    step python3.13 env LD_LIBRARY_PATH="$PREFIX/lib" make DESTDIR="$NEW" \
-        altbininstall sharedinstall inclinstall
+    step python3.13 make -j"$JOBS"
+    step python3.13 make DESTDIR="$NEW" altbininstall sharedinstall inclinstall
     step python3.13 cp -r Lib/. "$PREFIX/lib/python3.13"
+    step python3.13 sh -c "cp \$(cat pybuilddir.txt)/_sysconfigdata*.py '$PREFIX/lib/python3.13/'"
     (cd "$PREFIX/lib/python3.13" && rm -rf test idlelib turtledemo tkinter ensurepip __pycache__)
     sed -i "s#$WORK#/build#g; s#$PREFIX#/usr#g" "$PREFIX"/lib/python3.13/_sysconfigdata*.py
 }
@@ -227,7 +229,7 @@ licence() {
 }
 
 compiled() { cat "$WORK/sources/$1.version"; }
-unpacked() { sed -n "/^Package: $1\$/,/^\$/s/^Version: //p" "$WORK/system/var/lib/dpkg/status"; }
+unpacked() { gzip -dc "$WORK/system/usr/share/doc/$1/changelog.Debian.gz" | sed -n '1s/.*(\(.*\)).*/\1/p'; }
 
 licences() {
     local from=$WORK/sources doc=$WORK/system/usr/share/doc
@@ -239,7 +241,7 @@ licences() {
     licence sqlite "$(compiled sqlite3)" blessing $SOURCES sqlite3 "$from/sqlite3/LICENSE.md"
     licence zlib "$(compiled zlib)" Zlib $SOURCES zlib "$from/zlib/LICENSE"
     licence libffi "$(unpacked libffi-dev)" MIT $OLD libffi "$doc/libffi-dev/copyright"
-    licence gcc-runtime "$(unpacked libstdc++6)" "GPL-3.0-or-later WITH GCC-exception-3.1" \
+    licence gcc-runtime "$(unpacked gcc-10-base)" "GPL-3.0-or-later WITH GCC-exception-3.1" \
         $OLD gcc-10 "$doc/gcc-10-base/copyright"
     # What is linked into those and others, and what Debian's notes only point to.
     cp "$from/python3.13/Modules/expat/COPYING" "$NEW/licences/expat.txt"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance import cli, program
+from appliance.installer import TRAILER_BYTES
 from appliance.verbs import install, uninstall
 
 VERBS = (install, uninstall)  # loaded here, so that no child has to
@@ -30,8 +31,9 @@ def make(root: Path, *, systemd: bool = True) -> Path:
 
 
 def one_file(path: Path, version: str) -> Path:
-    """What stands for the frozen file: it can say its version."""
-    path.write_text(f"#!/bin/sh\necho stream-daemon {version}\n")
+    """What stands for the frozen file: it ends as that does, and nobody runs it."""
+    trailer = "stream-daemon-archive packed=0".ljust(TRAILER_BYTES - 1)
+    path.write_text(f"#!/bin/sh\nexit 1  # version {version}\n{trailer}\n")
     path.chmod(0o755)
     return path
 

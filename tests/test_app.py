@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance import app, link, process, stock
+from appliance import app, link, process, stock, systemd
 from appliance.app import ORPHAN_LOOK_S, ORPHAN_SPARE_S, QUEUE_BYTES_MAX, SERVER_LOOK_S, App
 from appliance.child import Birth, ChildSpec
 from appliance.config import parse
@@ -427,6 +427,43 @@ def test_a_connection_goes_on_only_where_the_boot_is_known(
     )
     for one in (ours, theirs):
         one.close()
+
+
+def test_a_keeper_is_for_an_instance_that_nobody_manages(place: Place, tmp_path: Path) -> None:
+    """Who restarts a unit kills all of it, so nothing may be left to a keeper."""
+    channel = systemd.Channel(str(tmp_path / "nobody"))
+    config = TCP.format(free_port())
+    manager = systemd.Manager(channel, 0.0, lambda: "restart")
+    assert not place.app(config, manager=manager)._wants_keeper
+    assert place.app(config)._wants_keeper
+
+
+def test_who_waits_with_a_keeper_is_let_in_when_the_start_has_succeeded(
+    place: Place, short_dir: Path
+) -> None:
+    """At another port, and at a path whose file was removed; the new file there stays."""
+    path = short_dir / "s"
+    config = TCP.format(free_port()) + f'[source.u]\ntype = "unix"\nlisten = "{path}"\n'
+    with tcp.listen("127.0.0.1:0")[0] as one, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        inherited = Inherited()
+        for name, listener in (("tweets.listen.1", one), ("u.listen.2", other)):
+            inherited.add(name, listener.dup())
+        senders = [socket.create_connection(one.getsockname()), socket.socket(socket.AF_UNIX)]
+        senders[1].connect(str(path))
+        path.unlink()
+        instance = place.app(config, inherited=inherited, holder=Shelf())
+        aside = instance._put_aside()
+        acceptors = [spec.acceptor for spec in instance._specs() if spec.acceptor]
+        assert [len(acceptor.connections) for acceptor in acceptors] == [0, 0]
+        instance._give_up(aside)
+    assert [len(acceptor.connections) for acceptor in acceptors] == [1, 1]
+    assert [thing.fileno() for _name, thing in aside] == [-1, -1]
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(str(path))
+    for thing in (*acceptors, *senders):
+        thing.close()
 
 
 def test_a_source_that_is_gone_from_the_configuration_is_stored_as_text(place: Place) -> None:

@@ -201,9 +201,11 @@ def test_the_next_three_commands(loaded: tuple[str, ...], found: str, third: str
 
 
 def test_a_unit_for_a_user_of_ones_own() -> None:
-    text = "[Service]\n# DynamicUser= makes one\nDynamicUser=yes\nUser=x\nGroup=x\nUMask=0077\n"
+    text = "[Service]\n# DynamicUser= makes one\nDynamicUser=yes\nUser=x\nGroup=x\n"
+    text += "RuntimeDirectory=a/%i\nRuntimeDirectoryMode=0755\n"
     assert unit_for(text, "") == text
-    expected = "[Service]\n# DynamicUser= makes one\nUser=sd\nUMask=0077\n"
+    expected = "[Service]\n# DynamicUser= makes one\nUser=sd\nRuntimeDirectory=a/%i\n"
+    expected += "RuntimeDirectoryPreserve=restart\nRuntimeDirectoryMode=0755\n"
     assert unit_for(text, "sd") == expected
 
 

@@ -199,7 +199,7 @@ def test_an_older_example_is_brought_up_to_date(
 def test_another_program_of_that_name_is_left(place: Machine) -> None:
     program = place.path(PROGRAM)
     program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\necho something else\n")
+    program.write_text("#!/bin/sh\necho stream-daemon 0.0; touch $0.was-run\n")
     program.chmod(0o755)
     before = machine.tree(place.root)
     assert "is another program; nothing was changed" in place.refused("install", 73)
@@ -288,9 +288,26 @@ def test_data_in_the_private_folder_of_systemd(place: Machine) -> None:
     private.mkdir(parents=True)
     (private / "file").touch()
     place.path(STATE).symlink_to("private/stream-daemon")
-    place.said("uninstall --data --yes")
+    kill_at = 1
+    while place.run("uninstall --data --yes", kill_at=kill_at) != 0:
+        found_by_the_next = place.path(STATE).is_symlink()
+        assert found_by_the_next or not private.exists()
+        kill_at += 1
+    assert kill_at > 1
     assert not private.exists()
     assert not place.path(STATE).is_symlink()
+
+
+def test_a_link_beside_what_is_removed_is_not_followed(place: Machine) -> None:
+    """Anybody may make folders in /var/tmp."""
+    installed(place)
+    ours, theirs = place.path("/var/tmp/stream-daemon-0"), place.path("/var/mail/stream-daemon-0")
+    for folder in (ours, theirs):
+        folder.mkdir(parents=True)
+    place.path("/var/tmp/private").symlink_to("../mail")
+    place.said("uninstall --purge")
+    assert not ours.exists()
+    assert theirs.exists()
 
 
 def test_data_of_an_instance_that_runs_stays(place: Machine) -> None:

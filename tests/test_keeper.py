@@ -259,6 +259,20 @@ def test_a_killed_keeper_has_a_successor_that_inherits_everything(place: Place) 
     assert place.names() == ["a.1", "a.2"]
 
 
+def test_one_that_is_renewed_hands_on_everything_and_nobody_has_died(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = place.holds()
+    place.connect("a.1")
+    place.keeping.renew()
+    assert not place.keeping.holds
+    place.connect("a.2")
+    assert place.holds() != first
+    assert (place.keeping.restarts, caplog.messages) == (0, [])
+    place.die()
+    assert place.names() == ["a.1", "a.2"]
+
+
 def test_it_doesnt_count_before_it_has_answered(place: Place) -> None:
     assert not place.keeping.holds
     place.connect("a.1")

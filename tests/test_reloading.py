@@ -2,20 +2,20 @@
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.child import Birth, Child, ChildSpec
-from appliance.contracts import NoManager
+from appliance.contracts import NoHolder, NoManager
 from appliance.errors import ConfigError, Exit
 from appliance.reload import Plan
 from appliance.reloading import STOPPING
-from tests.watched import WAIT_S, Cast, Diary, Parent, beat_until_told
+from tests.test_watchdog import Listener
+from tests.watched import WAIT_S, Cast, Diary, Parent, Start, beat_until_told, parents
 
 ALL = Plan(
     changes=("everything",),
@@ -26,7 +26,6 @@ ALL = Plan(
     subscribers=True,
     recovery=True,
 )
-Start = Callable[..., Parent]
 
 
 @pytest.fixture
@@ -41,16 +40,8 @@ def cast(diary: Diary) -> Cast:
 
 @pytest.fixture
 def start(short_dir: Path, diary: Diary) -> Iterator[Start]:
-    """Starts the one parent of a test; it is gone when the test is over."""
-    started: list[Parent] = []
-
-    def make(specs: list[ChildSpec], **how: Any) -> Parent:
-        started.append(Parent(short_dir, diary, specs, **how))
-        return started[-1].__enter__()
-
-    yield make
-    for parent in started:
-        parent.__exit__(sys.exc_info()[0])
+    with parents(short_dir, diary) as start:
+        yield start
 
 
 def hearing(cast: Cast, kind: str, name: str, lingers_s: float = 0.0, **more: Any) -> ChildSpec:
@@ -120,8 +111,10 @@ class SayingManager(NoManager):
     def reloading(self) -> None:
         self._diary.say("manager reloading")
 
-    def ready(self, status: str) -> None:
-        self._diary.say("manager ready", status)
+    def status(self, text: str) -> None:
+        """These children never say that they are ready."""
+        if not text.startswith("starting"):
+            self._diary.say("manager hears", text)
 
 
 def family(cast: Cast, **more: Any) -> list[ChildSpec]:
@@ -170,7 +163,7 @@ def test_its_stages_in_their_order(start: Start, diary: Diary, cast: Cast) -> No
     assert parent.stop() == Exit.OK
     lines = plain(diary.lines[began:])
     assert lines[:3] == ["manager reloading", "opens", "takes over"]
-    told = lines[: lines.index("manager ready reloaded: everything")]
+    told = lines[: lines.index("manager hears reloaded: everything")]
     told = [line for line in told if "told" in line or "relistens" in line]
     assert [sorted(told[:2]), told[2], sorted(told[3:6]), told[6:]] == [
         ["recovery told drain", "subscriber 1 told drain"],
@@ -277,6 +270,39 @@ def test_one_that_is_gone_drains_even_when_it_is_killed_meanwhile(
     assert parent.stop() == Exit.OK
 
 
+class Everything(NoHolder):
+    """A holder of all that it is told to hold."""
+
+    holds = True
+
+
+def test_nobody_goes_on_with_a_source_that_is_gone(start: Start, diary: Diary, cast: Cast) -> None:
+    """It is drained to its end, also when the parent is killed meanwhile."""
+
+    def body(birth: Birth) -> Exit:
+        while not birth.wish.stop:
+            birth.slot.beat()
+            birth.wish.wait(0.05)
+        diary.say("collector old kept", birth.slot.get("kept"))
+        while not birth.wish.orphaned:
+            birth.wish.wait(0.05)
+        diary.say("collector old leaves", birth.wish.leave)
+        return Exit.OK
+
+    listener = Listener("old", Everything())
+    specs = family(cast)
+    specs[4] = cast.spec("collector", "old", body, acceptor=listener.acceptor)
+    plan = Plan(("x",), removed=("old",), recovery=True)
+    parent = start(specs, read=lambda: Fake(cast, plan), holder=Everything())
+    all_born(diary)
+    parent.send(signal.SIGHUP)
+    diary.wait_for("collector old kept 0")
+    parent.send(signal.SIGKILL)
+    diary.wait_for("collector old leaves False")
+    parent.wait()
+    listener.close()
+
+
 def test_who_takes_too_long_is_told_to_be_quick_then_killed(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
@@ -353,7 +379,7 @@ def test_what_keeps_the_old_configuration(
     line = f"the old configuration is kept: {said}".replace("\n  → ", " → ")
     assert (status["last_error"], status["state"]) == (line, "healthy")
     assert parent.children().keys() == before.keys()
-    diary.wait_for(f"manager ready the old configuration is kept: {said[:10]}")
+    diary.wait_for(f"manager hears the old configuration is kept: {said[:10]}")
     assert parent.stop() == Exit.OK
     assert f"log ERROR {line}" in diary.lines
     assert "takes over" not in diary.lines

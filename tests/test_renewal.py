@@ -14,6 +14,7 @@ from appliance.child import Child, ChildSpec
 from appliance.config import parse
 from appliance.counters import Board
 from appliance.errors import AddressError, ConfigError, InstanceError
+from appliance.fdnames import Inherited
 from appliance.instance import Instance
 from appliance.reloading import Candidate
 from appliance.renewal import Renewer
@@ -47,13 +48,14 @@ class Place:
         self.instance = Instance(directory / "stream")
         self.instance.make()
         self.holder = NotingHolder()
+        self.inherited = Inherited()
         self.text = ""
         self.children: dict[str, Child] = {}
         self.logs: list[str] = []
 
     def start(self, text: str) -> None:
         self.text = text + REDIS
-        app = App(self.config(), self.instance, holder=self.holder)
+        app = App(self.config(), self.instance, holder=self.holder, inherited=self.inherited)
         self.renewer = Renewer(app, self.config, lambda config: self.logs.append(config.log.level))
         for name in app.config.sources:
             self.adopt(app.collector_spec(name))
@@ -130,6 +132,11 @@ def send_to(senders: list[socket.socket], where: int | Path) -> None:
         senders[-1].connect(str(where))
 
 
+def listening(place: Place) -> list[str]:
+    """What is held of listening sockets, without their cookies."""
+    return sorted(name.rpartition(".")[0] for name in place.holder.kept if ".listen." in name)
+
+
 def test_another_address_takes_those_who_wait_at_the_old_one(
     place: Place, senders: list[socket.socket]
 ) -> None:
@@ -144,7 +151,7 @@ def test_another_address_takes_those_who_wait_at_the_old_one(
     assert place.takes("a") == 3
     with pytest.raises(ConnectionRefusedError):
         send_to(senders, old)
-    assert [name for name in place.holder.kept if "listen" in name] == ["a.listen.0"]
+    assert listening(place) == ["a.listen"]
     assert len(place.holder.kept) == 4
 
 
@@ -165,7 +172,7 @@ def test_a_source_gets_another_name_and_nobody_is_refused_meanwhile(
         send_to(senders, where)
     assert [place.takes(name) for name in "cd"] == [1, 1]
     assert path.stat().st_ino == inode
-    assert {"c.listen.0", "d.listen.0"} <= place.holder.kept.keys()
+    assert listening(place) == ["c.listen", "d.listen"]
 
 
 def test_two_sources_exchange_their_addresses(place: Place, senders: list[socket.socket]) -> None:
@@ -222,6 +229,45 @@ def test_the_mode_of_a_socket_file_is_set_and_the_file_stays(place: Place) -> No
     assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (inode, 0o600)
     place.reload(unix("a", place.directory / "t"))
     assert not path.exists()
+
+
+def test_the_file_of_a_socket_unit_is_left_to_it(
+    place: Place, senders: list[socket.socket]
+) -> None:
+    path, port = place.directory / "s", free_port()
+    with socket.socket(socket.AF_UNIX) as unit, socket.create_server(("127.0.0.1", port)) as other:
+        unit.bind(str(path))
+        unit.listen()
+        for name, one in (("any.socket", unit), ("t", other)):
+            place.inherited.add(name, one.dup())
+        place.start(unix("a", path) + tcp("t", free_port()))
+        mode = path.stat().st_mode
+        more = 'connections_max = 7\nmode = "0600"'
+        place.reload(unix("b", path, more) + tcp("t", free_port(), "connections_max = 7"))
+        for where in (path, port):
+            send_to(senders, where)
+        assert [place.takes(name) for name in "bt"] == [1, 1]
+        assert path.stat().st_mode == mode
+        place.close()
+        assert path.exists()
+
+
+def test_without_a_descriptor_all_stays_as_it_was(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    place.start(tcp("a", port))
+    new = place.candidate(tcp("a", port, "connections_max = 7"))
+    listeners = list(place.acceptor("a").listeners)
+
+    def refuse(_self: socket.socket) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "dup", refuse)
+        with pytest.raises(AddressError, match="Too many open files"):
+            new.open()
+    assert place.acceptor("a").listeners == listeners
 
 
 def test_a_file_that_somebody_has_removed_is_made_again(

@@ -171,10 +171,11 @@ def test_what_isnt_taken_waits_the_newest_of_each_kind(
     for text in ("one", "two", "three"):
         manager.status(text)
     assert channel.unsent == 3
+    assert not store.holds
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as late:
         late.bind(path)
         late.settimeout(5)
-        manager.alive()
+        assert store.holds, "it is said when somebody asks"
         assert channel.unsent == 0
         heard = [late.recv(999).decode() for _ in range(3)]
     assert heard == [
@@ -249,8 +250,10 @@ def test_more_than_it_takes_is_said_once_and_kept_when_there_is_room(
     for number, thing in enumerate(things):
         store.keep(f"a.{number}", thing)
     assert [record.message.count("systemd keeps 2 sockets") for record in caplog.records] == [1]
+    assert not store.holds, "who left now would lose what is in the others"
     store.release("a.2")  # it wasn't kept
     store.release("a.0")
+    assert store.holds
     store.settle()
     assert host.store.keys() == {"a.1", "a.3"}
     store.release("a.1")

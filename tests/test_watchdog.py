@@ -38,15 +38,16 @@ from tests.watched import (
     Cast,
     Diary,
     Parent,
+    Start,
     beat_until_told,
     descriptors,
     gaps_s,
+    parents,
     said_delays,
     state_of,
 )
 
 FAST_STOP = {"PHASE_GRACE_S": 0.3}
-Start = Callable[..., Parent]
 
 
 @pytest.fixture
@@ -61,16 +62,8 @@ def cast(diary: Diary) -> Cast:
 
 @pytest.fixture
 def start(short_dir: Path, diary: Diary) -> Iterator[Start]:
-    """Starts the one parent of a test; it is gone when the test is over."""
-    started: list[Parent] = []
-
-    def make(specs: list[ChildSpec], **how: Any) -> Parent:
-        started.append(Parent(short_dir, diary, specs, **how))
-        return started[-1].__enter__()
-
-    yield make
-    for parent in started:
-        parent.__exit__(sys.exc_info()[0])
+    with parents(short_dir, diary) as start:
+        yield start
 
 
 def born(diary: Diary, who: str) -> int:
@@ -1786,6 +1779,22 @@ def test_a_store_that_is_not_reached_in_time_ends_it(
     assert f"log ERROR require_healthy: still waiting for {awaited}" in diary.lines
 
 
+@pytest.mark.parametrize("took_over", [True, False])
+def test_one_that_gives_up_leaves_what_it_has_taken_over(
+    start: Start, diary: Diary, cast: Cast, held_one: Listener, took_over: bool
+) -> None:
+    """Its senders were connected before; those of a first start find nobody, and see it."""
+    specs = [
+        cast.recovery(),
+        attaching(cast, acceptor=held_one.acceptor),
+        preparing(cast, "the store: it is down"),
+    ]
+    holder = SayingHolder(diary)
+    parent = start(specs, healthy_s=0.3, limits=FAST_STOP, holder=holder, took_over=took_over)
+    assert parent.wait() == Exit.UNREACHABLE
+    assert len(order_of(diary.lines, r"released a\.listen\.\d+")) == (not took_over)
+
+
 def test_a_queue_that_is_not_reached_in_time_ends_it(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
@@ -1872,10 +1881,11 @@ def test_a_stop_that_leaves_tells_only_those_whose_connections_are_held(
     diary.wait_for(r"kept a\.\d+")
     parent.ask(verb="stop", leave=leave)
     parent.wait()
-    first = "leave" if leave else "drain"
+    # What nobody shall go on with is finished also when the parent is killed meanwhile.
+    first = "leave kept 1" if leave else "drain kept 0"
     *told, last = order_of(diary.lines, "collector . told", "subscriber 1 told")
-    assert {*told} == {f"collector a told {first} kept 1", "collector f told drain kept 1"}
-    assert last == "subscriber 1 told drain kept 1"
+    assert {*told} == {f"collector a told {first}", "collector f told drain kept 0"}
+    assert last == "subscriber 1 told drain kept 0"
     assert len(order_of(diary.lines, r"released a\.listen\.\d+")) == (not leave)
     if leave:
         assert not order_of(diary.lines, "collector a died"), "it missed nothing"
@@ -1930,7 +1940,7 @@ def test_a_keeper_lives_as_long_as_there_is_something_to_hold(
     assert (report["pid"], report["restarts"], report["sockets"]) == (second, 1, 2)
     assert parent.stop() == Exit.OK
     told = order_of(diary.lines, "collector a told")
-    assert {*told} == {"collector a told drain kept 1"}
+    assert {*told} == {"collector a told drain kept 0"}
     assert not order_of(diary.lines, "keeper sees"), "it was ended before"
     kept.listener.close()
 

@@ -18,7 +18,8 @@ import socket
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,10 @@ class Parent:
         keeping: Keeping | None = None,
         read: Callable[[], Candidate] | None = None,
         manager: ServiceManager | None = None,
+        took_over: bool = False,
     ) -> None:
         self._holder = holder
+        self._took_over = took_over
         self._keeping = keeping
         self._read, self._manager = read, manager
         self.diary = diary
@@ -204,6 +207,7 @@ class Parent:
             keeping=self._keeping,
             manager=self._manager,
             read=self._read,
+            took_over=self._took_over,
         )
         try:
             code = parent.run()
@@ -248,6 +252,20 @@ class Parent:
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         pids = [int(pid) for pid in path.read_text().split()]
         return {pid: state_of(pid) for pid in pids}
+
+
+Start = Callable[..., Parent]
+
+
+@contextmanager
+def parents(short_dir: Path, diary: Diary) -> Iterator[Start]:
+    """Starts the one parent of a test; it is gone when the test is over."""
+    with ExitStack() as started:
+
+        def start(specs: list[ChildSpec], **how: Any) -> Parent:
+            return started.enter_context(Parent(short_dir, diary, specs, **how))
+
+        yield start
 
 
 def state_of(pid: int) -> str:

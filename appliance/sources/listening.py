@@ -79,7 +79,7 @@ def _taken(
 ) -> list[socket.socket]:
     """Those sockets, taken out of `given`, as something to accept from."""
     for one in own:
-        if not fits(source, one) or not _listens(one):
+        if not fits(source, one) or not listens(one):
             kind = "a path" if isinstance(source, UnixSource) else "host and port"
             raise ConfigError(
                 f"source {name} was given a socket by systemd that it can't accept from: "
@@ -97,7 +97,8 @@ def fits(source: SocketSource, one: socket.socket) -> bool:
     return one.family in families and one.type == socket.SOCK_STREAM
 
 
-def _listens(one: socket.socket) -> bool:
+def listens(one: socket.socket) -> bool:
+    """Whether it is a listening socket, and no connection."""
     return one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) > 0
 
 
@@ -128,7 +129,7 @@ def wants(source: SocketSource, one: socket.socket, is_its_own: bool) -> bool:
     """
     if not fits(source, one):
         return False
-    if not _listens(one):
+    if not listens(one):
         return is_its_own
     if isinstance(source, UnixSource):
         # Without its file nobody would find it.
@@ -155,7 +156,7 @@ def _listens_at(one: socket.socket, path: str | None) -> bool:
 
 def waiting_at(source: SocketSource, listener: socket.socket) -> Iterator[socket.socket]:
     """Connections that wait at a listening socket of the source's kind; they are let in."""
-    if not fits(source, listener) or not _listens(listener):
+    if not fits(source, listener) or not listens(listener):
         return
     listener.setblocking(False)
     for _ in range(BACKLOG + 1):  # as many as may wait
@@ -170,7 +171,7 @@ def waiting_at(source: SocketSource, listener: socket.socket) -> Iterator[socket
 def close_unused(left: list[socket.socket]) -> None:
     """Close what nobody listens to any more; a Unix socket's file goes with it."""
     for one in left:
-        if one.family == socket.AF_UNIX and _listens(one):  # a connection has the same name
+        if one.family == socket.AF_UNIX and listens(one):  # a connection has the same name
             with suppress(OSError):
                 os.unlink(one.getsockname())
         one.close()

@@ -18,7 +18,7 @@ COMMAND_S_MAX = 900.0  # `systemctl stop` waits for all instances, as long as th
 WITHOUT_ROOT = (
     "run it as root: {line}\n"
     "    or go without: any user can run the file from anywhere, and cron can keep it running\n"
-    "    (crontab -e: * * * * *  {{file}} collect --detach --if-needed)"
+    "    (crontab -e: * * * * *  {file} collect --detach --if-needed)"
 )
 
 Before = Callable[[Step], None]
@@ -35,7 +35,8 @@ def machine_of(args: argparse.Namespace) -> Installer:
         file = str(program.file() or "stream-daemon")
         line = shlex.join(["sudo", file, *sys.argv[1:]])
         raise InstanceError(
-            f"{args.verb} writes where only root may", WITHOUT_ROOT.format(line=line, file=file)
+            f"{args.verb} writes where only root may",
+            WITHOUT_ROOT.format(line=line, file=shlex.quote(file)),
         )
     return Installer(root, run_command, program.file())
 

@@ -44,5 +44,5 @@ def look(drain_s: float) -> Surroundings:
 
 
 def holder_of(store: systemd.Store) -> Holder:
-    """systemd's store where it keeps anything for this unit; else App takes a keeper."""
+    """systemd's store where it keeps anything for this unit; else nobody: a keeper ends with us."""
     return store if store.holds else NoHolder()

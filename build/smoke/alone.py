@@ -32,7 +32,6 @@ def passes_exit_codes(world: World) -> str:
 ENVIRONMENT = """\
 #!/bin/sh
 env > "$0.environment"
-echo stream-daemon 0
 """
 
 
@@ -40,20 +39,21 @@ def knows_its_file(world: World) -> str:
     """Started through a link it knows the file itself, and what it starts knows it, too.
 
     What it starts sees nothing of the loader's variables: it would take our libraries for those
-    that were asked for. `install` asks a program that is there already what it is.
+    that were asked for. `install` starts what makes users.
     """
-    root = world.file("root")
-    asked = root / "usr/local/bin/stream-daemon"
-    asked.parent.mkdir(parents=True)
+    folder = world.file("folder")
+    folder.mkdir()
+    asked = folder / "useradd"
     asked.write_text(ENVIRONMENT)
     asked.chmod(0o755)
     link = world.file("link")
     link.symlink_to(world.program)
+    path = f"{folder}:{world.environ()['PATH']}"
     for given in (None, "/opt/theirs/lib"):
-        environ = world.environ() | ({"LD_LIBRARY_PATH": given} if given else {})
-        words = ["install", "--dry-run", "--root", str(root)]
+        environ = world.environ(PATH=path) | ({"LD_LIBRARY_PATH": given} if given else {})
+        words = ["install", "--user", "somebody", "--root", str(world.file("root"))]
         done = world.run(*words, program=link, environ=environ)
-        expect(done.returncode == 0, f"`install --dry-run` ends with {done}")
+        expect(done.returncode == 0, f"`install` ends with {done}")
         _check_environment(world, Path(f"{asked}.environment").read_text(), given)
     return "also through a link; what it starts gets LD_LIBRARY_PATH as it was given"
 

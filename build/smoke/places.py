@@ -103,4 +103,23 @@ def _no_place(done: Done) -> str:
     return "with a state or a cache directory it runs, without any it says why not"
 
 
-CASES: list[Callable[[World], str]] = [bare_environment, unfit_tmp, unfit_folder, read_only_root]
+def link_in_var_tmp(world: World) -> str:
+    """Somebody else may have made a link of our name there: it isn't followed."""
+    mounts = (
+        "mount -t tmpfs none /var/tmp; mount -t tmpfs -o ro none /var/cache;"
+        ' mount -t tmpfs -o ro none /var/lib; ln -s "$0/cache" /var/tmp/stream-daemon-0'
+    )
+    world.cache.mkdir()
+    done = _run(world, mounts)
+    expect(done.returncode == EXIT_NO_PLACE, f"ends with {done.returncode}: {done.stderr}")
+    expect(not world.trees(), f"unpacked behind the link: {world.trees()}")
+    return "it isn't followed"
+
+
+CASES: list[Callable[[World], str]] = [
+    bare_environment,
+    unfit_tmp,
+    unfit_folder,
+    read_only_root,
+    link_in_var_tmp,
+]

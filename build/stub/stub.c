@@ -47,6 +47,7 @@
 #define OTHER_UNPACKS_MS 10000  /* how long somebody else's unpacking is waited for */
 #define LOOK_EVERY_MS 10
 #define NAME_BYTES 128
+#define SHARED "/var/tmp/"
 #define BLOCK 512 /* of a tar archive */
 
 static struct {
@@ -434,7 +435,9 @@ static int open_place(const char *path)
     struct stat seen;
     struct statvfs mounted;
     int failed = make_folders(path, geteuid() ? 0700 : 0755);
-    int folder = failed ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Where everybody may make links, none is followed: it may lead elsewhere when we execute. */
+    int follow = strncmp(path, SHARED, strlen(SHARED)) ? 0 : O_NOFOLLOW;
+    int folder = failed ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | follow);
     if (failed)
         refuse(path, "%s", strerror(failed));
     else if (folder < 0 || fstat(folder, &seen) || fstatvfs(folder, &mounted))
@@ -526,7 +529,7 @@ int main(int argc, char **argv)
         try("XDG_CACHE_HOME", "/stream-daemon", self, argv);
         try("HOME", "/.cache/stream-daemon", self, argv);
     }
-    try("/var/tmp/stream-daemon", own, self, argv);
+    try(SHARED "stream-daemon", own, self, argv);
     if (geteuid() == 0)
         try("/var/lib/stream-daemon", "", self, argv);
     fprintf(stderr,

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.booted.machine import Machine
-from tests.booted.service import Service
+from tests.booted.service import ACTIVE_S, Service
 from tests.booted.stream import Stream
+from tests.system.daemon import until
 from tests.system.records import Records
 
 DIST = Path(__file__).parents[2] / "dist"
@@ -40,7 +41,7 @@ def test_no_sender_notices_an_upgrade_and_a_purge_keeps_what_was_collected(
         for _ in range(UPGRADES):
             pid = service.main_pid()
             machine.run("dpkg", "--install", package)
-            assert service.main_pid() not in (0, pid), "the new version runs"
+            until_new(service, pid)
             stream.check()
         stream.finish()
     service.until_count(records.sent)
@@ -50,3 +51,12 @@ def test_no_sender_notices_an_upgrade_and_a_purge_keeps_what_was_collected(
     left = set(machine.run("sh", "-c", OURS).stdout.split()) - set(before)
     assert left
     assert all(path.startswith("/var/lib/") for path in left), left
+
+
+def until_new(service: Service, old_pid: int) -> None:
+    """Wait until it runs again, in another process: dpkg doesn't."""
+    until(
+        lambda: service.main_pid() not in (0, old_pid) and service.is_active(),
+        ACTIVE_S,
+        "the new version runs",
+    )

@@ -123,6 +123,6 @@ def test_install_says_how_to_become_root_and_what_goes_without(home: Path) -> No
         code, said = run(home, "install", "--user", "sd")
         assert code == 73
         assert "sudo stream-daemon install --user sd\n" in said
-        assert "crontab -e: * * * * *" in said
+        assert "crontab -e: * * * * *  stream-daemon collect --detach" in said
     assert "make binary" in run(home, "install", "--dry-run")[1]
     assert [path.name for path in home.iterdir()] == [".config"]
