@@ -85,7 +85,7 @@ class Service:
         )
 
     def is_active(self) -> bool:
-        return self.property("ActiveState") == "active"
+        return self.property("ActiveState") in ("active", "reloading")
 
     def log(self, lines: int = 200) -> str:
         """The end of what the journal has of it."""
@@ -128,7 +128,10 @@ class Service:
 
     def count(self) -> int:
         """How many rows there are."""
-        found = self.rows("SELECT COUNT(*) FROM records")
+        try:
+            found = self.rows("SELECT COUNT(*) FROM records")
+        except sqlite3.OperationalError:  # there is no table yet
+            return 0
         return int(found[0][0]) if found else 0
 
     def until_more_than(self, rows: int, breath_s: float) -> int:
