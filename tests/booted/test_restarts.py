@@ -79,7 +79,9 @@ class Blows:
         pid = self._service.main_pid()
         self._service.configure('[source.tcp]\ntype = "tpc"\n')
         done = self._service.systemctl("reload", check=False)
-        assert self._service.is_active(), done
+        assert done.returncode != 0, "it is said to whoever has asked for it"
+        assert "source.tcp.type" in self._service.log(), "and why"
+        assert self._service.is_active()
         assert self._service.main_pid() == pid, self._service.log()
         self._service.configure(configuration(self._interval_ms))
 
