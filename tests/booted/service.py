@@ -85,7 +85,7 @@ class Service:
         )
 
     def is_active(self) -> bool:
-        return self.property("ActiveState") == "active"
+        return self.property("ActiveState") in ("active", "reloading")
 
     def log(self, lines: int = 200) -> str:
         """The end of what the journal has of it."""

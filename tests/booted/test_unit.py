@@ -16,6 +16,7 @@ listen = "127.0.0.1:{PORT}"
 close_wait_s = 2
 {SQLITE}"""
 PATIENCE_S = 2
+RECORDS = 200
 
 
 def test_systemd_finds_no_fault_with_the_units(machine: Machine, service: Service) -> None:
@@ -56,3 +57,43 @@ def test_a_parent_that_hangs_is_replaced_and_no_sender_notices(
         stream.finish()
     service.until_count(records.sent)
     records.check(service.raws("tcp"), records.sent)
+
+
+def test_a_stop_refuses_new_senders_and_stores_what_the_others_have_sent(
+    machine: Machine, service: Service
+) -> None:
+    service.start(CONFIG)
+    records = Records(seed=5)
+    with machine.connect(PORT) as connection:  # which stays open
+        connection.sendall(records.block(RECORDS))
+        service.stop()
+        assert connection.recv(1) == b"", "it is told"
+    assert is_refused(machine)
+    service.until_count(RECORDS)
+    records.check(service.raws("tcp"), RECORDS)
+
+
+def test_a_sender_starts_it_through_the_socket_unit(machine: Machine, service: Service) -> None:
+    """Whose socket is listened at by systemd itself, also while nothing runs."""
+    service.install()
+    service.configure(CONFIG)
+    machine.run("systemctl", "enable", "--now", "stream-daemon.socket")
+    assert not service.is_active()
+    records = Records(seed=6)
+    with machine.connect(PORT) as connection:
+        connection.sendall(records.block(RECORDS))
+        service.until_count(RECORDS)
+        service.systemctl("restart")
+        service.kill("main")
+        connection.sendall(records.block(RECORDS))
+        service.until_count(2 * RECORDS)
+    records.check(service.raws("tcp"), 2 * RECORDS)
+
+
+def is_refused(machine: Machine) -> bool:
+    """Whether nobody listens."""
+    try:
+        machine.connect(PORT, timeout_s=0)
+    except AssertionError:
+        return True
+    return False
