@@ -218,7 +218,7 @@ def booted(tree: Path, prepare: Callable[[Machine], None] = lambda _: None) -> I
     directory = Path(tempfile.mkdtemp(prefix="m", dir=DISKS))
     with ExitStack() as stack:
         stack.callback(rmtree, directory, ignore_errors=True)
-        name = f"try-{directory.name}".replace("_", "-")  # a name that nspawn takes
+        name = f"try-{directory.name}".replace("_", "x")  # a name that nspawn takes
         machine = Machine(tree, directory, stack.enter_context(group(name)))
         stack.callback(machine.close)
         prepare(machine)

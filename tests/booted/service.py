@@ -128,7 +128,10 @@ class Service:
 
     def count(self) -> int:
         """How many rows there are."""
-        found = self.rows("SELECT COUNT(*) FROM records")
+        try:
+            found = self.rows("SELECT COUNT(*) FROM records")
+        except sqlite3.OperationalError:  # there is no table yet
+            return 0
         return int(found[0][0]) if found else 0
 
     def until_more_than(self, rows: int, breath_s: float) -> int:
