@@ -23,12 +23,17 @@ can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
 apt_updated=false
 install() {
+    local lock
     say "installing with apt: $*"
+    # Two of us may want something at the same time, and apt lets nobody in beside it.
+    exec {lock}</var/lib/apt
+    flock "$lock"
     if ! $apt_updated; then
         apt-get update -qq
         apt_updated=true
     fi
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+    exec {lock}<&-
 }
 
 # ── venv ────────────────────────────────────────────────────────────────────────────────
