@@ -7,9 +7,9 @@ pytest=$1
 log=$(mktemp)
 trap 'kill %1 2>/dev/null; rm -f "$log"' EXIT
 
-"$pytest" --ignore tests/system >"$log" 2>&1 &
+"$pytest" --ignore tests/system --durations=20 --durations-min=4 >"$log" 2>&1 &
 echo "→ tests: whole instances"
-"$pytest" tests/system
+"$pytest" tests/system --durations=20 --durations-min=8
 system=$?
 wait %1
 others=$?
