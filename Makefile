@@ -59,9 +59,10 @@ tree: $(VENV)/.made ## the Python that goes into the frozen file, built for glib
 	@build/tree.sh $(TREE)
 
 # Without that Python the local one is frozen, which needs a newer C library: freeze.py says which.
-binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it
-	@build/tree.sh $(TREE) || echo "→ so it is frozen with the local Python (docs/building.md)"
-	@python=$(TREE)/python; [ -x $$python ] || python=$(BIN)/python; \
+binary: $(VENV)/.dev $(SERVER) ## freeze dist/stream-daemon, one file with all in it, and try it (OLD=no: for this machine's glibc)
+	@[ "$(OLD)" = no ] || build/tree.sh $(TREE) || \
+		echo "→ so it is frozen with the local Python (docs/building.md)"
+	@python=$(TREE)/python; [ -x $$python ] && [ "$(OLD)" != no ] || python=$(BIN)/python; \
 		build/machine.sh freezer $$python && $$python build/freeze.py
 	@$(BIN)/python build/smoke dist/stream-daemon
 

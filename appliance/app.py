@@ -162,11 +162,13 @@ class App:
         self,
         release_lock: Callable[[], None] = lambda: None,
         read: Callable[[], Candidate] | None = None,
+        announce: Callable[[], None] = lambda: None,
     ) -> Exit:
         """Run the instance to its end.
 
         `release_lock` lets go of the instance's lock in a child that outlives it, the keeper.
-        `read` reads another configuration for a reload.
+        `read` reads another configuration for a reload. `announce` is called when nothing speaks
+        against the start any more.
         """
         self.make_room()
         _ = self._identity  # made here, once, under the lock
@@ -187,6 +189,7 @@ class App:
         if self._server:
             self._server.take_over()
         control = ControlServer(self._instance.control)
+        announce()
         watchdog = Watchdog(
             self._config.name,
             __version__,

@@ -369,7 +369,9 @@ def kill_and_wait(pid: int, number: signal.Signals, timeout_s: float) -> bool:
         return True
     try:
         signal.pidfd_send_signal(pidfd, number)
-        return bool(select.select([pidfd], [], [], timeout_s)[0])
+        poller = select.poll()  # select(2) knows no descriptor above 1023
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000))
     except ProcessLookupError:
         return True
     finally:

@@ -123,7 +123,9 @@ def ended(pid: int) -> bool:
     """Wait for a child's end."""
     pidfd = os.pidfd_open(pid)
     try:
-        return bool(select.select([pidfd], [], [], WAIT_S)[0])
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(WAIT_S * 1000))
     finally:
         os.close(pidfd)
 

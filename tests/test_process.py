@@ -565,3 +565,15 @@ def test_a_forgotten_variable_is_nowhere(more: dict[str, str]) -> None:
     leaks, title = done.stdout.splitlines()
     assert leaks == "[False, False, False] False stays"
     assert more or title == "514", "a title keeps its length"
+
+
+def test_who_has_many_descriptors_can_end_others() -> None:
+    """A parent has a thousand connections, and select(2) knows no descriptor above 1023."""
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        pid = fork(lambda: time.sleep(LONG_S))
+        assert process.kill_and_wait(pid, Signals.SIGKILL, ENOUGH_S)
+        os.waitpid(pid, 0)
+    finally:
+        for fd in many:
+            os.close(fd)

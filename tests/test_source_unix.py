@@ -150,7 +150,7 @@ def test_nobody_can_connect_before_mode_and_owner_are_set(
 
     monkeypatch.setattr(os, "chmod", lambda *_: spy("chmod"))
     monkeypatch.setattr(os, "chown", lambda *_: spy("chown"))
-    with listening(path):
+    with listening(path, owner=f"{os.geteuid()}"):
         assert seen == ["chown", "chmod"]
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 

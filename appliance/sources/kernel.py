@@ -126,7 +126,9 @@ def holds(kernel: Kernel, connected: Callable[[], tuple[socket.socket, socket.so
 def _holds(kernel: Kernel, ours: socket.socket, theirs: socket.socket) -> bool:
     view = memoryview(bytearray(8))
     theirs.sendall(b"abcdef")
-    select.select([ours], [], [], ARRIVAL_S)
+    poller = select.poll()  # select(2) knows no descriptor above 1023
+    poller.register(ours, select.POLLIN)
+    poller.poll(ARRIVAL_S * 1000)
     try:
         seen = kernel.observe(ours)
         stretch = Stretch(seen.position, 4, seen.ending)

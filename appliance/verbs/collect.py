@@ -72,8 +72,8 @@ def _run_here(app: App, config: Config, instance: Instance, file: str) -> int:
         holder.acquire(lock, instance, config.drain_s)
     try:
         logs.set_up(config.log, config.name)
-        _say_places(instance, file)
-        return int(app.run(lock.release, Renewer(app, read, _change_log)))
+        renewer = Renewer(app, read, _change_log)
+        return int(app.run(lock.release, renewer, partial(_say_places, instance, file)))
     finally:
         lock.release()
 
