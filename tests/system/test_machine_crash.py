@@ -17,7 +17,7 @@ import pytest
 
 from appliance.accounts import Handed
 from appliance.note import read_note
-from appliance.process import holders
+from appliance.process import holders, kill_and_wait
 from tests.ports import free_port
 from tests.redis_servers import PrivateRedis, find_redis
 from tests.system.daemon import Daemon, until
@@ -99,7 +99,9 @@ def check_tcp(daemon: Daemon, before: Records, newest: Handed, after: Records) -
 def everything_dies(daemon: Daemon) -> None:
     """All processes at once, so that none of them sees another one die."""
     assert daemon.process
+    keeper = daemon.keeper()["pid"]
     os.killpg(daemon.process.pid, signal.SIGKILL)  # it was started as a group of its own
+    kill_and_wait(keeper, signal.SIGKILL, SEEN_S)  # in a session of its own
     daemon.process.wait()
     lock = daemon.directory / "state" / "stream" / "lock"
     until(lambda: not holders(lock), SEEN_S, "all of them to be gone")
