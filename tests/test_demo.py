@@ -374,9 +374,7 @@ def test_the_verdict_is_about_what_the_instance_did(
     for event in ("killed collector tweets", "killed subscriber 1"):
         assert err.count(event) == 1
     for event in ("collector tweets is back", "subscriber 1 is back"):
-        assert (
-            err.count(event) <= 1
-        )  # on a busy machine it may end before the look that would see it
+        assert err.count(event) == 1
     assert not list(short_dir.iterdir())
 
 
