@@ -55,7 +55,7 @@ sabotage: $(VENV)/.dev $(SERVER) ## switch off in turn what keeps a promise, and
 	@build/machine.sh services
 	@$(BIN)/python -m tests.sabotage
 
-tree: $(VENV)/.made ## the Python that goes into the frozen file, built for glibc 2.28 (once, 4 minutes)
+tree: $(VENV)/.made ## the Python that goes into the frozen file, built for glibc 2.28 (once, some minutes)
 	@build/tree.sh $(TREE)
 
 # Without that Python the local one is frozen, which needs a newer C library: freeze.py says which.
