@@ -1,17 +1,23 @@
 """The benchmarks run: both figures, a few records, and a wrong table is no figure."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 
 from tests.bench import __main__ as program
 from tests.bench import measure
 from tests.bench.database import Database, private_database
+from tests.bench.figures import FIGURES
 from tests.bench.lines import Content, Lines, make_lines
-from tests.bench.measure import Comparison, Rates, WrongContentError
+from tests.bench.measure import Comparison, Samples, WrongContentError, limit
+from tests.bench.processes import family_of, role, usage
 from tests.conftest import find_service
 from tests.redis_servers import find_valkey
+from tests.system.daemon import until
 
 
 def test_both_figures_are_measured_and_printed(
@@ -21,21 +27,21 @@ def test_both_figures_are_measured_and_printed(
         find_service(*services)
     find_valkey()
     file = tmp_path / "bench.json"
-    assert program.main(["--records", "4000", "--rounds", "1", "--json", str(file)]) == 0
+    words = ["B5", "B7", "--records", "4000", "--rounds", "1", "--json", str(file)]
+    assert program.main(words) == 0
     figures = json.loads(file.read_text())["figures"]
     assert figures.keys() == {"B5", "B7"}
     printed = capsys.readouterr().out
     for name, figure in figures.items():
-        assert f"{figure['ours']['records_per_s']:,}" in printed
+        assert measure.shown(figure["ours"]["median"]) in printed
         assert name in printed
         assert figure["ratio"] > 0
-    assert figures["B5"]["against"]["records"] == 4000
 
 
 def test_a_figure_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program.main(["B5", "B99"])
-    assert "B99 is none of B5, B7" in capsys.readouterr().err
+    assert f"B99 is none of {', '.join(FIGURES)}" in capsys.readouterr().err
 
 
 class Careless:
@@ -80,7 +86,32 @@ def test_content_sees_what_a_count_does_not() -> None:
 
 
 def test_a_ratio_is_the_middle_one_of_the_rounds() -> None:
-    ours, theirs = Rates("ours", 9, (10.0, 40.0, 90.0)), Rates("theirs", 9, (10.0, 80.0, 30.0))
+    ours = Samples("ours", "records/s", (10.0, 40.0, 90.0))
+    theirs = Samples("theirs", "records/s", (10.0, 80.0, 30.0))
     one = Comparison("B0", "this", ours, theirs, aim=1)
     assert (one.ratios, one.ratio) == ([1.0, 0.5, 3.0], 1.0)
     assert ours.median == 40.0
+
+
+@pytest.mark.parametrize(
+    ("aim", "at_most", "is_reached"),
+    [(0.5, False, True), (0.6, False, False), (0.5, True, True), (0.4, True, False)],
+)
+def test_an_aim_is_reached_from_the_right_side(aim: float, at_most: bool, is_reached: bool) -> None:
+    ours = Samples("ours", "MB", (60.0,) * 3)
+    one = Comparison("B0", "this", ours, limit(120, "MB", 3), aim, at_most)
+    assert one.is_reached is is_reached
+
+
+def test_what_processes_use_is_read_of_the_whole_family() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as shell:
+        until(lambda: len(family_of(shell.pid).names) == 2, 10, "its child")
+        family = family_of(shell.pid, {os.getpid(): "test"})
+        assert sorted(family.names.values()) == ["sh", "sleep", "test"]
+        assert family.pss_bytes() > 100_000
+        before = family.total()
+        while usage(os.getpid()).cpu_s < before.cpu_s + 0.1:
+            sum(range(100_000))
+        assert 0.05 < (family.total() - before).cpu_s < 10
+        os.kill(next(pid for pid, name in family.names.items() if name == "sleep"), SIGKILL)
+    assert role(os.getpid()).startswith(("python", "pytest"))

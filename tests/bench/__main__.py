@@ -1,10 +1,11 @@
 """The program behind `make bench`.
 
-    python -m tests.bench [FIGURE …] [--json FILE] [--records N] [--rounds N] [--seed N]
+    python -m tests.bench [FIGURE …] [--json FILE] [--pictures DIR]
+                          [--records N] [--rounds N] [--seed N]
 
-Says on stderr what it does, prints the table on stdout, and writes the same as JSON into a
-file if asked. Exit code 0: all was measured, and each table held what was sent; 69: a server
-or a client that is needed isn't installed.
+Says on stderr what it does, prints the tables on stdout, and writes the same as JSON into a
+file if asked, and pictures into a directory. Exit code 0: all was measured, and each table held
+what was sent; 69: a server or a client that is needed isn't installed.
 """
 
 import argparse
@@ -19,13 +20,14 @@ import pytest
 from appliance.errors import Exit
 from tests.bench import report
 from tests.bench.database import OPTIONS, private_database
-from tests.bench.figures import FIGURES, Run
+from tests.bench.figures import FIGURES
 from tests.bench.lines import make_lines
-from tests.bench.measure import Comparison
+from tests.bench.measure import Findings
+from tests.bench.run import Run
 from tests.bench.ways import LEASE_BYTES
 
 RECORDS = 300_000
-ROUNDS = 5
+ROUNDS = 3
 SEED = 1
 
 
@@ -33,28 +35,31 @@ def main(words: Sequence[str]) -> int:
     """Measure what is asked for."""
     asked = _arguments(words)
     try:
-        comparisons, settings = _measured(asked)
+        findings, settings = _measured(asked)
     except (pytest.skip.Exception, pytest.fail.Exception) as missing:
         print(missing, file=sys.stderr)
         return Exit.UNREACHABLE
-    print(report.table(comparisons), end="")
+    print(report.text(findings), end="")
     if asked.json:
-        text = json.dumps(report.as_json(comparisons, settings), indent=2, ensure_ascii=False)
+        text = json.dumps(report.as_json(findings, settings), indent=2, ensure_ascii=False)
         asked.json.write_text(text + "\n")
+    if asked.pictures:
+        for name, picture in [item for found in findings for item in found.pictures.items()]:
+            Path(asked.pictures, name).write_text(picture)
     return Exit.OK
 
 
-def _measured(asked: argparse.Namespace) -> tuple[list[Comparison], dict[str, Any]]:
+def _measured(asked: argparse.Namespace) -> tuple[list[Findings], dict[str, Any]]:
     lines = make_lines(asked.records, asked.seed)
     _say(
         f"{asked.records:,} lines of {len(lines.body) / asked.records:.0f} bytes, seed {asked.seed}"
     )
     with private_database() as database:
         run = Run(database, lines, asked.rounds, _say)
-        comparisons = []
+        findings = []
         for name in asked.figures or FIGURES:
             _say(f"{name}:")
-            comparisons.append(FIGURES[name](run))
+            findings.append(FIGURES[name](run))
         [(version,)] = database.run("SELECT VERSION()")
     settings = {
         "records": asked.records,
@@ -63,7 +68,7 @@ def _measured(asked: argparse.Namespace) -> tuple[list[Comparison], dict[str, An
         "transaction_bytes": LEASE_BYTES,
         "database": f"{version}, {' '.join(OPTIONS)}",
     }
-    return comparisons, settings
+    return findings, settings
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -72,6 +77,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("figures", nargs="*", type=_figure, metavar="FIGURE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write pictures there")
     parser.add_argument("--records", type=int, default=RECORDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=SEED)

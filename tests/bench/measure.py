@@ -1,7 +1,7 @@
-"""Measuring two ways in turns, and what comes out of it: rates, their spread, their ratio."""
+"""What a figure is made of: samples of two ways, taken in turns, their spread and their ratio."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from tests.bench.database import Database
@@ -10,22 +10,15 @@ from tests.bench.ways import Way
 
 Say = Callable[[str], None]
 
-
-@dataclass(frozen=True, slots=True)
-class Entrant:
-    """One way, the lines it gets, and the beginning of them that warms it up."""
-
-    way: Way
-    lines: Lines
-    warm_up: Lines
+RECORDS_PER_S = "records/s"
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Records per second of one way, one figure a round."""
+class Samples:
+    """What was measured of one way, one figure a round, all in one unit."""
 
     way: str
-    records: int
+    unit: str
     rounds: tuple[float, ...]
 
     @property
@@ -34,15 +27,24 @@ class Rates:
         return median(self.rounds)
 
 
+def limit(figure: float, unit: str, rounds: int) -> Samples:
+    """What stands in for another way where the aim is a figure of its own."""
+    return Samples("the limit", unit, (figure,) * rounds)
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure: us, the other way, and the ratio that the design aims at."""
+    """One row: us, the other way, and the ratio that the design aims at.
+
+    `at_most`: a lower ratio is the better one.
+    """
 
     name: str
     what: str
-    ours: Rates
-    theirs: Rates
+    ours: Samples
+    theirs: Samples
     aim: float
+    at_most: bool = False
 
     @property
     def ratios(self) -> list[float]:
@@ -56,30 +58,70 @@ class Comparison:
         """The middle one of the rounds."""
         return median(self.ratios)
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether the middle ratio is what the design aims at."""
+        return self.ratio <= self.aim if self.at_most else self.ratio >= self.aim
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table of its own beside the rows: what a figure has to show that is no ratio."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that a figure has found: rows, tables, and pictures ({file name: SVG})."""
+
+    comparisons: Sequence[Comparison]
+    listings: Sequence[Listing] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+# ── in turns ────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison: a name, and what measures it once and returns the figure."""
+
+    way: str
+    once: Callable[[], float]
+
+
+def in_turns(ours: Side, theirs: Side, unit: str, rounds: int, say: Say) -> tuple[Samples, Samples]:
+    """Measure both, `rounds` times each, by turns; who goes first changes with each round."""
+    sides = (ours, theirs)
+    figures: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        for index in (0, 1) if number % 2 else (1, 0):
+            figure = sides[index].once()
+            figures[index].append(figure)
+            say(f"round {number + 1}: {sides[index].way} {shown(figure)} {unit}")
+    mine, others = figures
+    return Samples(ours.way, unit, tuple(mine)), Samples(theirs.way, unit, tuple(others))
+
+
+def shown(figure: float) -> str:
+    """A figure for people: three digits, or all before the point."""
+    return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
+
+
+# ── from lines into a table ─────────────────────────────────────────────────────────────
+
 
 class WrongContentError(Exception):
     """A way has stored something else than what it got: its figure would mean nothing."""
 
 
-def in_turns(
-    database: Database, ours: Entrant, theirs: Entrant, rounds: int, say: Say
-) -> tuple[Rates, Rates]:
-    """Measure both, `rounds` times each, by turns; who goes first changes with each round."""
-    entrants = (ours, theirs)
-    for entrant in entrants:
-        rate(database, entrant.way, entrant.warm_up)
-    figures: list[list[float]] = [[], []]
-    for number in range(rounds):
-        for index in (0, 1) if number % 2 else (1, 0):
-            entrant = entrants[index]
-            figure = rate(database, entrant.way, entrant.lines)
-            figures[index].append(figure)
-            say(f"round {number + 1}: {entrant.way.name} {figure:,.0f} records/s")
-    measured = [
-        Rates(entrant.way.name, entrant.lines.content.count, tuple(rounds))
-        for entrant, rounds in zip(entrants, figures, strict=True)
-    ]
-    return measured[0], measured[1]
+def storing(database: Database, way: Way, lines: Lines, warm_up: Lines) -> Side:
+    """A way as one side, in records per second, warmed up once with the beginning of its lines."""
+    rate(database, way, warm_up)
+    return Side(way.name, lambda: rate(database, way, lines))
 
 
 def rate(database: Database, way: Way, lines: Lines) -> float:

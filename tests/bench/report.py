@@ -2,33 +2,65 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measure import Comparison, Rates
+from tests.bench.measure import Comparison, Findings, Listing, Samples, shown
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
-    """The table: medians of the rounds, in brackets the lowest and the highest."""
-    shown = Table(box=box.ASCII2, title="records/s: median (lowest … highest)")
-    for head in ("", "measure", "stream-daemon", "against", "its records/s", "ratio", "aim"):
-        shown.add_column(head, justify="right" if "ratio" in head else "left")
-    for one in comparisons:
-        ratio = f"{one.ratio:.2f} ({min(one.ratios):.2f} … {max(one.ratios):.2f})"
-        ours, theirs = _spread(one.ours), _spread(one.theirs)
-        shown.add_row(one.name, one.what, ours, one.theirs.way, theirs, ratio, f"{one.aim:g}")
-    console = Console(width=160)
+def text(findings: Sequence[Findings]) -> str:
+    """All tables: first the rows, then what single figures have to show beside them."""
+    rows = [row for found in findings for row in found.comparisons]
+    listings = [listing for found in findings for listing in found.listings]
+    return "\n".join([_rows(rows), *map(_listing, listings)])
+
+
+def _rows(comparisons: Iterable[Comparison]) -> str:
+    """The rows: medians of the rounds, in brackets the lowest and the highest."""
+    heads = ("", "measure", "unit", "stream-daemon", "against", "its figure", "ratio", "aim", "")
+    return _printed(
+        "medians of the rounds (lowest … highest)",
+        heads,
+        [
+            (
+                one.name,
+                one.what,
+                one.ours.unit,
+                _spread(one.ours.rounds),
+                one.theirs.way,
+                _spread(one.theirs.rounds),
+                _spread(one.ratios),
+                f"{'≤' if one.at_most else '≥'} {one.aim:g}",
+                "" if one.is_reached else "missed",
+            )
+            for one in comparisons
+        ],
+    )
+
+
+def _listing(listing: Listing) -> str:
+    return _printed(listing.title, listing.heads, listing.rows)
+
+
+def _printed(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    shown_table = Table(box=box.ASCII2, title=title)
+    for head in heads:
+        shown_table.add_column(head)
+    for row in rows:
+        shown_table.add_row(*row)
+    console = Console(width=200)
     with console.capture() as captured:
-        console.print(shown)
+        console.print(shown_table)
     return captured.get()
 
 
-def as_json(comparisons: Sequence[Comparison], settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(findings: Sequence[Findings], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the single rounds, the machine and the settings."""
     return {
         "machine": machine(),
@@ -36,14 +68,22 @@ def as_json(comparisons: Sequence[Comparison], settings: Mapping[str, Any]) -> d
         "figures": {
             one.name: {
                 "measure": one.what,
-                "ours": _rates(one.ours),
-                "against": _rates(one.theirs),
-                "ratios": [round(ratio, 3) for ratio in one.ratios],
-                "ratio": round(one.ratio, 3),
+                "ours": _samples(one.ours),
+                "against": _samples(one.theirs),
+                "ratios": [round(ratio, 4) for ratio in one.ratios],
+                "ratio": round(one.ratio, 4),
                 "aim": one.aim,
+                "at_most": one.at_most,
+                "reached": one.is_reached,
             }
-            for one in comparisons
+            for found in findings
+            for one in found.comparisons
         },
+        "listings": [
+            {"title": one.title, "heads": list(one.heads), "rows": [list(row) for row in one.rows]}
+            for found in findings
+            for one in found.listings
+        ],
     }
 
 
@@ -63,14 +103,20 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _rates(rates: Rates) -> dict[str, Any]:
+def _samples(samples: Samples) -> dict[str, Any]:
     return {
-        "way": rates.way,
-        "records": rates.records,
-        "records_per_s": round(rates.median),
-        "rounds": [round(rate) for rate in rates.rounds],
+        "way": samples.way,
+        "unit": samples.unit,
+        "median": _rounded(samples.median),
+        "rounds": [_rounded(figure) for figure in samples.rounds],
     }
 
 
-def _spread(rates: Rates) -> str:
-    return f"{rates.median:,.0f} ({min(rates.rounds):,.0f} … {max(rates.rounds):,.0f})"
+def _rounded(figure: float) -> float:
+    return float(f"{figure:.6g}")
+
+
+def _spread(figures: Sequence[float]) -> str:
+    if min(figures) == max(figures):
+        return shown(figures[0])
+    return f"{shown(median(figures))} ({shown(min(figures))} … {shown(max(figures))})"

@@ -48,6 +48,8 @@ class Way(Protocol):
 
 # ── ours ────────────────────────────────────────────────────────────────────────────────
 
+RAW = 'raw = { path = "", type = "LONGTEXT" }\n'
+
 
 class StreamDaemon:
     """A running instance: TCP, embedded server with fsync for each write, subscribers, ledger."""
@@ -55,20 +57,21 @@ class StreamDaemon:
     name = "stream-daemon"
     table = "records"
 
-    def __init__(self, database: Database, port: int) -> None:
+    def __init__(self, database: Database, port: int, daemon: Daemon) -> None:
         self._database = database
-        self._port = port
+        self.port = port
+        self.daemon = daemon
 
     def store(self, lines: Lines) -> float:
-        body, wanted = lines.body, self._committed() + lines.content.count
-        with connect(self._port) as connection:
+        body, wanted = lines.body, self.committed() + lines.content.count
+        with connect(self.port) as connection:
             began = time.perf_counter()
             connection.sendall(body)
             connection.shutdown(socket.SHUT_WR)
-            wait_until(lambda: self._committed() >= wanted)
+            wait_until(lambda: self.committed() >= wanted)
             return time.perf_counter() - began
 
-    def _committed(self) -> int:
+    def committed(self) -> int:
         """Rows so far, as the ledger counts them in the transactions that store them."""
         [(stored,)] = self._database.run(
             "SELECT (SELECT COALESCE(SUM(stored), 0) FROM bench_runs)"
@@ -78,19 +81,34 @@ class StreamDaemon:
 
 
 @contextmanager
-def stream_daemon(database: Database) -> Iterator[StreamDaemon]:
-    """A whole instance as a user starts it, into one raw column; ended at the end."""
+def stream_daemon(
+    database: Database, columns: str = RAW, top: str = "", more: str = ""
+) -> Iterator[StreamDaemon]:
+    """A whole instance as a user starts it, into one raw column; ended at the end.
+
+    `columns`: lines of [store.columns]. `top`, `more`: lines of the configuration, before the
+    first table and behind the last one.
+    """
     port = free_port()
     config = (
-        'name = "bench"\n'
+        f'name = "bench"\n{top}'
         f'[source.lines]\ntype = "tcp"\nlisten = "127.0.0.1:{port}"\nformat = "json"\n'
         f'[store]\nurl = "{database.url}"\npassword = {{ env = "{PASSWORD_VARIABLE}" }}\n'
-        '[store.columns]\nraw = { path = "", type = "LONGTEXT" }\n'
+        f"[store.columns]\n{columns}{more}"
     )
-    with Daemon(config):
+    _forget(database)
+    with Daemon(config) as daemon:
         connect(port).close()
+        wait_until(lambda: bool(database.run("SHOW TABLES LIKE 'bench_frames'")))
         wait_until(lambda: bool(database.run(f"SHOW TABLES LIKE '{StreamDaemon.table}'")))
-        yield StreamDaemon(database, port)
+        yield StreamDaemon(database, port, daemon)
+
+
+def _forget(database: Database) -> None:
+    """Drop what an instance before has made: another one may want other columns."""
+    for (name,) in database.run("SHOW TABLES"):
+        if name == StreamDaemon.table or name.startswith("bench_"):
+            database.run(f"DROP TABLE `{name}`")
 
 
 # ── the stock client ────────────────────────────────────────────────────────────────────
