@@ -87,6 +87,12 @@ class DatabaseServer(ABC):
             finally:
                 notices.unlink()
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Shut the server down in order."""
         self._end(signal.SIGTERM)
