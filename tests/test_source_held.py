@@ -107,6 +107,14 @@ def test_the_unfinished_last_line_is_a_record_when_the_sender_closes(place: Plac
     assert place.source.connections == 0
 
 
+def test_unfinished_last_lines_of_several_are_not_one_record(place: Place) -> None:
+    senders = [place.connect() for _ in range(3)]
+    for sender in senders:
+        sender.sendall(b"half")
+        sender.close()
+    assert place.collect() == b"half\n" * 3
+
+
 def test_a_flood_does_not_starve_the_others(place: Place) -> None:
     flood, other = place.connect(), place.connect()
     for _ in range(20):
@@ -175,6 +183,17 @@ def test_a_connection_that_goes_on_as_usual_is_not_asked_how_it_stands(
     assert place.collect() == b"last\n"
     assert place.source.connections == 2
     assert 1 <= len(asked) <= 3, "and the others' ends are not asked for"
+
+
+def test_an_over_long_record_behind_usual_ones_is_skipped_to_its_end(place: Place) -> None:
+    sender = place.connect()
+    for _ in range(2):
+        sender.sendall(b"usual\n")
+        assert place.collect() == b"usual\n"
+    sender.sendall(b"L" * 250)
+    assert place.collect() == b"L" * 99 + b"\n"
+    sender.sendall(b"its end\nnext\n")
+    assert place.collect() == b"next\n"
 
 
 @pytest.mark.parametrize("discarded", [False, True])
