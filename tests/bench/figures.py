@@ -5,10 +5,12 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import whole
+from tests.bench import sqlite, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B5": whole.b5,
+    "B6": whole.b6,
     "B7": whole.b7,
+    "B8": sqlite.b8,
 }
