@@ -84,6 +84,13 @@ def usage(pid: int) -> Usage:
     )
 
 
+def machine_busy_s() -> float:
+    """What all cores have worked since the boot, for whomever: the kernel's own threads, too."""
+    ticks = [int(word) for word in (PROC / "stat").read_text().splitlines()[0].split()[1:8]]
+    user, nice, system, _idle, _iowait, irq, softirq = ticks
+    return (user + nice + system + irq + softirq) / TICKS_PER_S
+
+
 def cpu_clock_s(pid: int) -> float:
     """Seconds of a core that a living process has used, to the nanosecond (clock_getcpuclockid(3)).
 
