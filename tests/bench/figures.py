@@ -5,10 +5,11 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import whole
+from tests.bench import backlog, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B5": whole.b5,
     "B7": whole.b7,
+    "B10": backlog.b10,
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from tests.bench.database import Database
-from tests.bench.lines import Lines
+from tests.bench.lines import Content, Lines
 from tests.bench.ways import Way
 
 Say = Callable[[str], None]
@@ -111,6 +111,13 @@ def shown(figure: float) -> str:
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
+def spread(figures: Sequence[float]) -> str:
+    """Several figures for people: the middle one, in brackets the lowest and the highest."""
+    if min(figures) == max(figures):
+        return shown(figures[0])
+    return f"{shown(median(figures))} ({shown(min(figures))} … {shown(max(figures))})"
+
+
 # ── from lines into a table ─────────────────────────────────────────────────────────────
 
 
@@ -132,7 +139,15 @@ def rate(database: Database, way: Way, lines: Lines) -> float:
     """
     database.empty(way.table)
     seconds = way.store(lines)
-    found = database.content(way.table)
-    if found != lines.content:
-        raise WrongContentError(f"{way.name} has stored {found}, should be {lines.content}")
+    check(way.name, database.content(way.table), lines.content)
     return lines.content.count / seconds
+
+
+def check(name: str, found: Content, wanted: Content) -> None:
+    """See that a table holds what was sent.
+
+    Raises:
+        WrongContentError: it holds something else.
+    """
+    if found != wanted:
+        raise WrongContentError(f"{name} has stored {found}, should be {wanted}")
