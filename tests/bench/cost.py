@@ -28,6 +28,10 @@ class Cost:
         """Seconds of a core for a million records."""
         return sum(self.cpu_s.values()) / self.records * 1e6
 
+    def of(self, name: str) -> float:
+        """What one process, or several of one name, took of it for a million records."""
+        return self.cpu_s.get(name, 0.0) / self.records * 1e6
+
     @property
     def records_per_s(self) -> float:
         """How fast they were stored."""

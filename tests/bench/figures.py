@@ -5,11 +5,15 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import backlog, whole
+from tests.bench import backlog, memory, scale, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B5": whole.b5,
     "B7": whole.b7,
     "B10": backlog.b10,
+    "B11": memory.b11,
+    "scale-subscribers": scale.subscribers,
+    "scale-size": scale.size,
+    "scale-columns": scale.columns,
 }
