@@ -5,7 +5,7 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import sqlite, whole
+from tests.bench import burst, sqlite, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
@@ -13,4 +13,5 @@ FIGURES: Mapping[str, Figure] = {
     "B6": whole.b6,
     "B7": whole.b7,
     "B8": sqlite.b8,
+    "burst": burst.burst,
 }
