@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.bench import __main__ as program
-from tests.bench import measure
+from tests.bench import idle, latency, measure
 from tests.bench.database import Database, private_database
 from tests.bench.figures import FIGURES
 from tests.bench.lines import Content, Lines, make_lines
@@ -42,6 +42,27 @@ def test_both_figures_are_measured_and_printed(
         assert measure.shown(figure["ours"]["median"]) in printed
         assert name in printed
         assert figure["ratio"] > 0
+
+
+def test_latency_and_idling_are_measured_and_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_service("mariadbd", "mysqld")
+    find_valkey()
+    for name, value in {"LONE_RECORDS": 3, "COMMITS": 50, "QUIET_S": 0.0}.items():
+        monkeypatch.setattr(latency, name, value)
+    monkeypatch.setattr(idle, "SETTLE_S", 0.0)
+    monkeypatch.setattr(idle, "IDLE_S", 0.2)
+    assert program.main(["B9", "idle", "--records", "200", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("B9", "a lone record", "idle CPU", "idle wakes", "keeper", idle.DATABASE):
+        assert words in printed
+
+
+def test_a_percentile_is_a_figure_that_was_measured() -> None:
+    figures = [float(n) for n in range(200, 0, -1)]
+    assert [latency.percentile(figures, q) for q in (0, 50, 99, 100)] == [1, 100, 198, 200]
+    assert latency.percentile([7.0], 99) == 7
 
 
 def test_the_other_wholes_are_measured_and_printed(

@@ -5,7 +5,7 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import burst, sqlite, whole
+from tests.bench import burst, idle, latency, sqlite, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
@@ -13,5 +13,7 @@ FIGURES: Mapping[str, Figure] = {
     "B6": whole.b6,
     "B7": whole.b7,
     "B8": sqlite.b8,
+    "B9": latency.b9,
+    "idle": idle.idle,
     "burst": burst.burst,
 }
