@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGKILL
 from types import SimpleNamespace
@@ -65,17 +66,19 @@ def test_a_percentile_is_a_figure_that_was_measured() -> None:
 
 
 def test_the_other_wholes_are_measured_and_printed(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for services in (("mariadbd", "mysqld"), ("rsyslogd",), ("sqlite3",)):
         find_service(*services)
     find_ommysql()
     find_valkey()
-    words = ["B6", "B8", "--records", "2000", "--rounds", "1"]
-    assert program.main(words) == 0
+    words = ["B6", "B8", "burst", "--records", "2000", "--rounds", "1"]
+    assert program.main([*words, "--pictures", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for name in ("B6", "B8"):
+    for name in ("B6", "B8", "burst"):
         assert f"| {name} " in printed
+    assert "waiting at most" in printed
+    assert (tmp_path / "burst.svg").exists() is (find_spec("matplotlib") is not None)
 
 
 def test_a_figure_that_lacks_something_is_left_out(

@@ -5,7 +5,7 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import backlog, idle, latency, memory, scale, sqlite, whole
+from tests.bench import backlog, burst, idle, latency, memory, scale, sqlite, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
@@ -17,6 +17,7 @@ FIGURES: Mapping[str, Figure] = {
     "B10": backlog.b10,
     "B11": memory.b11,
     "idle": idle.idle,
+    "burst": burst.burst,
     "scale-subscribers": scale.subscribers,
     "scale-size": scale.size,
     "scale-columns": scale.columns,
