@@ -1258,6 +1258,67 @@ def test_a_right_that_is_missing_is_named_with_what_to_grant(
     assert RIGHTS in error.value.hint
 
 
+@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "rename", "rpushx"])
+def test_a_push_that_may_not_do_all_does_nothing(real: RedisBench, missing: str) -> None:
+    queue = as_user(real, "poor")
+    with real.server.client() as client:
+        rights = (f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+        set_user(client, "poor", *rights)
+        queue.push(a_push(1))
+        queue.close()
+        before = everything(real)
+        set_user(client, "poor", *rights, f"-{missing}")
+        with pytest.raises(Unavailable):
+            queue.push(a_push(2))
+        assert everything(real) == before
+        set_user(client, "poor", *rights)
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+    assert real.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def test_a_push_whose_scripts_are_gone_does_nothing_and_loads_them(real: RedisBench) -> None:
+    queue = real.queue()
+    queue.push(a_push(1))
+    before = everything(real)
+    with real.server.client() as client:
+        client.script_flush()
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert everything(real) == before
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+
+
+def test_a_list_that_is_none_takes_no_frame_and_counts_none(real: RedisBench) -> None:
+    queue = real.queue()
+    with real.server.client() as client:
+        client.set(real.keys.working, "somebody's")
+        with pytest.raises(Unavailable):
+            queue.push(a_push(1))
+        assert set(everything(real)) == {real.keys.working}
+        client.delete(real.keys.working)
+    assert queue.push(a_push(1)) is Pushed.TAKEN
+
+
+@pytest.mark.parametrize("queued", [0, 1, 3])
+def test_a_push_leaves_nothing_but_its_frame_behind(real: RedisBench, queued: int) -> None:
+    queue, small = real.queue(), real.queue(bytes_max=1)
+    pushes = [a_push(n) for n in range(1, queued + 2)]
+    for push in pushes:
+        queue.push(push)
+    before = everything(real)
+    assert queue.push(pushes[-1]) is Pushed.HAVE_IT
+    assert small.push(a_push(99)) is Pushed.FULL
+    assert everything(real) == before
+    assert set(before) == {real.keys.working, real.keys.bytes, real.keys.source("tweets")}
+
+
+def everything(real: RedisBench) -> dict[str, bytes]:
+    """All keys of the instance with what they hold."""
+    with real.server.client() as client:
+        keys = [key.decode() for key in client.scan_iter(f"{{{real.keys.name}}}:*")]
+        return {key: client.dump(key) for key in keys}
+
+
 def test_a_wrong_password_is_said_and_never_shown(real: RedisBench) -> None:
     with real.server.client() as client:
         set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
