@@ -5,12 +5,16 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import store_side, whole
+from tests.bench import idle, latency, sqlite, store_side, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B3": store_side.b3,
     "B4": store_side.b4,
     "B5": whole.b5,
+    "B6": whole.b6,
     "B7": whole.b7,
+    "B8": sqlite.b8,
+    "B9": latency.b9,
+    "idle": idle.idle,
 }
