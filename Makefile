@@ -37,6 +37,7 @@ demo: $(VENV)/.runtime $(SERVER) ## see the whole system run on a made-up stream
 check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that must pass
 	@build/machine.sh services
 	@build/machine.sh mysql .build/mysql
+	@build/machine.sh bench .build/rsyslog-mysql
 	@echo "→ format" && $(BIN)/ruff format --check .
 	@echo "→ lint"   && $(BIN)/ruff check .
 	@echo "→ types"  && $(BIN)/mypy
@@ -45,6 +46,7 @@ check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that
 
 bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
 	@build/machine.sh services
+	@build/machine.sh bench .build/rsyslog-mysql
 	@$(BIN)/python -m tests.bench $(BENCH) $(if $(JSON),--json $(JSON))
 
 profile: $(VENV)/.profile $(SERVER) ## where the time goes, by process and by whose code, as root (BENCH=B5 for one figure)

@@ -5,12 +5,14 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import idle, latency, whole
+from tests.bench import idle, latency, sqlite, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B5": whole.b5,
+    "B6": whole.b6,
     "B7": whole.b7,
+    "B8": sqlite.b8,
     "B9": latency.b9,
     "idle": idle.idle,
 }
