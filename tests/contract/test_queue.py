@@ -970,6 +970,14 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     assert queue.depth() == Depth(0, 0, 0)
 
 
+def take_or_be_woken(queue: RedisQueue) -> Lease | None:
+    """A take that would wait long, and may not wait to the end."""
+    wait_s, began = 10.0, time.monotonic()
+    lease = queue.take(GIB, wait_s)
+    assert lease or time.monotonic() - began < wait_s, "nothing has ended its wait"
+    return lease
+
+
 def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
     real: RedisBench,
 ) -> None:
@@ -978,13 +986,12 @@ def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
     queue, collector = real.queue(wake=read), real.queue("collector")
     queue.depth()
     collector.depth()
-    owner, began = queue.owner, time.monotonic()
-    taken = Counter[bytes]()
+    owner, taken = queue.owner, Counter[bytes]()
     for number in range(1, 41):
         threading.Timer(0.01, os.write, [write, b"!"]).start()
         pushing = threading.Timer(0.01 + number % 8 / 2000, collector.push, [a_push(number)])
         pushing.start()
-        while lease := queue.take(GIB, 60.0):
+        while lease := take_or_be_woken(queue):
             taken.update(lease.items)
             queue.confirm(lease)
         assert os.read(read, 1) == b"!"
@@ -992,7 +999,6 @@ def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
     while lease := queue.take(GIB, 0):
         taken.update(lease.items)
         queue.confirm(lease)
-    assert time.monotonic() - began < 50, "no wait came to its end by itself"
     assert queue.owner == owner
     assert taken == Counter(item_of(a_push(number)) for number in range(1, 41))
     assert queue.depth() == Depth(0, 0, 0)
