@@ -2,7 +2,8 @@
 
 One piece of work: take a lease, make batches of its frames, store them in one transaction
 with their ledger rows, confirm. Killed anywhere in it, the lease is given back by recovery
-and whoever takes it next finds in the ledger what was stored.
+and whoever takes it next finds in the ledger what was stored. How large a lease may be follows
+from what the last ones took (pace.py).
 
 What is being parsed or stored is said to be in hand, so that the parent can tell what somebody
 died of. That is written once for each frame and each transaction. A frame that was in hand at
@@ -30,6 +31,7 @@ from appliance.contracts import (
 from appliance.errors import Corrupt, Unavailable
 from appliance.frame import Frame, Header, decode
 from appliance.logs import Outage
+from appliance.pace import Pace
 from appliance.refusals import Refusals
 
 T = TypeVar("T")
@@ -88,7 +90,7 @@ class Subscriber:
         self._other_sources = other_sources
         self._gauge = gauge
         self._wish = wish
-        self._lease_bytes_max = lease_bytes_max
+        self._pace = Pace(lease_bytes_max)
         self._checkpoint = checkpoint
         self._chance = chance
         self._monotonic = monotonic
@@ -125,7 +127,7 @@ class Subscriber:
     def _take(self) -> Lease | None:
         if self._is_paused():  # while the queue was waited for
             return None
-        return self._queue.take(self._lease_bytes_max, TAKE_WAIT_S)
+        return self._queue.take(self._pace.bytes, TAKE_WAIT_S)
 
     # ── what waits now, and no more ─────────────────────────────────────────────────────
 
@@ -167,7 +169,7 @@ class Subscriber:
 
     def _take_at_once(self) -> Lease | None:
         try:
-            return self._queue.take(self._lease_bytes_max, 0)
+            return self._queue.take(self._pace.bytes, 0)
         except Unavailable:
             self._dropped = True  # the reply that was lost may have been a frame
             raise
@@ -248,7 +250,16 @@ class Subscriber:
     def _store_together(self, lease: Lease, batches: list[Batch]) -> None:
         if batches:
             frame = batches[0].name if len(batches) == 1 else ALL
-            self._store_or_give_back(lease, frame, lambda: self._store.store(batches))
+            self._store_or_give_back(lease, frame, lambda: self._store_paced(batches))
+
+    def _store_paced(self, batches: list[Batch]) -> Stored:
+        """Store, and learn from how long that took how large the next lease may be."""
+        began = self._monotonic()
+        stored = self._store.store(batches)
+        if stored.frames == len(batches):  # what was there already took no time
+            size, records = sum(one.bytes for one in batches), sum(one.records for one in batches)
+            self._pace.learn(size, records, self._monotonic() - began, stored.rows_s)
+        return stored
 
     def _store_alone(self, lease: Lease, frame: Frame, verdict: poison.Verdict) -> None:
         """Store a frame that others died with: if we die, too, it is known which record did it."""

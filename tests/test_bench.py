@@ -1,20 +1,25 @@
-"""The benchmarks run: both figures, a few records, and a wrong table is no figure."""
+"""The benchmarks run: each figure, a few records, and a wrong table is no figure."""
 
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL
+from types import SimpleNamespace
 
 import pytest
 
 from tests.bench import __main__ as program
-from tests.bench import measure
+from tests.bench import idle, latency, measure
 from tests.bench.database import Database, private_database
 from tests.bench.figures import FIGURES
 from tests.bench.lines import Content, Lines, make_lines
-from tests.bench.measure import Comparison, Samples, WrongContentError, limit
+from tests.bench.measure import Comparison, Findings, Samples, WrongContentError, limit
 from tests.bench.processes import family_of, role, usage
+from tests.bench.rsyslog import find_ommysql
+from tests.bench.run import Run
 from tests.conftest import find_service
 from tests.redis_servers import find_valkey
 from tests.system.daemon import until
@@ -36,6 +41,58 @@ def test_both_figures_are_measured_and_printed(
         assert measure.shown(figure["ours"]["median"]) in printed
         assert name in printed
         assert figure["ratio"] > 0
+
+
+def test_latency_and_idling_are_measured_and_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_service("mariadbd", "mysqld")
+    find_valkey()
+    for name, value in {"LONE_RECORDS": 3, "COMMITS": 50, "QUIET_S": 0.0}.items():
+        monkeypatch.setattr(latency, name, value)
+    monkeypatch.setattr(idle, "SETTLE_S", 0.0)
+    monkeypatch.setattr(idle, "IDLE_S", 0.2)
+    assert program.main(["B9", "idle", "--records", "200", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("B9", "a lone record", "idle CPU", "idle wakes", "keeper", idle.DATABASE):
+        assert words in printed
+
+
+def test_a_percentile_is_a_figure_that_was_measured() -> None:
+    figures = [float(n) for n in range(200, 0, -1)]
+    assert [latency.percentile(figures, q) for q in (0, 50, 99, 100)] == [1, 100, 198, 200]
+    assert latency.percentile([7.0], 99) == 7
+
+
+def test_the_other_wholes_are_measured_and_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for services in (("mariadbd", "mysqld"), ("rsyslogd",), ("sqlite3",)):
+        find_service(*services)
+    find_ommysql()
+    find_valkey()
+    words = ["B6", "B8", "--records", "2000", "--rounds", "1"]
+    assert program.main(words) == 0
+    printed = capsys.readouterr().out
+    for name in ("B6", "B8"):
+        assert f"| {name} " in printed
+
+
+def test_a_figure_that_lacks_something_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(_: Run) -> Findings:
+        pytest.skip("needs a cyclotron")
+
+    monkeypatch.setattr(program, "FIGURES", {"B98": lacking, "B99": lambda _: Findings(())})
+    monkeypatch.setattr(program, "private_database", unused_database)
+    assert program.main(["--records", "1"]) == 0
+    assert "B98 is left out: needs a cyclotron" in capsys.readouterr().err
+
+
+@contextmanager
+def unused_database() -> Iterator[SimpleNamespace]:
+    yield SimpleNamespace(run=lambda _: [("none",)])
 
 
 def test_a_figure_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The ledger's rules: what is accounted for, what is missing, what is left of a gap."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -94,6 +95,21 @@ def frames_of(counts: list[int]) -> list[Batch]:
         found.append(replace(frame, records_before=records, bytes_before=size))
         records, size = records + count, size + 7 * count
     return found
+
+
+def test_how_long_the_rows_of_a_transaction_took() -> None:
+    """Without the lock, the look and the ledger's rows before them, and the commit behind."""
+    ticks = itertools.count()
+    store = SQLiteStore(":memory:", "nfl", "records", COLUMNS)
+    store._clock = lambda: float(next(ticks))
+    store.prepare()
+    query = store._query
+    store._query = lambda sql, *values: next(ticks) and query(sql, *values)  # type: ignore[method-assign]
+    next(ticks)
+    stored = store.store(frames_of([3]))
+    savepoint_and_release = 2.0
+    assert stored.rows_s == 1 + savepoint_and_release
+    store.close()
 
 
 class Twins:

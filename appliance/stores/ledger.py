@@ -113,9 +113,11 @@ class LedgerStore(FoldingStore):
         if not self._claim(new):
             self._query("ROLLBACK")
             return None
+        began = self._clock()
         stored = self._write(new, hold)
+        rows_s = self._clock() - began
         self._query("COMMIT")
-        return stored
+        return replace(stored, rows_s=rows_s)
 
     def _lock_runs(self, runs: Sequence[bytes]) -> dict[bytes, int]:
         """Lock the runs' rows against fold until the transaction ends; {run: up_to}."""

@@ -421,12 +421,11 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         on_duplicate: OnDuplicate = "dead",
         io_s: float = IO_S,
     ) -> None:
-        super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate)
+        super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate, clock=clock)
         self._io_s = io_s
         self._address = dsn
         self._password = password
         self._record_bytes_max = record_bytes_max
-        self._clock = clock
         self._connection: Any = None
         self._used_at = 0.0
         self._packet_bytes_max = 0

@@ -5,14 +5,18 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import backlog, memory, scale, whole
+from tests.bench import backlog, idle, latency, memory, scale, sqlite, whole
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B5": whole.b5,
+    "B6": whole.b6,
     "B7": whole.b7,
+    "B8": sqlite.b8,
+    "B9": latency.b9,
     "B10": backlog.b10,
     "B11": memory.b11,
+    "idle": idle.idle,
     "scale-subscribers": scale.subscribers,
     "scale-size": scale.size,
     "scale-columns": scale.columns,

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
-from tests.bench.database import Database
 from tests.bench.lines import Content, Lines
 from tests.bench.ways import Way
 
@@ -125,21 +125,31 @@ class WrongContentError(Exception):
     """A way has stored something else than what it got: its figure would mean nothing."""
 
 
-def storing(database: Database, way: Way, lines: Lines, warm_up: Lines) -> Side:
+class Tables(Protocol):
+    """Where the tables of ways are."""
+
+    def empty(self, table: str) -> None:
+        """Leave the table as if it had just been made."""
+
+    def content(self, table: str) -> Content:
+        """What is in it."""
+
+
+def storing(tables: Tables, way: Way, lines: Lines, warm_up: Lines) -> Side:
     """A way as one side, in records per second, warmed up once with the beginning of its lines."""
-    rate(database, way, warm_up)
-    return Side(way.name, lambda: rate(database, way, lines))
+    rate(tables, way, warm_up)
+    return Side(way.name, lambda: rate(tables, way, lines))
 
 
-def rate(database: Database, way: Way, lines: Lines) -> float:
+def rate(tables: Tables, way: Way, lines: Lines) -> float:
     """Records per second of one measure from an empty table to a table that was checked.
 
     Raises:
         WrongContentError: the table doesn't hold exactly the lines.
     """
-    database.empty(way.table)
+    tables.empty(way.table)
     seconds = way.store(lines)
-    check(way.name, database.content(way.table), lines.content)
+    check(way.name, tables.content(way.table), lines.content)
     return lines.content.count / seconds
 
 

@@ -14,10 +14,10 @@ from tests.bench.measure import Comparison, Findings, Listing, Samples, spread
 
 
 def text(findings: Sequence[Findings]) -> str:
-    """All tables: first the rows, then what single figures have to show beside them."""
+    """All tables: first the rows, if any, then what single figures have to show beside them."""
     rows = [row for found in findings for row in found.comparisons]
     listings = [listing for found in findings for listing in found.listings]
-    return "\n".join([_rows(rows), *map(_listing, listings)])
+    return "\n".join([*([_rows(rows)] if rows else []), *map(_listing, listings)])
 
 
 def _rows(comparisons: Iterable[Comparison]) -> str:
