@@ -59,6 +59,11 @@ class Pausing:
         wait_until(lambda: not self._rewrites())
         self._queue.config_set(setting, usual[setting])
 
+    def received(self) -> int:
+        """Records that have come in through TCP and wait in the queue, or did."""
+        status = self._way.daemon.try_status()
+        return int(status["sources"]["lines"]["records"]) if status else 0
+
     def waiting(self) -> int:
         """Frames that wait."""
         return int(self._queue.llen(self._keys.working))
