@@ -10,31 +10,22 @@ from tests.conftest import find_service
 from tests.redis_servers import find_valkey
 
 
-def test_what_waits_is_measured_and_printed(
+def test_all_figures_of_scale_are_measured_and_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find_service("mariadbd", "mysqld")
     find_valkey()
-    for name, value in {"FEW_FRAMES": 40_000, "STORED_FRAMES": 4_000}.items():
+    for name, value in {"FEW_FRAMES": 40_000, "STORED_FRAMES": 40_000}.items():
         monkeypatch.setattr(backlog, name, value)
     monkeypatch.setattr(memory, "SETTLE_S", 0.0)
-    assert program.main(["B10", "B11", "--records", "3000", "--rounds", "1"]) == 0
-    printed = capsys.readouterr().out
-    for words in ("B10", "10,000 frames waiting", "400 frames waiting", "B11", "embedded server"):
-        assert words in printed
-
-
-def test_scale_is_measured_and_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    find_service("mariadbd", "mysqld")
-    find_valkey()
     for name, value in {"SUBSCRIBERS": (1, 2), "COLUMNS": (2, 5)}.items():
         monkeypatch.setattr(scale, name, value)
-    figures = ["scale-subscribers", "scale-size", "scale-columns"]
+    figures = ["B10", "B11", "scale-subscribers", "scale-size", "scale-columns"]
     assert program.main([*figures, "--records", "3000", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
-    for words in (*figures, "2 subscribers", "records of 1,048,576 bytes", "5 columns"):
+    of_backlogs = ("10,000 frames waiting", "400 frames waiting", "embedded server")
+    of_scale = ("2 subscribers", "records of 1,048,576 bytes", "5 columns")
+    for words in (*figures, *of_backlogs, *of_scale):
         assert words in printed
 
 

@@ -205,9 +205,8 @@ def columns(run: Run) -> Findings:
             cases.append(Case(f"{width} columns" if width > 1 else "one column", once))
         measure(cases, run)
     few, many = (
-        case.samples(VALUE, lambda cost, width=width: cost.per_million / width)
-        for case, width in zip(cases, COLUMNS, strict=True)
-        if width in (COLUMNS[1], COLUMNS[-1])
+        cases[at].samples(VALUE, lambda cost, at=at: cost.per_million / COLUMNS[at])
+        for at in (1, -1)
     )
     heads = ("", CPU_S_PER_MILLION, "of that the subscribers", "of that the database", "records/s")
     return Findings(
