@@ -7,7 +7,6 @@ record takes from it in any case, and they add up over processes.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.bench.database import Database
 from tests.bench.processes import family_of
 from tests.bench.ways import StreamDaemon
 
@@ -38,10 +37,10 @@ class Cost:
         return self.records / self.seconds
 
 
-def cost_of(way: StreamDaemon, database: Database, work: Callable[[], float]) -> Cost:
+def cost_of(way: StreamDaemon, work: Callable[[], float]) -> Cost:
     """What a piece of work has cost, which stores records and says in how many seconds."""
     stored = way.committed()
-    family = family_of(parent_of(way), {database.server.pid: DATABASE})
+    family = family_of(parent_of(way), {way.database.server.pid: DATABASE})
     before = family.usage()
     seconds = work()
     after = family.usage()

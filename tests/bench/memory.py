@@ -37,7 +37,7 @@ def b11(run: Run) -> Findings:
         idle = [_memory(way) for _ in range(run.rounds)]
         pausing = Pausing(way)
         with _peak(way) as coming:
-            sent = _send(way, run.lines)
+            sent = _send(way, pausing, run.lines)
             frames = pausing.waiting()
         run.say(f"{sent / 1e9:.2f} GB wait in {frames:,} frames")
         storing = []
@@ -82,19 +82,14 @@ def _listing(idle: Memory, coming: Memory, storing: Memory, waits: str) -> Listi
     return Listing("B11: memory in MB (PSS), the highest seen of each", heads, rows)
 
 
-def _send(way: StreamDaemon, lines: Lines) -> int:
+def _send(way: StreamDaemon, pausing: Pausing, lines: Lines) -> int:
     """Send the stream again and again until it waits in the queue; how many bytes that are."""
     body = lines.body
     with connect(way.port) as connection:
         for _ in range(COPIES):
             connection.sendall(body)
-    wait_until(lambda: _received(way) >= lines.content.count * COPIES)
+    wait_until(lambda: pausing.received() >= lines.content.count * COPIES)
     return len(body) * COPIES
-
-
-def _received(way: StreamDaemon) -> int:
-    status = way.daemon.try_status()
-    return int(status["sources"]["lines"]["records"]) if status else 0
 
 
 # ── looking ─────────────────────────────────────────────────────────────────────────────
