@@ -21,6 +21,12 @@ class Content:
     count: int
     digest: int
 
+    @classmethod
+    def of(cls, records: Iterable[bytes]) -> "Content":
+        """That of a table with these records."""
+        digests = [int(hashlib.md5(line).hexdigest()[:DIGEST_HEX], 16) for line in records]
+        return cls(len(digests), sum(digests))
+
 
 @dataclass(frozen=True, slots=True)
 class Lines:
@@ -33,8 +39,7 @@ class Lines:
     def of(cls, records: Iterable[bytes]) -> "Lines":
         """A stream of these records."""
         kept = tuple(records)
-        digest = sum(int(hashlib.md5(line).hexdigest()[:DIGEST_HEX], 16) for line in kept)
-        return cls(kept, Content(len(kept), digest))
+        return cls(kept, Content.of(kept))
 
     @property
     def body(self) -> bytes:

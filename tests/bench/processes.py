@@ -4,6 +4,7 @@ All read from /proc (proc(5)), from outside: nothing of what is measured knows o
 """
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,21 @@ def usage(pid: int) -> Usage:
         (system + system_of_children) / TICKS_PER_S,
         sum(map(_wakes, (PROC / f"{pid}" / "task").iterdir())),
     )
+
+
+def machine_busy_s() -> float:
+    """What all cores have worked since the boot, for whomever: the kernel's own threads, too."""
+    ticks = [int(word) for word in (PROC / "stat").read_text().splitlines()[0].split()[1:8]]
+    user, nice, system, _idle, _iowait, irq, softirq = ticks
+    return (user + nice + system + irq + softirq) / TICKS_PER_S
+
+
+def cpu_clock_s(pid: int) -> float:
+    """Seconds of a core that a living process has used, to the nanosecond (clock_getcpuclockid(3)).
+
+    Its threads count, its children don't. /proc counts in ticks of 10 ms, too coarse for idling.
+    """
+    return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED
 
 
 def pss_bytes(pid: int) -> int:

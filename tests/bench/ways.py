@@ -58,7 +58,7 @@ class StreamDaemon:
     table = "records"
 
     def __init__(self, database: Database, port: int, daemon: Daemon) -> None:
-        self._database = database
+        self.database = database
         self.port = port
         self.daemon = daemon
 
@@ -73,7 +73,7 @@ class StreamDaemon:
 
     def committed(self) -> int:
         """Rows so far, as the ledger counts them in the transactions that store them."""
-        [(stored,)] = self._database.run(
+        [(stored,)] = self.database.run(
             "SELECT (SELECT COALESCE(SUM(stored), 0) FROM bench_runs)"
             " + (SELECT COALESCE(SUM(stored), 0) FROM bench_frames)"
         )

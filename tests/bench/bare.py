@@ -1,0 +1,106 @@
+"""What the two servers alone take for a stream: the same frames, rows and transactions, from
+clients that only send what was made beforehand.
+
+Whatever brings frames through these servers into these tables can't take less of a core.
+"""
+
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import msgspec
+import pymysql
+
+from appliance.frame import Frame, Header
+from appliance.redis_server import SETTINGS
+from appliance.rows import RowMaker
+from appliance.settings import Column
+from appliance.stores.mysql import text_of
+from tests.bench.database import Database
+from tests.bench.lines import Lines
+from tests.bench.processes import Usage, usage
+from tests.bench.ways import LEASE_BYTES
+from tests.redis_servers import PrivateRedis, find_valkey
+
+FRAME_BYTES = 1024**2
+CONNECTIONS = 2
+TABLE = "bare"
+
+
+def database_alone(database: Database, lines: Lines, columns: str, model: str) -> Usage:
+    """What the database takes for the rows of these lines, in transactions as long as a lease.
+
+    `columns`: lines of [store.columns]. `model`: the table that the rows belong into.
+    """
+    database.run(f"DROP TABLE IF EXISTS `{TABLE}`")
+    database.make_like(TABLE, model)
+    statements = [_statement(columns, frame) for frame in lines.blocks(FRAME_BYTES)]
+    size = LEASE_BYTES // FRAME_BYTES
+    leases = [statements[at : at + size] for at in range(0, len(statements), size)]
+    with _used_by(database.server.pid) as used:
+        workers = [
+            threading.Thread(target=_insert, args=(database, leases[number::CONNECTIONS]))
+            for number in range(CONNECTIONS)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    [(count,)] = database.run(f"SELECT COUNT(*) FROM `{TABLE}`")
+    assert count == lines.content.count, "a worker has failed"
+    return used()
+
+
+def _statement(columns: str, frame: bytes) -> bytes:
+    names = {name: msgspec.convert(one, Column) for name, one in tomllib.loads(columns).items()}
+    header = Header("0" * 32, 1, "lines", 0, 0, 0, len(frame), 0, 0.0, 0.0)
+    rows = RowMaker(names, "json", (), "lines").batch(Frame(header, frame)).rows
+    listed = ",".join(f"`{name}`" for name in names)
+    return f"INSERT INTO `{TABLE}` ({listed}) VALUES ".encode() + text_of(rows)
+
+
+def _insert(database: Database, leases: Sequence[Sequence[bytes]]) -> None:
+    connection = pymysql.connect(
+        unix_socket=database.server.unix_socket,
+        user=database.user,
+        password=database.password,
+        database=database.database.name,
+        charset="utf8mb4",
+        sql_mode="STRICT_ALL_TABLES",
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    )
+    with closing(connection), connection.cursor() as cursor:
+        for lease in leases:
+            for statement in lease:
+                cursor.execute(statement)
+            connection.commit()
+
+
+def queue_alone(lines: Lines, *, waits: bool) -> Usage:
+    """What the queue's server takes to keep these lines as frames, hand them out, forget them.
+
+    `waits`: all of them wait there beforehand, and only what comes behind is counted.
+    """
+    frames = lines.blocks(FRAME_BYTES)
+    with PrivateRedis(find_valkey(), options=SETTINGS) as server:
+        client = server.client()
+        if waits:
+            for frame in frames:
+                client.rpush("working", frame)
+        with _used_by(server.pid) as used:
+            for frame in frames:
+                if not waits:
+                    client.rpush("working", frame)
+                client.lmove("working", "busy", "LEFT", "RIGHT")
+                client.delete("busy")
+        return used()
+
+
+@contextmanager
+def _used_by(pid: int) -> Iterator[Callable[[], Usage]]:
+    """What a process has used in this block, to be asked for behind it."""
+    before = usage(pid)
+    spent: list[Usage] = []
+    yield lambda: spent[0]
+    spent.append(usage(pid) - before)
