@@ -399,7 +399,7 @@ class RedisQueue:
         if not items:
             return None
         self._held_bytes = sum(map(len, items))
-        return Lease(self._owner, tuple(items), _deaths_over(items, attempts))
+        return Lease(self._owner, items, _deaths_over(items, attempts))
 
     def _wait_for_one(self, lists: tuple[str, str], wait_s: float) -> tuple[list[Any], list[Any]]:
         """One frame, if there is one in time, and the attempts as they are then."""
@@ -635,9 +635,7 @@ class RedisQueue:
     def _holding(self, lease: Lease) -> Iterator[None]:
         """Commands about a lease: under the connection that took it, or not at all."""
         if lease.owner != self._owner:
-            raise Unavailable(
-                f"the connection that held {len(lease.items)} frames is gone; they are given back"
-            )
+            raise Unavailable("the connection that held the lease is gone; it is given back")
         with self._talking():
             yield
 

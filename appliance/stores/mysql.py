@@ -686,8 +686,9 @@ class _Statements(Writer):
         self.parts = list(self._texts)
 
     def insert(self, lo: int, hi: int) -> None:
-        text = self._texts.get((lo, hi)) or b",".join(self._row_texts[lo:hi])
+        text = self._texts.pop((lo, hi), None) or b",".join(self._row_texts[lo:hi])
         statement = self._head + text + self._tail
+        del text  # as large as the statement; nobody asks for it twice
         if len(statement) > self._packet_bytes_max:
             raise Rejected(
                 f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",

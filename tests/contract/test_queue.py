@@ -204,7 +204,7 @@ def test_frames_come_out_as_they_went_in(bench: Bench) -> None:
     pushes.append(a_push(6, body=memoryview(b"a view of a buffer\n")[2:]))  # type: ignore[arg-type]
     pushes.append(a_push(7, body=bytearray(b"")))  # type: ignore[arg-type]
     assert [queue.push(push) for push in pushes] == [Pushed.TAKEN] * 7
-    assert taken(queue).items == tuple(map(item_of, pushes))
+    assert taken(queue).items == [*map(item_of, pushes)]
 
 
 def test_a_push_sent_again_is_recognised(bench: Bench) -> None:
@@ -325,7 +325,7 @@ def test_a_frame_in_somebodys_hands_is_nobody_elses(bench: Bench) -> None:
     one.push(a_push(1))
     one.push(a_push(2))
     first, second = taken(one, 1), taken(other, 1)
-    assert (first.items, second.items) == ((item_of(a_push(1)),), (item_of(a_push(2)),))
+    assert (first.items, second.items) == ([item_of(a_push(1))], [item_of(a_push(2))])
     assert one.depth() == Depth(0, 2, 2 * len(item_of(a_push(1))))
     one.confirm(first)
     assert bench.look().busy == {second.owner: [item_of(a_push(2))]}
@@ -340,7 +340,7 @@ def test_what_is_given_back_stands_in_front_in_its_old_order(bench: Bench) -> No
     assert bench.look().working == items
     assert bench.look().busy == {}
     assert bench.look().counted == sum(map(len, items))
-    assert taken(queue).items == tuple(items)
+    assert taken(queue).items == [*items]
 
 
 def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
@@ -449,7 +449,7 @@ def test_a_lease_may_be_set_aside_whole(bench: Bench) -> None:
     assert queue.depth() == Depth(0, 0, 0)
     queue.confirm(lease)
     queue.push(a_push(2))
-    assert taken(queue).items == (item_of(a_push(2)),)
+    assert taken(queue).items == [item_of(a_push(2))]
 
 
 def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
@@ -567,7 +567,7 @@ def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         queue.bind("a" * 32)
     queue.bind("a" * 32)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
     bench.flush()
     later.bind("b" * 32)
 
@@ -668,7 +668,7 @@ def test_a_closed_owner_is_a_dead_one(bench: Bench) -> None:
     queue.close()
     queue.close()
     assert _eventually(lambda: recovery.sweep() == 1)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
 
 
 def test_the_sweep_mends_a_sum_that_has_drifted(bench: Bench) -> None:
@@ -708,7 +708,7 @@ def test_a_death_is_written_down_beside_the_frame_in_hand_alone(bench: Bench) ->
     assert bench.look().attempts == {name_of(2): "SIGSEGV"}
     assert recovery.sweep([die(bench, 2, 5)]) == 3
     lease = taken(queue)
-    assert lease.items == tuple(item_of(a_push(n)) for n in (1, 2, 3))
+    assert lease.items == [item_of(a_push(n)) for n in (1, 2, 3)]
     assert lease.deaths == {name_of(2): "SIGSEGV SIGSEGV@5"}
 
 
@@ -965,7 +965,7 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     threading.Timer(0.1, collector.push, [a_push(1)]).start()
     lease = queue.take(GIB, 20.0)
     assert lease is not None
-    assert lease.items == (item_of(a_push(1)),)
+    assert lease.items == [item_of(a_push(1))]
     queue.confirm(lease)
     assert queue.depth() == Depth(0, 0, 0)
 
@@ -1053,7 +1053,7 @@ def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:
     assert queue.take(GIB, 0.0) is None
     assert queue.owner != lease.owner
     assert recovery.sweep() == 2
-    assert taken(queue).items == (item_of(a_push(1)), item_of(a_push(2)))
+    assert taken(queue).items == [item_of(a_push(1)), item_of(a_push(2))]
 
 
 def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -> None:
@@ -1073,7 +1073,7 @@ def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -
         sender.join()
         recovery = bench.queue("recovery")
         assert _eventually(lambda: bool(recovery.sweep() or bench.look().working))
-        assert taken(queue).items == (item_of(a_push(2)),)
+        assert taken(queue).items == [item_of(a_push(2))]
         bench.close()
 
 
@@ -1099,7 +1099,7 @@ def test_nothing_is_lost_when_the_server_starts_again(real: RedisBench, end: str
         holder.confirm(lease)
     assert queue.sweep() == 1
     assert queue.depth() == Depth(3, 0, sum(map(len, items)))
-    assert taken(queue).items == tuple(items)
+    assert taken(queue).items == [*items]
 
 
 def test_scripts_that_somebody_flushed_are_loaded_again(real: RedisBench) -> None:
@@ -1145,7 +1145,7 @@ def test_an_exception_of_the_caller_drops_the_connection_too(real: RedisBench) -
         queue.take(GIB, 0.0)
     assert queue.owner == ""
     assert _eventually(lambda: real.queue("recovery").sweep() == 1)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
     assert queue.owner != first
 
 
@@ -1210,7 +1210,7 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     lease = taken(queue)
     assert other.take(1, 0.01) is None
     other.push(a_push(2))
-    assert taken(other).items == (item_of(a_push(2)),)
+    assert taken(other).items == [item_of(a_push(2))]
     queue.confirm(lease)
 
 
@@ -1240,7 +1240,7 @@ def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     queue.sweep()
     queue.set_aside(lease := taken(queue), lease.items[0])
     queue.confirm(lease)
-    queue.give_back(Lease(queue.owner, ()))
+    queue.give_back(Lease(queue.owner, []))
     owner = queue.owner
     assert queue.take(1, 1.0) is None, "and its wait is ended"
     os.close(awake)
