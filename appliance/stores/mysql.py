@@ -727,7 +727,7 @@ class _Statements(Writer):
         self.parts = list(self._texts)
 
     def insert(self, lo: int, hi: int) -> None:
-        self._insert.text(self._texts.pop((lo, hi), None) or b",".join(self._row_texts[lo:hi]))
+        self._insert.text(self._texts.pop((lo, hi), b"") or b",".join(self._row_texts[lo:hi]))
 
     @cached_property
     def _row_texts(self) -> list[bytes]:
