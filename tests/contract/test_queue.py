@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from appliance.contracts import (
     LEASE_RECORDS_MAX,
@@ -1264,7 +1265,7 @@ def test_a_right_that_is_missing_is_named_with_what_to_grant(
     assert RIGHTS in error.value.hint
 
 
-@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "rename", "rpushx"])
+@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "renamenx", "rpushx"])
 def test_a_push_that_may_not_do_all_does_nothing(real: RedisBench, missing: str) -> None:
     queue = as_user(real, "poor")
     with real.server.client() as client:
@@ -1316,6 +1317,32 @@ def test_a_push_leaves_nothing_but_its_frame_behind(real: RedisBench, queued: in
     assert small.push(a_push(99)) is Pushed.FULL
     assert everything(real) == before
     assert set(before) == {real.keys.working, real.keys.bytes, real.keys.source("tweets")}
+
+
+def test_a_frame_that_does_not_come_is_not_counted(real: RedisBench) -> None:
+    """As if RPUSHX were refused amid a transaction: each of its commands is judged on its own."""
+    queue = real.queue()
+    queue.push(a_push(1))
+    before = everything(real)
+    keys = real.keys
+    told = [keys.working, keys.bytes, keys.source("tweets"), keys.incoming]
+    told += [a_push(2).run, 2, 2, 2, 0, "", 0, "", 10**9, 100]
+    with real.server.client() as client:
+        assert client.eval(redis_queue.OPEN, 4, *told) == b"taken"
+        with pytest.raises(ResponseError, match="no frame came"):
+            client.eval(redis_queue.SHUT, 4, *told)
+    assert everything(real) == before
+
+
+def test_a_push_never_covers_frames_that_lie_where_it_works(real: RedisBench) -> None:
+    queue = real.queue()
+    queue.push(a_push(1))
+    with real.server.client() as client:
+        client.rpush(real.keys.incoming, b"somebody's")
+        before = everything(real)
+        with pytest.raises(Unavailable, match="there is a list"):
+            queue.push(a_push(2))
+    assert everything(real)[real.keys.working] == before[real.keys.working]
 
 
 def everything(real: RedisBench) -> dict[str, bytes]:
