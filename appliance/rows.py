@@ -326,13 +326,11 @@ def _values(found: list[Any], is_time: bool) -> list[Value]:
     types = set(map(type, found))
     if is_time and str in types:
         found = [utc_from_iso(one) if type(one) is str else one for one in found]
-    if types <= PLAIN:
+    if bool in types:
+        found = [int(one) if type(one) is bool else one for one in found]
+    if types <= PLAIN | {bool}:
         return found
-    return [one if type(one) in PLAIN else _as_plain(one) for one in found]
-
-
-def _as_plain(found: Any) -> Value:
-    return int(found) if type(found) is bool else _json_text(found)
+    return [one if type(one) in PLAIN else _json_text(one) for one in found]
 
 
 class _TooDeepError(Exception):
