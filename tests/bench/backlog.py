@@ -22,7 +22,7 @@ from tests.bench.ways import StreamDaemon, stream_daemon
 
 MANY_FRAMES, FEW_FRAMES = 1_000_000, 1_000
 RECORDS_OF_MANY = 300_000  # with a shorter stream than this fewer frames wait
-STORED_FRAMES = 20_000  # in each round
+STORED_FRAMES = 30_000  # in each round
 QUEUE = '[queue]\nbytes_max = "3GiB"\n'
 REPLY_S = 20.0
 

@@ -5,18 +5,7 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import (
-    backlog,
-    burst,
-    idle,
-    latency,
-    memory,
-    queue_side,
-    scale,
-    sqlite,
-    store_side,
-    whole,
-)
+from tests.bench import 
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
