@@ -36,6 +36,8 @@ class Chunk:
         first_received, last_received: seconds since the epoch.
         cursor_before, cursor_after: for sources that have a cursor.
         rejected, gaps, skipped_bytes: see frame.Header.
+        rest_s: the turn may take so long: the source has looked at many senders for this chunk,
+            and asked later it finds more of each.
     """
 
     body: Buffer
@@ -48,6 +50,7 @@ class Chunk:
     rejected: dict[int, str] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     skipped_bytes: int = 0
+    rest_s: float = 0.0
 
 
 class AtRisk(NamedTuple):

@@ -76,20 +76,24 @@ OPEN = """#!lua
 local run, number, compare, before = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[3], 'run', 'number', 'cursor')
 
+if redis.call('EXISTS', KEYS[4]) == 1 then -- a SHUT was refused: what waits lies there
+  redis.call('LPOP', KEYS[4])
+  while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', 'LEFT') do end
+end
 if known[1] == run and known[2] == number then return 'have it' end
 if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
 if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
 
 redis.call('LPUSH', KEYS[1], redis.call('LLEN', KEYS[1]))
-local renamed = redis.pcall('RENAMENX', KEYS[1], KEYS[4])
-if renamed == 1 then return 'taken' end
+local renamed = redis.pcall('RENAME', KEYS[1], KEYS[4])
+if renamed.ok then return 'taken' end
 redis.call('LPOP', KEYS[1])
-return type(renamed) == 'table' and renamed or redis.error_reply('ERR there is a list ' .. KEYS[4])
+return renamed
 """
 
 SHUT = """#!lua flags=allow-oom
 if redis.call('EXISTS', KEYS[4]) == 0 then return end
-redis.call('RENAMENX', KEYS[4], KEYS[1])
+redis.call('RENAME', KEYS[4], KEYS[1])
 local frames = tonumber(redis.call('LPOP', KEYS[1]))
 if redis.call('LLEN', KEYS[1]) == frames then return redis.error_reply('ERR no frame came') end
 

@@ -5,7 +5,19 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import 
+from tests.bench import (
+    backlog,
+    burst,
+    connections,
+    idle,
+    latency,
+    memory,
+    queue_side,
+    scale,
+    sqlite,
+    store_side,
+    whole,
+)
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
@@ -20,6 +32,7 @@ FIGURES: Mapping[str, Figure] = {
     "B9": latency.b9,
     "B10": backlog.b10,
     "B11": memory.b11,
+    "connections": connections.connections,
     "idle": idle.idle,
     "burst": burst.burst,
     "scale-subscribers": scale.subscribers,

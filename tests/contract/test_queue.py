@@ -1265,7 +1265,7 @@ def test_a_right_that_is_missing_is_named_with_what_to_grant(
     assert RIGHTS in error.value.hint
 
 
-@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "renamenx", "rpushx"])
+@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "rename", "rpushx"])
 def test_a_push_that_may_not_do_all_does_nothing(real: RedisBench, missing: str) -> None:
     queue = as_user(real, "poor")
     with real.server.client() as client:
@@ -1334,15 +1334,19 @@ def test_a_frame_that_does_not_come_is_not_counted(real: RedisBench) -> None:
     assert everything(real) == before
 
 
-def test_a_push_never_covers_frames_that_lie_where_it_works(real: RedisBench) -> None:
+@pytest.mark.parametrize("waiting", [[], [3, 4]])
+def test_frames_that_an_unfinished_push_has_left_wait_again(
+    real: RedisBench, waiting: list[int]
+) -> None:
     queue = real.queue()
-    queue.push(a_push(1))
+    left = [item_of(a_push(n)) for n in (1, 2)]
+    behind = [item_of(a_push(n)) for n in waiting]
     with real.server.client() as client:
-        client.rpush(real.keys.incoming, b"somebody's")
-        before = everything(real)
-        with pytest.raises(Unavailable, match="there is a list"):
-            queue.push(a_push(2))
-    assert everything(real)[real.keys.working] == before[real.keys.working]
+        client.rpush(real.keys.incoming, b"1", *left)
+        if behind:
+            client.rpush(real.keys.working, *behind)
+    assert queue.push(a_push(5)) is Pushed.TAKEN
+    assert real.look().working == [*left, *behind, item_of(a_push(5))]
 
 
 def everything(real: RedisBench) -> dict[str, bytes]:
