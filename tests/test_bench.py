@@ -22,6 +22,7 @@ from tests.bench.measure import Comparison, Findings, Samples, WrongContentError
 from tests.bench.processes import family_of, role, usage
 from tests.bench.rsyslog import find_ommysql
 from tests.bench.run import Run
+from tests.bench.store_side import TypedLines
 from tests.conftest import find_service
 from tests.redis_servers import find_valkey
 from tests.system.daemon import until
@@ -43,6 +44,28 @@ def test_both_figures_are_measured_and_printed(
         assert measure.shown(figure["ours"]["median"]) in printed
         assert name in printed
         assert figure["ratio"] > 0
+
+
+def test_what_waits_is_stored_by_two_subscribers(capsys: pytest.CaptureFixture[str]) -> None:
+    for services in (("mariadbd", "mysqld"), ("mariadb", "mysql")):
+        find_service(*services)
+    find_valkey()
+    assert program.main(["B3", "B4", "--records", "4000", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "one raw column" in printed
+    assert "prepared rows" in printed
+
+
+def test_typed_lines_know_what_a_wrong_column_is() -> None:
+    lines = make_lines(50, 1)
+    typed = TypedLines.made_from(lines)
+    assert typed.content.count == len(typed.records) == len(typed.rows) == 50
+    assert typed.first(7).content == TypedLines.made_from(lines.first(7)).content
+    assert any(row.written.endswith(b"\t\\N") for row in typed.rows)
+    record = json.loads(typed.records[0])
+    record["user"]["verified"] = not record["user"]["verified"]
+    other = Lines.of([json.dumps(record).encode()])
+    assert TypedLines.made_from(other).content != typed.first(1).content
 
 
 def test_latency_and_idling_are_measured_and_printed(

@@ -13,7 +13,8 @@ of the two at every instant. What keeps that true:
 * One redis-py Connection, connected once, by us. Neither pool nor retries nor health checks:
   each of them sends a command twice or connects anew in silence, under the same name.
 * A collector's connection is the only one of its source (rivals.py).
-* Whatever moves frames or counts their bytes is one script, so it happens whole or not. Its
+* Whatever moves frames or counts their bytes is one script (a push: one transaction), so it
+  happens whole or not. Its
   first line has to be `#!lua`: only then is a script that meets `maxmemory` refused before
   its first write, not in its middle. What makes a full Redis emptier, or moves frames only,
   is marked allow-oom: a full one refuses even LMOVE, for ever.
@@ -54,6 +55,7 @@ BLOCK_S_MIN = 0.001  # Redis counts milliseconds, and 0 means for ever
 DEATHS_CHARS_MAX = 16 * 1024  # what is written down over one frame: some thousand deaths
 ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
+JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
 HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
 LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
@@ -64,8 +66,13 @@ GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
 
-PUSH = """#!lua
-local run, number, compare, before, item = ARGV[1], ARGV[2], ARGV[5], ARGV[6], ARGV[10]
+# A push is one transaction of three commands: OPEN decides; RPUSHX appends where a list of that
+# name is, and does nothing else; SHUT ends it. So no frame passes through a script: Lua copies each
+# string, and Valkey hashes all of it, which was two thirds of the server's work for a push.
+# OPEN's yes is that `working` goes by the name that RPUSHX uses. The empty item in front makes a
+# list of none, and is the first write: what can be refused is refused before there is another.
+OPEN = """#!lua
+local run, number, compare, before, size = ARGV[1], ARGV[2], ARGV[5], ARGV[6], ARGV[10]
 local known = redis.call('HMGET', KEYS[3], 'run', 'number', 'cursor')
 
 -- Byte by byte: the < of Lua asks the server's locale, and some sort "aa" behind "z".
@@ -81,14 +88,25 @@ if known[1] == run and known[2] == number then return 'have it' end
 if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
 if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
 
-redis.call('RPUSH', KEYS[1], item)
-redis.call('INCRBY', KEYS[2], #item)
+redis.call('LPUSH', KEYS[1], '')
+local renamed = redis.pcall('RENAME', KEYS[1], KEYS[4])
+if renamed.err then
+  redis.call('LPOP', KEYS[1])
+  return renamed
+end
+redis.call('INCRBY', KEYS[2], size)
 if not known[1] or newer(run, known[1])
    or (run == known[1] and tonumber(number) > tonumber(known[2])) then
   redis.call('HSET', KEYS[3], 'run', run, 'number', number, 'records', ARGV[3], 'bytes', ARGV[4])
   if ARGV[7] == '1' then redis.call('HSET', KEYS[3], 'cursor', ARGV[8]) end
 end
 return 'taken'
+"""
+
+SHUT = """#!lua flags=allow-oom
+if redis.call('EXISTS', KEYS[2]) == 0 then return end
+redis.call('RENAME', KEYS[2], KEYS[1])
+redis.call('LPOP', KEYS[1])
 """
 
 TAKE = """#!lua flags=allow-oom
@@ -194,7 +212,8 @@ return lines
 """
 
 SCRIPTS = (
-    PUSH,
+    OPEN,
+    SHUT,
     TAKE,
     CONFIRM,
     GIVE_BACK,
@@ -282,28 +301,53 @@ class RedisQueue:
         """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
         if self._disk_is_low():
             return Pushed.DISK_LOW
-        keys = (self._keys.working, self._keys.bytes, self._keys.source(push.source))
         # Also without a cursor of its own (a lost state directory): the queue's is the true one.
         compare = push.cursor_after is not None and not push.force
         before = "" if push.cursor_before is None else f"={push.cursor_before}"  # none isn't ""
+        arguments = (
+            push.run,
+            push.number,
+            push.records,
+            push.bytes,
+            int(compare),
+            before,
+            int(push.cursor_after is not None),
+            push.cursor_after or "",
+            self._bytes_max,
+            len(push.header) + len(push.body),
+        )
         with self._talking():
-            answer = self._run_with_item(
-                PUSH,
-                keys,
-                (
-                    push.run,
-                    push.number,
-                    push.records,
-                    push.bytes,
-                    int(compare),
-                    before,
-                    int(push.cursor_after is not None),
-                    push.cursor_after or "",
-                    self._bytes_max,
-                ),
-                push,
-            )
-            return Pushed(answer.decode())
+            self._send_push(push, arguments)
+            return Pushed(self._verdict().decode())
+
+    def _send_push(self, push: Push, arguments: Sequence[Any]) -> None:
+        """Send the transaction at once; a large body goes from where it lies."""
+        working, incoming = self._keys.working, self._keys.incoming
+        keys = (working, self._keys.bytes, self._keys.source(push.source), incoming)
+        size = len(push.header) + len(push.body)
+        begin = (
+            *self._packed(("MULTI",), ("EVALSHA", self._shas[OPEN], len(keys), *keys, *arguments)),
+            b"*3\r\n$6\r\nRPUSHX\r\n$%d\r\n%b\r\n" % (len(incoming), incoming.encode()),
+            b"$%d\r\n%b" % (size, push.header),
+        )
+        end = self._packed(("EVALSHA", self._shas[SHUT], 2, working, incoming), ("EXEC",))
+        parts = (b"".join(begin), push.body, b"\r\n" + b"".join(end))
+        self._send(parts if size > JOINED_BYTES_MAX else [b"".join(parts)])
+
+    def _packed(self, *commands: Sequence[Any]) -> list[bytes]:
+        packed: list[bytes] = self._connection.pack_commands(commands)
+        return packed
+
+    def _verdict(self) -> bytes:
+        """What OPEN has answered within the transaction that was sent."""
+        for _queued in ("MULTI", "OPEN", "RPUSHX", "SHUT"):
+            self._reply()
+        answers = self._reply()
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        verdict: bytes = answers[0]
+        return verdict
 
     def source_state(self, source: str) -> SourceState | None:
         """What was last pushed for a source; None if nothing ever was."""
@@ -601,10 +645,13 @@ class RedisQueue:
         self._connection = self._address.connection(self._password, owner, self._reply_timeout_s)
         self._connection.connect()
         loads = [("SCRIPT", "LOAD", script) for script in SCRIPTS]
-        self._send(self._connection.pack_commands([("INFO", "server"), ("CLIENT", "ID"), *loads]))
+        asked = (("INFO", "server"), ("CLIENT", "ID"), *loads, ("MULTI",), ("EXEC",))
+        self._send(self._packed(*asked))
         self._server = check_version(self._reply().decode(errors="replace"))
         self._client = self._reply()
         self._shas = {script: self._reply() for script in SCRIPTS}
+        for _try in ("MULTI", "EXEC"):  # where they may not be used, a push would be no transaction
+            self._reply()
         if self._instance:
             self._be_the_only_one(owner)
         self._owner = owner
@@ -642,23 +689,6 @@ class RedisQueue:
 
     def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         return self._command("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
-
-    def _run_with_item(
-        self, script: str, keys: Sequence[str], arguments: Sequence[Any], push: Push
-    ) -> Any:
-        """Run a script whose last argument is header and body, which are never joined."""
-        words = ("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
-        encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-        start = b"".join(
-            (
-                b"*%d\r\n" % (len(encoded) + 1),
-                *(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded),
-                b"$%d\r\n" % (len(push.header) + len(push.body)),
-                push.header,
-            )
-        )
-        self._send([start, push.body, b"\r\n"])
-        return self._reply()
 
     def _command(self, *words: Any) -> Any:
         self._send(self._connection.pack_command(*words))

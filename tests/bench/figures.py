@@ -5,12 +5,25 @@ Whoever adds one says in docs/benchmarks.md what it means.
 
 from collections.abc import Mapping
 
-from tests.bench import backlog, burst, idle, latency, memory, queue_side, scale, sqlite, whole
+from tests.bench import (
+    backlog,
+    burst,
+    idle,
+    latency,
+    memory,
+    queue_side,
+    scale,
+    sqlite,
+    store_side,
+    whole,
+)
 from tests.bench.run import Figure
 
 FIGURES: Mapping[str, Figure] = {
     "B1": queue_side.b1,
     "B2": queue_side.b2,
+    "B3": store_side.b3,
+    "B4": store_side.b4,
     "B5": whole.b5,
     "B6": whole.b6,
     "B7": whole.b7,
