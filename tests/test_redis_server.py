@@ -196,6 +196,16 @@ def test_shutdown_of_a_hanging_server_says_so(servers: Servers) -> None:
     assert process.wait(10) == 0  # it gets the request when it goes on
 
 
+def test_one_that_is_asked_to_end_does_so_though_nobody_waits_for_its_answer(
+    servers: Servers,
+) -> None:
+    server = servers.make()
+    server.ask_to_end()  # nothing there is fine
+    process = servers.start(server)
+    server.ask_to_end()
+    assert process.wait(10) == 0
+
+
 def test_only_one_server_at_a_time(servers: Servers) -> None:
     process = servers.start()
     with pytest.raises(Unavailable, match="lock"):

@@ -24,6 +24,7 @@ Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 
 import re
 import secrets
+import select
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -244,7 +245,8 @@ class RedisQueue:
     `role` names the process in the connection's name, `bytes_max` is where push says full,
     `beat` is called before and after each command. No lock: one thread only. With an
     `instance`, its id, the connection is the only one of its role; a collector's has to be.
-    `disk_is_low` tells push that the disk under the queue has no room to spare.
+    `disk_is_low` tells push that the disk under the queue has no room to spare. `wake` is a
+    descriptor that ends the waiting of a take when it becomes readable.
     """
 
     def __init__(
@@ -261,6 +263,7 @@ class RedisQueue:
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         beat: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
+        wake: int | None = None,
     ) -> None:
         assert re.fullmatch(r"[!-~]+", role), "a client name has no spaces"
         self._address = address
@@ -274,8 +277,10 @@ class RedisQueue:
         self._disk_is_low = disk_is_low
         self._reply_timeout_s = reply_timeout_s
         self._token, self._beat, self._sleep = token, beat, sleep
+        self._wake = wake
         self._connection: Any = None
         self._owner = ""  # empty: not connected, nothing is ours
+        self._client = 0  # the server's own number for the connection
         self._held_bytes = 0  # in our busy list
         self._shas: dict[str, bytes] = {}
         self._server = ""  # its name and version
@@ -382,7 +387,7 @@ class RedisQueue:
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Waits up to wait_s when there is none; then None.
+        Waits up to wait_s when there is none, or until `wake` is readable; then None.
         """
         assert not self._held_bytes, "one lease at a time: the busy list holds exactly it"
         with self._talking():
@@ -403,15 +408,40 @@ class RedisQueue:
         take = ("BLMOVE", *lists, "LEFT", "RIGHT", f"{wait_s:.3f}")
         # Sent together: the server answers the second when the first is done.
         self._send(self._connection.pack_commands([take, ("HGETALL", self._keys.attempts)]))
+        if self._is_woken(wait_s):
+            self._unblock()
         is_full = False
         try:
-            item = self._reply(timeout_s=wait_s + self._reply_timeout_s)
+            item = self._reply()
         except OutOfMemoryError:  # refused before it did anything, so the connection is sound
             item, is_full = None, True
         attempts = self._reply()
         if is_full:
             self._sleep(min(FULL_WAIT_S, wait_s))
         return ([] if item is None else [item]), attempts
+
+    def _is_woken(self, wait_s: float) -> bool:
+        """Block until the server answers, or wait_s is over; True: until somebody wants us."""
+        poller = select.poll()
+        poller.register(self._connection._sock, select.POLLIN)  # redis-py itself can only read
+        if self._wake is not None:
+            poller.register(self._wake, select.POLLIN)
+        return [fd for fd, _ in poller.poll(wait_s * 1000)] == [self._wake]
+
+    def _unblock(self) -> None:
+        """Have the server end our wait now, as if its time were over.
+
+        Over another connection, since ours waits. To drop ours instead would leave a frame that
+        is on its way to recovery.
+        """
+        name = f"{self._owner}-unblock"
+        other = self._address.connection(self._password, name, self._reply_timeout_s)
+        try:
+            other.connect()
+            other.send_command("CLIENT", "UNBLOCK", self._client)
+            other.read_response()
+        finally:
+            other.disconnect()
 
     def confirm(self, lease: Lease) -> None:
         """Forget the lease, and the deaths over its frames: the store has committed it.
@@ -617,8 +647,10 @@ class RedisQueue:
         self._connection = self._address.connection(self._password, owner, self._reply_timeout_s)
         self._connection.connect()
         loads = [("SCRIPT", "LOAD", script) for script in SCRIPTS]
-        self._send(self._packed(("INFO", "server"), *loads, ("MULTI",), ("EXEC",)))
+        asked = (("INFO", "server"), ("CLIENT", "ID"), *loads, ("MULTI",), ("EXEC",))
+        self._send(self._packed(*asked))
         self._server = check_version(self._reply().decode(errors="replace"))
+        self._client = self._reply()
         self._shas = {script: self._reply() for script in SCRIPTS}
         for _try in ("MULTI", "EXEC"):  # where they may not be used, a push would be no transaction
             self._reply()
@@ -660,17 +692,16 @@ class RedisQueue:
     def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         return self._command("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
 
-    def _command(self, *words: Any, timeout_s: float | None = None) -> Any:
+    def _command(self, *words: Any) -> Any:
         self._send(self._connection.pack_command(*words))
-        return self._reply(timeout_s)
+        return self._reply()
 
     def _send(self, packed: Sequence[Any]) -> None:
         self._beat()
         self._connection.send_packed_command(packed, check_health=False)
 
-    def _reply(self, timeout_s: float | None = None) -> Any:
-        limit = {} if timeout_s is None else {"timeout": timeout_s}
+    def _reply(self) -> Any:
         try:
-            return self._connection.read_response(**limit)
+            return self._connection.read_response()
         finally:
             self._beat()
