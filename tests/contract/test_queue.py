@@ -1312,6 +1312,7 @@ def test_a_push_leaves_nothing_but_its_frame_behind(real: RedisBench, queued: in
     pushes = [a_push(n) for n in range(1, queued + 2)]
     for push in pushes:
         queue.push(push)
+    assert real.look().working == list(map(item_of, pushes))
     before = everything(real)
     assert queue.push(pushes[-1]) is Pushed.HAVE_IT
     assert small.push(a_push(99)) is Pushed.FULL
