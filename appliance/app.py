@@ -684,7 +684,7 @@ class App:
     def _subscriber(self, name: str, role: str, birth: Birth) -> Iterator[Subscriber]:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
-        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S)
+        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S, wake=birth.wish.fileno())
         store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
@@ -833,7 +833,12 @@ class App:
                 own.close()
 
     def _queue(
-        self, role: str, beat: Beat, reply_timeout_s: float, instance: str = ""
+        self,
+        role: str,
+        beat: Beat,
+        reply_timeout_s: float,
+        instance: str = "",
+        wake: int | None = None,
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
@@ -846,6 +851,7 @@ class App:
             disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
             beat=beat,
+            wake=wake,
         )
 
     def _queue_bytes_max(self) -> int:

@@ -272,9 +272,9 @@ class Queue(Protocol):
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none; then
-        None. Never a moment without a home: a taken frame is in the busy list of its owner. The
-        lease says which of its frames were in hand at a death.
+        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none, or
+        until a signal comes; then None. Never a moment without a home: a taken frame is in the
+        busy list of its owner. The lease says which of its frames were in hand at a death.
         """
 
     def confirm(self, lease: Lease) -> None:
@@ -518,11 +518,11 @@ class Wish(Protocol):
     def leave(self) -> bool:
         """Whether to end for a successor to go on, so that no sender may notice."""
 
-    def take_nudge(self) -> bool:
-        """Whether the parent has nudged since the last call."""
-
     def wait(self, timeout_s: float) -> None:
         """Block until a signal comes or the timeout is over."""
+
+    def clear(self) -> None:
+        """A signal that has come ends no wait any more; the wishes stay."""
 
 
 # ── who started us, and who holds our sockets ───────────────────────────────────────────

@@ -36,8 +36,7 @@ from appliance.refusals import Refusals
 
 T = TypeVar("T")
 
-TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
-PAUSE_LOOK_S = 0.5
+WAIT_S_MAX = 5.0  # between heartbeats when nothing comes; a signal ends each wait
 FOLD_INTERVAL_S = 5.0
 FOLD_REST_S = 60.0  # behind one that failed: it may have held up everybody for some seconds
 LOOK_FRAMES_MAX = 256  # of those that wait: what was given back stands in front
@@ -111,6 +110,7 @@ class Subscriber:
             while not self._wish.stop:
                 self._rest_while_paused()
                 lease = self._persist("the queue", self._take)
+                self._wish.clear()  # the signal that ended this take shall not end the next one
                 if lease is not None:
                     self._work(lease)
                 self._fold_sometimes()
@@ -127,7 +127,8 @@ class Subscriber:
     def _take(self) -> Lease | None:
         if self._is_paused():  # while the queue was waited for
             return None
-        return self._queue.take(self._pace.bytes, TAKE_WAIT_S)
+        until_fold_s = max(0.0, self._fold_at - self._monotonic())
+        return self._queue.take(self._pace.bytes, min(WAIT_S_MAX, until_fold_s))
 
     # ── what waits now, and no more ─────────────────────────────────────────────────────
 
@@ -353,7 +354,7 @@ class Subscriber:
             if self._wish.stop:
                 raise Stopped
             self._gauge.beat()
-            self._wish.wait(PAUSE_LOOK_S)
+            self._wish.wait(WAIT_S_MAX)
         self._gauge.waiting_for("")
 
     def _persist(self, what: str, act: Callable[[], T]) -> T:

@@ -59,9 +59,6 @@ class Wish:
     def clear(self) -> None:
         """Nothing ever comes."""
 
-    def take_nudge(self) -> bool:
-        return False
-
     def allow(self, time_s: float) -> None:
         self.allowed.append(time_s)
 
@@ -87,7 +84,7 @@ class Place:
 
     def _queue(self, *given: Any, **more: Any) -> MemoryQueue:
         self.queues.append(given)
-        assert more.keys() == {"instance", "disk_is_low", "token", "beat"}
+        assert more.keys() == {"instance", "disk_is_low", "token", "beat", "wake"}
         return MemoryQueue(self.redis, given[3], given[4], instance=more["instance"])
 
     def app(self, sources: str, rest: str = "", **how: Any) -> App:

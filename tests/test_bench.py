@@ -5,14 +5,16 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGKILL
 from types import SimpleNamespace
 
 import pytest
 
+from appliance.frame import Header, checksum, encode_header
 from tests.bench import __main__ as program
-from tests.bench import idle, latency, measure
+from tests.bench import idle, latency, measure, queue_side
 from tests.bench.database import Database, private_database
 from tests.bench.figures import FIGURES
 from tests.bench.lines import Content, Lines, make_lines
@@ -88,17 +90,19 @@ def test_a_percentile_is_a_figure_that_was_measured() -> None:
 
 
 def test_the_other_wholes_are_measured_and_printed(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for services in (("mariadbd", "mysqld"), ("rsyslogd",), ("sqlite3",)):
         find_service(*services)
     find_ommysql()
     find_valkey()
-    words = ["B6", "B8", "--records", "2000", "--rounds", "1"]
-    assert program.main(words) == 0
+    words = ["B6", "B8", "burst", "--records", "2000", "--rounds", "1"]
+    assert program.main([*words, "--pictures", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for name in ("B6", "B8"):
+    for name in ("B6", "B8", "burst"):
         assert f"| {name} " in printed
+    assert "waiting at most" in printed
+    assert (tmp_path / "burst.svg").exists() is (find_spec("matplotlib") is not None)
 
 
 def test_a_figure_that_lacks_something_is_left_out(
@@ -116,6 +120,26 @@ def test_a_figure_that_lacks_something_is_left_out(
 @contextmanager
 def unused_database() -> Iterator[SimpleNamespace]:
     yield SimpleNamespace(run=lambda _: [("none",)])
+
+
+def test_the_way_into_the_queue_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    find_service("mariadbd", "mysqld")
+    find_valkey()
+    assert program.main(["B1", "B2", "--records", "4000", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "RPUSH each" in printed
+    assert "RPUSH 1 MiB" in printed
+
+
+def test_what_the_queue_holds_has_to_be_what_was_sent() -> None:
+    with queue_side.server(queue_side.SETTINGS) as client:
+        queue = queue_side.Collecting(0, client)
+        header = Header("0" * 32, 1, "lines", 2, 0, 0, 4, checksum(b"b\na\n"), 0.0, 0.0)
+        client.rpush(queue_side.KEYS.working, encode_header(header) + b"b\na\n")
+        queue.check(queue_side.Stream.of([b"b", b"a"], 1))
+        for other in ([b"a", b"b"], [b"b"], [b"b", b"a", b"b"]):
+            with pytest.raises(WrongContentError, match="2 records"):
+                queue.check(queue_side.Stream.of(other, 1))
 
 
 def test_a_figure_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,7 +219,16 @@ def test_leases_are_of_the_size_that_was_asked_for(world: World) -> None:
     world.push(*items)
     world.run(5)
     assert world.store.asked == [[1, 2], [3, 4], [5, 6]]
-    assert set(world.queue.takes) == {(world.lease_bytes_max, subscriber.TAKE_WAIT_S)}
+    assert {bytes_max for bytes_max, _wait_s in world.queue.takes} == {world.lease_bytes_max}
+
+
+def test_nothing_is_waited_for_longer_than_until_the_next_fold(world: World) -> None:
+    world.clock.at(3, lambda: world.push(item(1, tweet("Bears", 1))))
+    world.run(11)
+    waits = [wait_s for _bytes_max, wait_s in world.queue.takes]
+    assert waits[:3] == pytest.approx([0, 5, 2]), "the first fold is due at once"
+    assert max(waits) <= subscriber.WAIT_S_MAX
+    assert [at - 1000 for at in world.store.folds] == pytest.approx([0, 5, 10], abs=0.1)
     assert world.is_empty()
 
 
@@ -562,14 +571,14 @@ def test_the_lease_in_hand_is_finished_and_nothing_is_taken_until_it_is_resumed(
     assert world.frames() == [1, 2]
     assert world.gauge.waits == [signals.PAUSED, ""]
     resumed_after = world.queue.took_at[1] - 1100
-    assert 0 <= resumed_after <= subscriber.PAUSE_LOOK_S
+    assert resumed_after == 0, "the parent nudges"
 
 
 def test_it_beats_while_it_is_paused(world: World) -> None:
     pause(world)
     world.run(100)
-    assert world.gauge.beats >= 100
-    assert set(world.wish.waits) == {subscriber.PAUSE_LOOK_S}
+    assert world.gauge.beats >= 100 / subscriber.WAIT_S_MAX
+    assert set(world.wish.waits) == {subscriber.WAIT_S_MAX}
 
 
 def test_a_stop_ends_it_while_it_is_paused_without_taking_anything(world: World) -> None:

@@ -111,6 +111,13 @@ def shown(figure: float) -> str:
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
+def spread(figures: Sequence[float]) -> str:
+    """Several figures for people: the middle one, in brackets the lowest and the highest."""
+    if min(figures) == max(figures):
+        return shown(figures[0])
+    return f"{shown(median(figures))} ({shown(min(figures))} … {shown(max(figures))})"
+
+
 # ── from lines into a table ─────────────────────────────────────────────────────────────
 
 
@@ -142,7 +149,15 @@ def rate(tables: Tables, way: Way, lines: Lines) -> float:
     """
     tables.empty(way.table)
     seconds = way.store(lines)
-    found = tables.content(way.table)
-    if found != lines.content:
-        raise WrongContentError(f"{way.name} has stored {found}, should be {lines.content}")
+    check(way.name, tables.content(way.table), lines.content)
     return lines.content.count / seconds
+
+
+def check(name: str, found: Content, wanted: Content) -> None:
+    """See that a table holds what was sent.
+
+    Raises:
+        WrongContentError: it holds something else.
+    """
+    if found != wanted:
+        raise WrongContentError(f"{name} has stored {found}, should be {wanted}")

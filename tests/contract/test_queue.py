@@ -5,8 +5,10 @@ The last part asks things that only a real server can do: restart, run full, han
 
 import itertools
 import json
+import os
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -968,6 +970,42 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     assert queue.depth() == Depth(0, 0, 0)
 
 
+def take_or_be_woken(queue: RedisQueue) -> Lease | None:
+    """A take that would wait long, and may not wait to the end."""
+    wait_s, began = 10.0, time.monotonic()
+    lease = queue.take(GIB, wait_s)
+    assert lease or time.monotonic() - began < wait_s, "nothing has ended its wait"
+    return lease
+
+
+def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
+    real: RedisBench,
+) -> None:
+    """However close to it a frame comes: who pushed it finds it in hand, or waiting."""
+    read, write = os.pipe()
+    queue, collector = real.queue(wake=read), real.queue("collector")
+    queue.depth()
+    collector.depth()
+    owner, taken = queue.owner, Counter[bytes]()
+    for number in range(1, 41):
+        threading.Timer(0.01, os.write, [write, b"!"]).start()
+        pushing = threading.Timer(0.01 + number % 8 / 2000, collector.push, [a_push(number)])
+        pushing.start()
+        while lease := take_or_be_woken(queue):
+            taken.update(lease.items)
+            queue.confirm(lease)
+        assert os.read(read, 1) == b"!"
+        pushing.join()
+    while lease := queue.take(GIB, 0):
+        taken.update(lease.items)
+        queue.confirm(lease)
+    assert queue.owner == owner
+    assert taken == Counter(item_of(a_push(number)) for number in range(1, 41))
+    assert queue.depth() == Depth(0, 0, 0)
+    os.close(read)
+    os.close(write)
+
+
 def test_who_waits_for_a_frame_learns_of_its_deaths(real: RedisBench) -> None:
     """Recovery gives the frame to somebody who is blocked in a take already."""
     queue, recovery = real.queue(), real.queue("recovery")
@@ -1176,11 +1214,13 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     queue.confirm(lease)
 
 
-def as_user(real: RedisBench, user: str, password: str | None = "secret") -> RedisQueue:
+def as_user(
+    real: RedisBench, user: str, password: str | None = "secret", wake: int | None = None
+) -> RedisQueue:
     """A collector's queue over the connection of this user."""
     address = replace(real.address, user=user)
     name, role = real.keys.name, "collector-tweets"
-    queue = RedisQueue(address, password, name, role, GIB, 5.0, instance="a1")
+    queue = RedisQueue(address, password, name, role, GIB, 5.0, instance="a1", wake=wake)
     real.made.append(queue)
     return queue
 
@@ -1193,16 +1233,20 @@ def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     with real.server.client() as client:
         set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
     real.collector("a1").attach()  # a predecessor, to be ended
-    queue = as_user(real, "feed")
+    awake = os.eventfd(1)
+    queue = as_user(real, "feed", wake=awake)
     queue.bind("a" * 32)
     queue.push(a_push(1))
     queue.sweep()
     queue.set_aside(lease := taken(queue), lease.items[0])
     queue.confirm(lease)
     queue.give_back(Lease(queue.owner, ()))
-    queue.take(1, 0.01)
+    owner = queue.owner
+    assert queue.take(1, 1.0) is None, "and its wait is ended"
+    os.close(awake)
     queue.source_state("tweets")
     assert queue.depth() == Depth(0, 0, 0)
+    assert queue.owner == owner
 
 
 @pytest.mark.parametrize("missing", ["client|list", "client|kill", "info", "evalsha", "scan"])
@@ -1218,6 +1262,67 @@ def test_a_right_that_is_missing_is_named_with_what_to_grant(
         queue.sweep()
     assert error.value.loud
     assert RIGHTS in error.value.hint
+
+
+@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "rename", "rpushx"])
+def test_a_push_that_may_not_do_all_does_nothing(real: RedisBench, missing: str) -> None:
+    queue = as_user(real, "poor")
+    with real.server.client() as client:
+        rights = (f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+        set_user(client, "poor", *rights)
+        queue.push(a_push(1))
+        queue.close()
+        before = everything(real)
+        set_user(client, "poor", *rights, f"-{missing}")
+        with pytest.raises(Unavailable):
+            queue.push(a_push(2))
+        assert everything(real) == before
+        set_user(client, "poor", *rights)
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+    assert real.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def test_a_push_whose_scripts_are_gone_does_nothing_and_loads_them(real: RedisBench) -> None:
+    queue = real.queue()
+    queue.push(a_push(1))
+    before = everything(real)
+    with real.server.client() as client:
+        client.script_flush()
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert everything(real) == before
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+
+
+def test_a_list_that_is_none_takes_no_frame_and_counts_none(real: RedisBench) -> None:
+    queue = real.queue()
+    with real.server.client() as client:
+        client.set(real.keys.working, "somebody's")
+        with pytest.raises(Unavailable):
+            queue.push(a_push(1))
+        assert set(everything(real)) == {real.keys.working}
+        client.delete(real.keys.working)
+    assert queue.push(a_push(1)) is Pushed.TAKEN
+
+
+@pytest.mark.parametrize("queued", [0, 1, 3])
+def test_a_push_leaves_nothing_but_its_frame_behind(real: RedisBench, queued: int) -> None:
+    queue, small = real.queue(), real.queue(bytes_max=1)
+    pushes = [a_push(n) for n in range(1, queued + 2)]
+    for push in pushes:
+        queue.push(push)
+    before = everything(real)
+    assert queue.push(pushes[-1]) is Pushed.HAVE_IT
+    assert small.push(a_push(99)) is Pushed.FULL
+    assert everything(real) == before
+    assert set(before) == {real.keys.working, real.keys.bytes, real.keys.source("tweets")}
+
+
+def everything(real: RedisBench) -> dict[str, bytes]:
+    """All keys of the instance with what they hold."""
+    with real.server.client() as client:
+        keys = [key.decode() for key in client.scan_iter(f"{{{real.keys.name}}}:*")]
+        return {key: client.dump(key) for key in keys}
 
 
 def test_a_wrong_password_is_said_and_never_shown(real: RedisBench) -> None:

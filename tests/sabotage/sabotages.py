@@ -24,6 +24,28 @@ class Sabotage:
 
 SABOTAGES = (
     Sabotage(
+        "idle: a subscriber that waits for frames doesn't hear of a stop",
+        "appliance/queues/redis.py",
+        "        if self._is_woken(wait_s):\n            self._unblock()",
+        "        self._is_woken(wait_s)",
+        "tests/contract/test_queue.py::"
+        "test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame",
+    ),
+    Sabotage(
+        "idle: a pause reaches a subscriber only when it has waited long enough",
+        "appliance/watchdog.py",
+        '            child.slot.set("paused", paused)\n            child.nudge()',
+        '            child.slot.set("paused", paused)',
+        "tests/test_watchdog.py::test_pause_and_resume_reach_every_subscriber_also_later_ones",
+    ),
+    Sabotage(
+        "idle: a look at the queue that is asked for comes when recovery wakes by itself",
+        "appliance/watchdog.py",
+        '        self._recovery.slot.set("look", self._looks)\n        self._recovery.nudge()',
+        '        self._recovery.slot.set("look", self._looks)',
+        "tests/test_watchdog.py::test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked",
+    ),
+    Sabotage(
         "leave: children of a killed parent end connections that somebody holds for a successor",
         "appliance/process.py",
         "        return self._left or (self.drain and self.orphaned and self._kept())",
