@@ -15,7 +15,7 @@ from appliance.batch import Batch, DeadLetter
 from appliance.config import Column, Filter
 from appliance.contracts import NO_RECORD
 from appliance.frame import Frame, Gap, Header, checksum
-from appliance.rows import PARSED_MAX, Paths, RowMaker, split, utc_from_iso, utc_text
+from appliance.rows import PARSED_MAX, Paths, RowMaker, split, utc_column, utc_from_iso, utc_text
 
 RUN = "0190163d8694739b88b7b1c3e2f00001"
 RAW = {"raw": Column(type="LONGTEXT", path="")}
@@ -371,15 +371,19 @@ SHAPED = st.from_regex(
 )
 
 
-@given(SHAPED | st.lists(PARTS, max_size=9).map("".join))
-def test_the_short_way_to_write_a_time_is_the_long_way(text: str) -> None:
-    try:
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-        written = moment.isoformat(" ", "microseconds")
-    except (ValueError, OverflowError):
-        written = text
-    assert utc_from_iso(text) == written
+TIMES = st.datetimes() | st.datetimes(timezones=st.just(UTC))
+
+
+@given(
+    st.lists(TIMES.map(datetime.isoformat), max_size=4)
+    | st.lists(SHAPED | st.lists(PARTS, max_size=9).map("".join) | st.none(), max_size=4)
+)
+def test_a_column_of_times_is_written_as_each_of_them(texts: list[Any]) -> None:
+    written = [text if text is None else utc_from_iso(text) for text in texts]
+    assert utc_column(texts) == written
+    body = b"".join(json.dumps({"at": text}).encode() + b"\n" for text in texts)
+    rows = made(body, {"at": Column(type="DATETIME(6)", path="at")}).rows
+    assert rows == [(text,) for text in written]
 
 
 def test_a_time_column_leaves_numbers_alone() -> None:
