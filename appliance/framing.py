@@ -21,7 +21,7 @@ The caller's buffer holds at least `record_bytes_max` bytes: a full buffer alway
 something, if only a part of an over-long line to skip.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -70,13 +70,18 @@ class Cut:
 
     def body(self, buffer: bytes | bytearray) -> Buffer:
         """The records, each ended by one newline; a view of the buffer where one slice does."""
-        view = memoryview(buffer)
-        pieces: list[Buffer] = []
-        for start, end in self.parts:
-            pieces.append(view[start:end])
-            if start == end or buffer[end - 1] != NEWLINE[0]:
-                pieces.append(NEWLINE)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return body(buffer, self.parts)
+
+
+def body(buffer: bytes | bytearray, parts: Iterable[tuple[int, int]]) -> Buffer:
+    """What these stretches of a buffer hold, each ended by a newline; a view if it is but one."""
+    view = memoryview(buffer)
+    pieces: list[Buffer] = []
+    for start, end in parts:
+        pieces.append(view[start:end])
+        if start == end or buffer[end - 1] != NEWLINE[0]:
+            pieces.append(NEWLINE)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def cut(
@@ -97,6 +102,10 @@ def cut(
         ending: what follows behind `end`.
         searched: offset up to which an earlier call has looked: no newline lies before it.
     """
+    if not skipping and 0 < end - start <= record_bytes_max and buffer[end - 1] == NEWLINE[0]:
+        lines = _lines(buffer, start, end)
+        if lines <= RECORDS_MAX:  # the usual case: whole lines, and none can be over-long
+            return Cut(end - start, [(start, end)], lines)
     found = Cut()
     at = _skip(found, buffer, start, end) if skipping else start
     if found.skipping:

@@ -161,8 +161,10 @@ class Subscriber:
             if lease is None:
                 if not self._bring_back():
                     return not self._dropped or self._is_empty()
-            elif self._work(lease):
-                done += len(lease.items)
+                continue
+            taken = len(lease.items)
+            if self._work(lease):
+                done += taken
                 progress(min(done, frames), frames)
             else:
                 self._dropped = True
@@ -221,7 +223,7 @@ class Subscriber:
         """What goes together and what goes alone; what can't be read is set aside."""
         batches: list[Batch] = []
         alone: list[Suspect] = []
-        for item in lease.items:
+        for item in lease.unpacked():
             self._gauge.beat()
             try:
                 frame = decode(item)

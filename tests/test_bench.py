@@ -14,7 +14,7 @@ import pytest
 
 from appliance.frame import Header, checksum, encode_header
 from tests.bench import __main__ as program
-from tests.bench import idle, latency, measure, queue_side
+from tests.bench import connections, idle, latency, measure, queue_side
 from tests.bench.database import Database, private_database
 from tests.bench.figures import FIGURES
 from tests.bench.lines import Content, Lines, make_lines
@@ -44,6 +44,19 @@ def test_both_figures_are_measured_and_printed(
         assert measure.shown(figure["ours"]["median"]) in printed
         assert name in printed
         assert figure["ratio"] > 0
+
+
+def test_connections_are_fed_at_a_pace_and_each_role_is_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_service("mariadbd", "mysqld")
+    find_valkey()
+    monkeypatch.setattr(connections, "MANY", 30)
+    assert program.main(["connections", "--records", "6000", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "30 connections" in printed
+    for role_of_one in ("collector", "subscriber", connections.DATABASE, "all"):
+        assert f"| {role_of_one}" in printed
 
 
 def test_what_waits_is_stored_by_two_subscribers(capsys: pytest.CaptureFixture[str]) -> None:

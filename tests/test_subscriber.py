@@ -232,6 +232,30 @@ def test_nothing_is_waited_for_longer_than_until_the_next_fold(world: World) -> 
     assert world.is_empty()
 
 
+def test_an_item_is_not_kept_behind_its_batch(world: World) -> None:
+    """Or the lease would be in memory twice while the database works."""
+    world.push(*(item(n, tweet("bears", n)) for n in range(1, 4)))
+    left: list[int] = []
+
+    def take(bytes_max: int, wait_s: float) -> Lease | None:
+        lease = TimedQueue.take(world.queue, bytes_max, wait_s)
+        world.queue.before_confirm = lambda: left.append(len(lease.items) if lease else -1)
+        return lease
+
+    world.queue.take = take  # type: ignore[method-assign]
+    world.run(stop_after_s=3)
+    assert world.frames() == [1, 2, 3]
+    assert left == [0]
+
+
+def test_a_lease_whose_items_are_gone_is_given_back_whole(world: World) -> None:
+    items = [item(n, tweet("bears", n)) for n in range(1, 4)]
+    world.push(*items)
+    world.database.away = Unavailable("the database is away")
+    world.run(stop_after_s=3)
+    assert [*world.redis.working] == items
+
+
 def test_leases_get_smaller_where_storing_takes_long(world: World) -> None:
     world.lease_bytes_max = 8 * LEASE_BYTES_MIN
     world.born()
@@ -250,7 +274,7 @@ def test_what_was_stored_already_teaches_nothing_about_the_size_of_leases(world:
     world.lease_bytes_max = 8 * LEASE_BYTES_MIN
     world.born()
     row = b'{"team":"bears","text":"%s"}\n' % (b"x" * 1024)
-    frame = item(1, row * (LEASE_BYTES_START // len(row)))
+    frame = item(1, row * (LEASE_BYTES_START // len(row) + 1))  # a lease of its own
     world.push(frame, frame)
     world.store.seconds_a_byte = LEASE_S_MAX / LEASE_BYTES_START
     world.run(stop_after_s=3)

@@ -67,13 +67,38 @@ GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
 
 # A push is one transaction of three commands: OPEN decides; RPUSHX appends where a list of that
-# name is, and does nothing else; SHUT ends it. So no frame passes through a script: Lua copies each
-# string, and Valkey hashes all of it, which was two thirds of the server's work for a push.
-# OPEN's yes is that `working` goes by the name that RPUSHX uses. The empty item in front makes a
-# list of none, and is the first write: what can be refused is refused before there is another.
+# name is, and does nothing else; SHUT writes down what has arrived. So no frame passes through a
+# script: Lua copies each string, and Valkey hashes all of it, which was most of what the server
+# computed for a push. OPEN's yes is that `working` goes by the name that RPUSHX uses. The item that
+# it puts in front makes a list of none, is the first write (what can be refused is refused before
+# there is another), and says how many there were: a frame that isn't there is never counted.
 OPEN = """#!lua
-local run, number, compare, before, size = ARGV[1], ARGV[2], ARGV[5], ARGV[6], ARGV[10]
+local run, number, compare, before = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[3], 'run', 'number', 'cursor')
+
+if redis.call('EXISTS', KEYS[4]) == 1 then -- a SHUT was refused: what waits lies there
+  redis.call('LPOP', KEYS[4])
+  while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', 'LEFT') do end
+end
+if known[1] == run and known[2] == number then return 'have it' end
+if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
+if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
+
+redis.call('LPUSH', KEYS[1], redis.call('LLEN', KEYS[1]))
+local renamed = redis.pcall('RENAME', KEYS[1], KEYS[4])
+if renamed.ok then return 'taken' end
+redis.call('LPOP', KEYS[1])
+return renamed
+"""
+
+SHUT = """#!lua flags=allow-oom
+if redis.call('EXISTS', KEYS[4]) == 0 then return end
+redis.call('RENAME', KEYS[4], KEYS[1])
+local frames = tonumber(redis.call('LPOP', KEYS[1]))
+if redis.call('LLEN', KEYS[1]) == frames then return redis.error_reply('ERR no frame came') end
+
+local run, number, size = ARGV[1], ARGV[2], ARGV[10]
+local known = redis.call('HMGET', KEYS[3], 'run', 'number')
 
 -- Byte by byte: the < of Lua asks the server's locale, and some sort "aa" behind "z".
 local function newer(a, b)
@@ -84,29 +109,12 @@ local function newer(a, b)
   return false
 end
 
-if known[1] == run and known[2] == number then return 'have it' end
-if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
-if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
-
-redis.call('LPUSH', KEYS[1], '')
-local renamed = redis.pcall('RENAME', KEYS[1], KEYS[4])
-if renamed.err then
-  redis.call('LPOP', KEYS[1])
-  return renamed
-end
 redis.call('INCRBY', KEYS[2], size)
 if not known[1] or newer(run, known[1])
    or (run == known[1] and tonumber(number) > tonumber(known[2])) then
   redis.call('HSET', KEYS[3], 'run', run, 'number', number, 'records', ARGV[3], 'bytes', ARGV[4])
   if ARGV[7] == '1' then redis.call('HSET', KEYS[3], 'cursor', ARGV[8]) end
 end
-return 'taken'
-"""
-
-SHUT = """#!lua flags=allow-oom
-if redis.call('EXISTS', KEYS[2]) == 0 then return end
-redis.call('RENAME', KEYS[2], KEYS[1])
-redis.call('LPOP', KEYS[1])
 """
 
 TAKE = """#!lua flags=allow-oom
@@ -324,13 +332,13 @@ class RedisQueue:
         """Send the transaction at once; a large body goes from where it lies."""
         working, incoming = self._keys.working, self._keys.incoming
         keys = (working, self._keys.bytes, self._keys.source(push.source), incoming)
-        size = len(push.header) + len(push.body)
+        size, told = len(push.header) + len(push.body), (len(keys), *keys, *arguments)
         begin = (
-            *self._packed(("MULTI",), ("EVALSHA", self._shas[OPEN], len(keys), *keys, *arguments)),
+            *self._packed(("MULTI",), ("EVALSHA", self._shas[OPEN], *told)),
             b"*3\r\n$6\r\nRPUSHX\r\n$%d\r\n%b\r\n" % (len(incoming), incoming.encode()),
             b"$%d\r\n%b" % (size, push.header),
         )
-        end = self._packed(("EVALSHA", self._shas[SHUT], 2, working, incoming), ("EXEC",))
+        end = self._packed(("EVALSHA", self._shas[SHUT], *told), ("EXEC",))
         parts = (b"".join(begin), push.body, b"\r\n" + b"".join(end))
         self._send(parts if size > JOINED_BYTES_MAX else [b"".join(parts)])
 
@@ -399,7 +407,7 @@ class RedisQueue:
         if not items:
             return None
         self._held_bytes = sum(map(len, items))
-        return Lease(self._owner, tuple(items), _deaths_over(items, attempts))
+        return Lease(self._owner, items, _deaths_over(items, attempts))
 
     def _wait_for_one(self, lists: tuple[str, str], wait_s: float) -> tuple[list[Any], list[Any]]:
         """One frame, if there is one in time, and the attempts as they are then."""
@@ -635,9 +643,7 @@ class RedisQueue:
     def _holding(self, lease: Lease) -> Iterator[None]:
         """Commands about a lease: under the connection that took it, or not at all."""
         if lease.owner != self._owner:
-            raise Unavailable(
-                f"the connection that held {len(lease.items)} frames is gone; they are given back"
-            )
+            raise Unavailable("the connection that held the lease is gone; it is given back")
         with self._talking():
             yield
 

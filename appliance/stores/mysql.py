@@ -47,6 +47,7 @@ from appliance.batch import Block, Same, Texts, Value, Values
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
+from appliance.stores import bound
 from appliance.stores.address import MySQLAddress
 from appliance.stores.books import Books
 from appliance.stores.disposable import Disposable
@@ -431,6 +432,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         self._password = password
         self._record_bytes_max = record_bytes_max
         self._connection: Any = None
+        self._prepared: bound.Prepared | None = None  # of this connection
         self._used_at = 0.0
         self._packet_bytes_max = 0
 
@@ -479,6 +481,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
             raise Unavailable(said, PLUGIN.hint, loud=True) from error
         finally:
             self._beat()
+        self._prepared = bound.Prepared(self._connection)
         self._query(ISOLATION)
         [(packet_bytes_max,)] = self._query("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
@@ -493,12 +496,23 @@ class MySQLStore(Books, Letters, GapList, Disposable):
 
     def run(self, statement: str | bytes) -> list[Row]:
         """Run one statement as it stands; its rows."""
+        with self._talking(), self._connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def run_bound(self, statement: bytes, parameters: int, values: bytes) -> bool:
+        """Run an INSERT of bound values (see bound.py); whether the server can do that."""
+        with self._talking():
+            assert self._prepared is not None
+            return self._prepared.insert(statement, parameters, values)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """What is said to the server, and its errors as ours."""
         assert self._connection is not None, "outside of a session"
         self._beat()
         try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(statement)
-                return list(cursor.fetchall())
+            yield
         except pymysql.Error as error:
             raise self._translated(error) from error
         finally:
@@ -551,7 +565,10 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         changes = ",".join(f"{name}=VALUES({name})" for name in names)
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
-        return _Statements(self, head.encode(), blocks, limit, tail.encode())
+        insert = _Insert(self, head.encode(), tail.encode(), len(columns), limit)
+        if sum(map(len, blocks)) >= bound.ROWS_MIN and (values := bound.bound_rows(blocks)):
+            return _BoundRows(insert, blocks, values)
+        return _Statements(insert, blocks)
 
     def _letter_bytes_max(self) -> int:
         return (self._packet_bytes_max - ROW_SPARE_BYTES) // 2  # its bytes go as hex digits
@@ -660,23 +677,47 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         return "`" + identifier.replace("`", "``") + "`"
 
 
+@dataclass(frozen=True)
+class _Insert:
+    """An INSERT into one table: what stands before its rows and behind them, and its limit."""
+
+    store: MySQLStore
+    head: bytes
+    tail: bytes
+    columns: int
+    packet_bytes_max: int
+
+    @property
+    def size_max(self) -> int:
+        """Bytes that its rows should have."""
+        whole = min(STATEMENT_BYTES_MAX, self.packet_bytes_max)
+        return whole - len(self.head) - len(self.tail)
+
+    def text(self, rows: bytes) -> None:
+        """Insert rows that are text."""
+        statement = self.head + rows + self.tail
+        del rows  # as large as the statement; nobody asks for it twice
+        if len(statement) > self.packet_bytes_max:
+            raise Rejected(
+                f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",
+                "packet",
+            )
+        self.store.run(statement)
+
+    def bound(self, rows: int, values: bytes) -> bool:
+        """Insert so many rows of these bound values; whether the server can do that."""
+        marks = b"(" + b",".join([b"?"] * self.columns) + b")"
+        statement = self.head + b",".join([marks] * rows) + self.tail
+        return self.store.run_bound(statement, self.columns * rows, values)
+
+
 class _Statements(Writer):
     """Rows as text, to be joined into INSERT statements; cut inside a block only if need be."""
 
-    def __init__(
-        self,
-        store: MySQLStore,
-        head: bytes,
-        blocks: Sequence[Rows],
-        packet_bytes_max: int,
-        tail: bytes,
-    ) -> None:
-        self._store = store
-        self._head = head
-        self._tail = tail
+    def __init__(self, insert: _Insert, blocks: Sequence[Rows]) -> None:
+        self._insert = insert
         self._blocks = blocks
-        self._packet_bytes_max = packet_bytes_max
-        size_max = min(STATEMENT_BYTES_MAX, packet_bytes_max) - len(head) - len(tail)
+        size_max = insert.size_max
         pieces = [piece for rows in blocks for piece in _pieces(rows, size_max)]
         ends = list(accumulate(count for count, _ in pieces))
         self._texts: dict[Span, bytes] = {}
@@ -686,19 +727,35 @@ class _Statements(Writer):
         self.parts = list(self._texts)
 
     def insert(self, lo: int, hi: int) -> None:
-        text = self._texts.get((lo, hi)) or b",".join(self._row_texts[lo:hi])
-        statement = self._head + text + self._tail
-        if len(statement) > self._packet_bytes_max:
-            raise Rejected(
-                f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",
-                "packet",
-            )
-        self._store.run(statement)
+        self._insert.text(self._texts.pop((lo, hi), b"") or b",".join(self._row_texts[lo:hi]))
 
     @cached_property
     def _row_texts(self) -> list[bytes]:
         """Row by row: what isolation needs, once the database has refused a statement."""
         return [text for rows in self._blocks for text in row_texts(rows)]
+
+
+class _BoundRows(Writer):
+    """Rows as bound values (see bound.py); what is left over, or has been refused, as text."""
+
+    def __init__(self, insert: _Insert, blocks: Sequence[Rows], values: bound.BoundRows) -> None:
+        self._insert = insert
+        self._blocks = blocks
+        self._values = values
+        parts = bound.cut(values.sizes, insert.columns, insert.size_max)
+        self.parts = [span for span, _ in parts]
+        self._bound = {span for span, is_bound in parts if is_bound}
+
+    def insert(self, lo: int, hi: int) -> None:
+        is_bound = (lo, hi) in self._bound
+        if not is_bound or not self._insert.bound(hi - lo, self._values.sent(lo, hi)):
+            self._insert.text(b",".join(map(row_text, self._rows(lo, hi))))
+
+    def _rows(self, lo: int, hi: int) -> Iterator[Row]:
+        first = 0
+        for rows in self._blocks:
+            yield from rows[max(0, lo - first) : max(0, hi - first)]
+            first += len(rows)
 
 
 def _pieces(rows: Rows, size_max: int) -> list[tuple[int, bytes]]:

@@ -22,7 +22,7 @@ from tests.bench.ways import StreamDaemon, stream_daemon
 
 MANY_FRAMES, FEW_FRAMES = 1_000_000, 1_000
 RECORDS_OF_MANY = 300_000  # with a shorter stream than this fewer frames wait
-STORED_FRAMES = 20_000  # in each round
+STORED_FRAMES = 30_000  # in each round
 QUEUE = '[queue]\nbytes_max = "3GiB"\n'
 REPLY_S = 20.0
 
@@ -61,10 +61,10 @@ HEADERS = 256
 class Waiting:
     """An instance in front of which so many frames wait whenever something is measured."""
 
-    def __init__(self, way: StreamDaemon, database: Database, depth: int) -> None:
+    def __init__(self, way: StreamDaemon, depth: int) -> None:
         self.depth = depth
         self.title = f"{depth:,} frames waiting"
-        self._way, self._database = way, database
+        self._way = way
         self._pausing = Pausing(way)
         self._frames = Frames("lines")
         self._stored = 0  # the number of the last frame that is
@@ -77,8 +77,8 @@ class Waiting:
 
         def once() -> float:
             self._add(frames)
-            self._database.empty(self._way.table)
-            cost = cost_of(self._way, self._database, lambda: self._pausing.store(frames))
+            self._way.database.empty(self._way.table)
+            cost = cost_of(self._way, lambda: self._pausing.store(frames))
             self._check(cost.records)
             self._costs.append(cost)
             return cost.per_million
@@ -105,13 +105,13 @@ class Waiting:
         """Frames are taken in their order, so it is known which were stored."""
         first, self._stored = self._stored, self._stored + records // FRAME_RECORDS
         wanted = Lines.of(self._frames.records(first + 1, self._stored))
-        check(self.title, self._database.content(self._way.table), wanted.content)
+        check(self.title, self._way.database.content(self._way.table), wanted.content)
 
 
 @contextmanager
 def _waiting(database: Database, name: str, depth: int) -> Iterator[Waiting]:
     with another(database, name) as own, stream_daemon(own, more=QUEUE) as way:
-        yield Waiting(way, own, depth)
+        yield Waiting(way, depth)
 
 
 def _ms(look: Callable[[], object]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from tests.bench import (
     backlog,
     burst,
+    connections,
     idle,
     latency,
     memory,
@@ -31,6 +32,7 @@ FIGURES: Mapping[str, Figure] = {
     "B9": latency.b9,
     "B10": backlog.b10,
     "B11": memory.b11,
+    "connections": connections.connections,
     "idle": idle.idle,
     "burst": burst.burst,
     "scale-subscribers": scale.subscribers,

@@ -13,7 +13,7 @@ import redis
 from appliance.queues.keys import Keys
 from tests.bench.ways import StreamDaemon, wait_until
 
-REST_S = 0.7  # subscribers look whether they are paused at least so often
+REST_S = 0.1  # for the signals: parent to subscriber, and what it has just begun to take
 NAME = "bench"
 
 
@@ -59,6 +59,11 @@ class Pausing:
         wait_until(lambda: not self._rewrites())
         self._queue.config_set(setting, usual[setting])
 
+    def received(self) -> int:
+        """Records that have come in through TCP and wait in the queue, or did."""
+        status = self._way.daemon.try_status()
+        return int(status["sources"]["lines"]["records"]) if status else 0
+
     def waiting(self) -> int:
         """Frames that wait."""
         return int(self._queue.llen(self._keys.working))
@@ -66,14 +71,12 @@ class Pausing:
     def store(self, frames: int) -> float:
         """Store at least so many of the frames that wait, and a little more, then pause again.
 
-        How many seconds that took: from the first that is taken, since the subscribers look every
-        half second whether they may go on, to the end of what was in hand.
+        How many seconds that took, to the end of what was in hand.
         """
-        begin = self.waiting()
-        self.resume()
-        wait_until(lambda: self.waiting() < begin)
+        left = self.waiting() - frames
         began = time.perf_counter()
-        wait_until(lambda: self.waiting() <= begin - frames)
+        self.resume()
+        wait_until(lambda: self.waiting() <= left)
         self._way.daemon.signal(Signals.SIGTSTP)
         wait_until(lambda: not self._in_hand())
         seconds = time.perf_counter() - began

@@ -12,7 +12,7 @@ from signal import Signals
 from zlib import crc32
 
 from tests.bench.cost import CPU_S_PER_MILLION, DATABASE, Cost, cost_of
-from tests.bench.database import Database, another
+from tests.bench.database import another
 from tests.bench.lines import Lines
 from tests.bench.measure import Comparison, Findings, Listing, Samples, check, shown, spread
 from tests.bench.pausing import Pausing
@@ -55,10 +55,10 @@ def per_million(cost: Cost) -> float:
     return cost.per_million
 
 
-def stored_from_tcp(way: StreamDaemon, database: Database, lines: Lines) -> Cost:
+def stored_from_tcp(way: StreamDaemon, lines: Lines) -> Cost:
     """What it costs to store these lines, everything running."""
-    database.empty(way.table)
-    return cost_of(way, database, lambda: way.store(lines))
+    way.database.empty(way.table)
+    return cost_of(way, lambda: way.store(lines))
 
 
 # ── subscribers ─────────────────────────────────────────────────────────────────────────
@@ -76,7 +76,7 @@ def subscribers(run: Run) -> Findings:
         cases = [
             Case(
                 f"{number} subscribers" if number > 1 else "one subscriber",
-                lambda number=number: _drained(way, run.database, pausing, lines, number),
+                lambda number=number: _drained(way, pausing, lines, number),
             )
             for number in SUBSCRIBERS
         ]
@@ -99,17 +99,15 @@ def subscribers(run: Run) -> Findings:
     )
 
 
-def _drained(
-    way: StreamDaemon, database: Database, pausing: Pausing, lines: Lines, number: int
-) -> Cost:
+def _drained(way: StreamDaemon, pausing: Pausing, lines: Lines, number: int) -> Cost:
     _have_subscribers(way, number)
-    database.empty(way.table)
-    before = _received(way)
+    way.database.empty(way.table)
+    before = pausing.received()
     with connect(way.port) as connection:
         connection.sendall(lines.body)
-    wait_until(lambda: _received(way) == before + lines.content.count)
-    cost = cost_of(way, database, lambda: pausing.store(pausing.waiting()))
-    check(f"{number} subscribers", database.content(way.table), lines.content)
+    wait_until(lambda: pausing.received() == before + lines.content.count)
+    cost = cost_of(way, lambda: pausing.store(pausing.waiting()))
+    check(f"{number} subscribers", way.database.content(way.table), lines.content)
     return cost
 
 
@@ -123,11 +121,6 @@ def _have_subscribers(way: StreamDaemon, number: int) -> None:
 def _subscribers(way: StreamDaemon) -> int:
     status = way.daemon.try_status()
     return len(status["subscribers"]) if status else 0
-
-
-def _received(way: StreamDaemon) -> int:
-    status = way.daemon.try_status()
-    return int(status["sources"]["lines"]["records"]) if status else 0
 
 
 # ── the size of records ─────────────────────────────────────────────────────────────────
@@ -144,10 +137,10 @@ def size(run: Run) -> Findings:
         cases = []
         for length in SIZES:
             number = int(share * min(SIZE_BYTES / length, SIZE_RECORDS_MAX)) + 1
-            lines = Lines.of(_records(run.lines.records, length, number))
+            lines = Lines.of(records_of(run.lines.records, length, number))
 
             def once(lines: Lines = lines) -> Cost:
-                cost = stored_from_tcp(way, run.database, lines)
+                cost = stored_from_tcp(way, lines)
                 check(way.name, run.database.content(way.table), lines.content)
                 return cost
 
@@ -174,7 +167,7 @@ def size(run: Run) -> Findings:
     )
 
 
-def _records(tweets: Sequence[bytes], length: int, number: int) -> Iterator[bytes]:
+def records_of(tweets: Sequence[bytes], length: int, number: int) -> Iterator[bytes]:
     """JSON records of just this length, made of tweets, no two the same."""
     place = 0
     for index in range(number):
@@ -204,17 +197,16 @@ def columns(run: Run) -> Findings:
             own = stack.enter_context(another(run.database, f"columns_{width}"))
             way = stack.enter_context(stream_daemon(own, columns=_config(width)))
 
-            def once(way: StreamDaemon = way, own: Database = own, width: int = width) -> Cost:
-                cost = stored_from_tcp(way, own, lines)
-                assert _sums(own, way.table, width) == _wanted(number, width), "a wrong table"
+            def once(way: StreamDaemon = way, width: int = width) -> Cost:
+                cost = stored_from_tcp(way, lines)
+                assert _sums(way, width) == _wanted(number, width), "a wrong table"
                 return cost
 
             cases.append(Case(f"{width} columns" if width > 1 else "one column", once))
         measure(cases, run)
     few, many = (
-        case.samples(VALUE, lambda cost, width=width: cost.per_million / width)
-        for case, width in zip(cases, COLUMNS, strict=True)
-        if width in (COLUMNS[1], COLUMNS[-1])
+        cases[at].samples(VALUE, lambda cost, at=at: cost.per_million / COLUMNS[at])
+        for at in (1, -1)
     )
     heads = ("", CPU_S_PER_MILLION, "of that the subscribers", "of that the database", "records/s")
     return Findings(
@@ -249,10 +241,10 @@ def _config(width: int) -> str:
     )
 
 
-def _sums(database: Database, table: str, width: int) -> list[int]:
+def _sums(way: StreamDaemon, width: int) -> list[float]:
     """How many rows there are, and for each column a sum: of its numbers, or of its texts' CRCs."""
     terms = [f"SUM(CRC32(f{at}))" if at % len(TYPES) == 1 else f"SUM(f{at})" for at in range(width)]
-    [row] = database.run(f"SELECT COUNT(*), {', '.join(terms)} FROM `{table}`")
+    [row] = way.database.run(f"SELECT COUNT(*), {', '.join(terms)} FROM `{way.table}`")
     return [*map(float, row)]
 
 

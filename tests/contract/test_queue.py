@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from appliance.contracts import (
     LEASE_RECORDS_MAX,
@@ -204,7 +205,7 @@ def test_frames_come_out_as_they_went_in(bench: Bench) -> None:
     pushes.append(a_push(6, body=memoryview(b"a view of a buffer\n")[2:]))  # type: ignore[arg-type]
     pushes.append(a_push(7, body=bytearray(b"")))  # type: ignore[arg-type]
     assert [queue.push(push) for push in pushes] == [Pushed.TAKEN] * 7
-    assert taken(queue).items == tuple(map(item_of, pushes))
+    assert taken(queue).items == [*map(item_of, pushes)]
 
 
 def test_a_push_sent_again_is_recognised(bench: Bench) -> None:
@@ -325,7 +326,7 @@ def test_a_frame_in_somebodys_hands_is_nobody_elses(bench: Bench) -> None:
     one.push(a_push(1))
     one.push(a_push(2))
     first, second = taken(one, 1), taken(other, 1)
-    assert (first.items, second.items) == ((item_of(a_push(1)),), (item_of(a_push(2)),))
+    assert (first.items, second.items) == ([item_of(a_push(1))], [item_of(a_push(2))])
     assert one.depth() == Depth(0, 2, 2 * len(item_of(a_push(1))))
     one.confirm(first)
     assert bench.look().busy == {second.owner: [item_of(a_push(2))]}
@@ -340,7 +341,7 @@ def test_what_is_given_back_stands_in_front_in_its_old_order(bench: Bench) -> No
     assert bench.look().working == items
     assert bench.look().busy == {}
     assert bench.look().counted == sum(map(len, items))
-    assert taken(queue).items == tuple(items)
+    assert taken(queue).items == [*items]
 
 
 def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
@@ -449,7 +450,7 @@ def test_a_lease_may_be_set_aside_whole(bench: Bench) -> None:
     assert queue.depth() == Depth(0, 0, 0)
     queue.confirm(lease)
     queue.push(a_push(2))
-    assert taken(queue).items == (item_of(a_push(2)),)
+    assert taken(queue).items == [item_of(a_push(2))]
 
 
 def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
@@ -567,7 +568,7 @@ def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         queue.bind("a" * 32)
     queue.bind("a" * 32)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
     bench.flush()
     later.bind("b" * 32)
 
@@ -668,7 +669,7 @@ def test_a_closed_owner_is_a_dead_one(bench: Bench) -> None:
     queue.close()
     queue.close()
     assert _eventually(lambda: recovery.sweep() == 1)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
 
 
 def test_the_sweep_mends_a_sum_that_has_drifted(bench: Bench) -> None:
@@ -708,7 +709,7 @@ def test_a_death_is_written_down_beside_the_frame_in_hand_alone(bench: Bench) ->
     assert bench.look().attempts == {name_of(2): "SIGSEGV"}
     assert recovery.sweep([die(bench, 2, 5)]) == 3
     lease = taken(queue)
-    assert lease.items == tuple(item_of(a_push(n)) for n in (1, 2, 3))
+    assert lease.items == [item_of(a_push(n)) for n in (1, 2, 3)]
     assert lease.deaths == {name_of(2): "SIGSEGV SIGSEGV@5"}
 
 
@@ -965,7 +966,7 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     threading.Timer(0.1, collector.push, [a_push(1)]).start()
     lease = queue.take(GIB, 20.0)
     assert lease is not None
-    assert lease.items == (item_of(a_push(1)),)
+    assert lease.items == [item_of(a_push(1))]
     queue.confirm(lease)
     assert queue.depth() == Depth(0, 0, 0)
 
@@ -1053,7 +1054,7 @@ def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:
     assert queue.take(GIB, 0.0) is None
     assert queue.owner != lease.owner
     assert recovery.sweep() == 2
-    assert taken(queue).items == (item_of(a_push(1)), item_of(a_push(2)))
+    assert taken(queue).items == [item_of(a_push(1)), item_of(a_push(2))]
 
 
 def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -> None:
@@ -1073,7 +1074,7 @@ def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -
         sender.join()
         recovery = bench.queue("recovery")
         assert _eventually(lambda: bool(recovery.sweep() or bench.look().working))
-        assert taken(queue).items == (item_of(a_push(2)),)
+        assert taken(queue).items == [item_of(a_push(2))]
         bench.close()
 
 
@@ -1099,7 +1100,7 @@ def test_nothing_is_lost_when_the_server_starts_again(real: RedisBench, end: str
         holder.confirm(lease)
     assert queue.sweep() == 1
     assert queue.depth() == Depth(3, 0, sum(map(len, items)))
-    assert taken(queue).items == tuple(items)
+    assert taken(queue).items == [*items]
 
 
 def test_scripts_that_somebody_flushed_are_loaded_again(real: RedisBench) -> None:
@@ -1145,7 +1146,7 @@ def test_an_exception_of_the_caller_drops_the_connection_too(real: RedisBench) -
         queue.take(GIB, 0.0)
     assert queue.owner == ""
     assert _eventually(lambda: real.queue("recovery").sweep() == 1)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
     assert queue.owner != first
 
 
@@ -1210,7 +1211,7 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     lease = taken(queue)
     assert other.take(1, 0.01) is None
     other.push(a_push(2))
-    assert taken(other).items == (item_of(a_push(2)),)
+    assert taken(other).items == [item_of(a_push(2))]
     queue.confirm(lease)
 
 
@@ -1240,7 +1241,7 @@ def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     queue.sweep()
     queue.set_aside(lease := taken(queue), lease.items[0])
     queue.confirm(lease)
-    queue.give_back(Lease(queue.owner, ()))
+    queue.give_back(Lease(queue.owner, []))
     owner = queue.owner
     assert queue.take(1, 1.0) is None, "and its wait is ended"
     os.close(awake)
@@ -1311,11 +1312,42 @@ def test_a_push_leaves_nothing_but_its_frame_behind(real: RedisBench, queued: in
     pushes = [a_push(n) for n in range(1, queued + 2)]
     for push in pushes:
         queue.push(push)
+    assert real.look().working == list(map(item_of, pushes))
     before = everything(real)
     assert queue.push(pushes[-1]) is Pushed.HAVE_IT
     assert small.push(a_push(99)) is Pushed.FULL
     assert everything(real) == before
     assert set(before) == {real.keys.working, real.keys.bytes, real.keys.source("tweets")}
+
+
+def test_a_frame_that_does_not_come_is_not_counted(real: RedisBench) -> None:
+    """As if RPUSHX were refused amid a transaction: each of its commands is judged on its own."""
+    queue = real.queue()
+    queue.push(a_push(1))
+    before = everything(real)
+    keys = real.keys
+    told = [keys.working, keys.bytes, keys.source("tweets"), keys.incoming]
+    told += [a_push(2).run, 2, 2, 2, 0, "", 0, "", 10**9, 100]
+    with real.server.client() as client:
+        assert client.eval(redis_queue.OPEN, 4, *told) == b"taken"
+        with pytest.raises(ResponseError, match="no frame came"):
+            client.eval(redis_queue.SHUT, 4, *told)
+    assert everything(real) == before
+
+
+@pytest.mark.parametrize("waiting", [[], [3, 4]])
+def test_frames_that_an_unfinished_push_has_left_wait_again(
+    real: RedisBench, waiting: list[int]
+) -> None:
+    queue = real.queue()
+    left = [item_of(a_push(n)) for n in (1, 2)]
+    behind = [item_of(a_push(n)) for n in waiting]
+    with real.server.client() as client:
+        client.rpush(real.keys.incoming, b"1", *left)
+        if behind:
+            client.rpush(real.keys.working, *behind)
+    assert queue.push(a_push(5)) is Pushed.TAKEN
+    assert real.look().working == [*left, *behind, item_of(a_push(5))]
 
 
 def everything(real: RedisBench) -> dict[str, bytes]:

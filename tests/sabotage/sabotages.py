@@ -240,9 +240,16 @@ SABOTAGES = (
     Sabotage(
         "noted length: a successor takes what has come meanwhile into the frame in doubt",
         "appliance/sources/held.py",
-        "        buffer = bytearray(part.length)\n",
-        "        buffer = bytearray(part.length + 1)\n",
+        "        view = memoryview(buffer)[start : start + part.length]\n",
+        "        view = memoryview(bytearray(part.length + 1))\n",
         "tests/crash/test_pairs.py::test_killed_at_every_pair_of_steps",
+    ),
+    Sabotage(
+        "position: what was discarded isn't counted, where the kernel isn't asked",
+        "appliance/sources/held.py",
+        "            connection.position += length\n",
+        "            pass\n",
+        "tests/test_source_held.py::test_where_it_stands_is_known_to_the_successor_without_asking",
     ),
     Sabotage(
         "beginnings: what was moved into a file is not noted as pending",

@@ -1,0 +1,148 @@
+"""Rows as bound values: an INSERT that the server has parsed once, and is given rows for again.
+
+A text in a statement costs the server a third of storing it: to find its end, to undo the
+escapes, to count its characters, to name a column after it. A bound value comes as its length
+and its bytes; it costs nothing of that, and nobody escapes it. It means the same: the server
+takes both for texts in the session's character set, and judges both alike.
+
+This is for rows that are texts alone, and many: the server parses one INSERT for each number of
+rows, so there are few such numbers (COUNTS), and what is left over goes as a statement's text.
+
+PyMySQL doesn't offer this part of the protocol (COM_STMT_PREPARE, COM_STMT_EXECUTE), but what it
+sends and reads packets with. The tests tell when another version of it has changed that.
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, repeat
+from typing import Any
+
+import pymysql
+
+from appliance.batch import Block, Same, Texts, Values
+from appliance.stores.tables import Rows, Span
+
+COUNTS = (1024, 512, 256, 128, 64, 32, 16)  # rows of one INSERT
+ROWS_MIN = COUNTS[-1]  # fewer are never bound
+PARAMETERS_MAX = 65_535  # of one statement: the protocol has two bytes for their number
+
+COM_STMT_PREPARE, COM_STMT_EXECUTE = 0x16, 0x17
+PREPARED = struct.Struct("<xIHHxH")  # number, columns, parameters, warnings
+EXECUTE = struct.Struct("<IBI")  # number, no cursor, once
+NEW_TYPES = b"\x01"
+TEXT = b"\xfd\x00"  # MYSQL_TYPE_VAR_STRING
+LENGTH = struct.Struct("<BQ")  # a length of eight bytes, behind the sign that it has so many
+EIGHT_BYTES = 0xFE
+CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
+    1295,  # ER_UNSUPPORTED_PS
+    1461,  # ER_MAX_PREPARED_STMT_COUNT_REACHED: of all sessions together
+}
+
+
+# ── rows ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRows:
+    """Rows as they are sent, each in pieces that follow each other; sizes: bytes of each row."""
+
+    rows: list[tuple[bytes, ...]]
+    sizes: list[int]
+
+    def sent(self, lo: int, hi: int) -> bytes:
+        """The values of rows lo to hi - 1."""
+        return b"".join(chain.from_iterable(self.rows[lo:hi]))
+
+
+def bound_rows(blocks: Iterable[Rows]) -> BoundRows | None:
+    """The values of all rows; None where one may not be a text."""
+    bound = BoundRows([], [])
+    for block in blocks:
+        if not isinstance(block, Block):
+            return None
+        columns = [_texts(column, len(block)) for column in block.columns]
+        texts = [column for column in columns if column is not None]
+        if len(texts) < len(columns):
+            return None
+        pieces = [piece for column in texts for piece in (_lengths(column), column)]
+        bound.rows.extend(zip(*pieces, strict=True))
+        bound.sizes.extend(map(sum, zip(*(map(len, column) for column in texts), strict=True)))
+    return bound
+
+
+def _texts(column: Values, rows: int) -> Sequence[bytes] | None:
+    if isinstance(column, Texts):
+        return column.utf8
+    if isinstance(column, Same) and isinstance(column.value, str):
+        return [column.value.encode()] * rows
+    return None
+
+
+def _lengths(texts: Sequence[bytes]) -> list[bytes]:
+    return list(map(LENGTH.pack, repeat(EIGHT_BYTES), map(len, texts)))
+
+
+def cut(sizes: Sequence[int], columns: int, size_max: int) -> list[tuple[Span, bool]]:
+    """Neighbours put together, as many as COUNTS and the limits allow; whether they are bound.
+
+    What isn't is too long, or too few.
+    """
+    ends = [0, *accumulate(sizes)]
+    counts = [count for count in COUNTS if count * columns <= PARAMETERS_MAX]
+    parts: list[tuple[Span, bool]] = []
+    lo = 0
+    while lo < len(sizes):
+        fitting = (n for n in counts if lo + n < len(ends) and ends[lo + n] - ends[lo] <= size_max)
+        count = next(fitting, 0)
+        some = bisect_right(ends, ends[lo] + size_max) - 1  # as many as are no too long statement
+        hi = lo + (count or max(1, min(some - lo, ROWS_MIN)))
+        parts.append(((lo, hi), count > 0))
+        lo = hi
+    return parts
+
+
+# ── the protocol ────────────────────────────────────────────────────────────────────────
+
+
+class Prepared:
+    """The INSERTs that one connection's server has parsed; gone with the connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._numbers: dict[bytes, int] = {}
+        self._can_prepare = True
+
+    def insert(self, statement: bytes, parameters: int, values: bytes) -> bool:
+        """Run an INSERT with so many ? for these values.
+
+        False: the server can't prepare it, and nothing has happened.
+        """
+        number = self._number(statement)
+        if number is None:
+            return False
+        no_nulls = bytes((parameters + 7) // 8)
+        head = EXECUTE.pack(number, 0, 1) + no_nulls + NEW_TYPES + TEXT * parameters
+        self._connection._execute_command(COM_STMT_EXECUTE, head + values)
+        self._connection._read_query_result()
+        return True
+
+    def _number(self, statement: bytes) -> int | None:
+        if statement not in self._numbers and self._can_prepare:
+            try:
+                self._numbers[statement] = self._prepare(statement)
+            except pymysql.err.Error as error:
+                if error.args[:1] == () or error.args[0] not in CANT_PREPARE:
+                    raise
+                self._can_prepare = False
+        return self._numbers.get(statement)
+
+    def _prepare(self, statement: bytes) -> int:
+        """Have it parsed; the number that it has from then on."""
+        self._connection._execute_command(COM_STMT_PREPARE, statement)
+        answer = self._connection._read_packet().get_all_data()
+        number, _columns, parameters, _warnings = PREPARED.unpack_from(answer)
+        for _ in range(parameters + 1):  # what each is, and that this was all: says nothing new
+            self._connection._read_packet()
+        return int(number)
