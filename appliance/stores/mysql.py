@@ -779,18 +779,19 @@ def cut(sizes: Sequence[int], size_max: int) -> list[Span]:
 
 
 def text_of(rows: Rows) -> bytes:
-    """Rows as they stand behind VALUES: what row_texts gives, joined."""
+    """Rows as they stand behind VALUES: what row_texts gives, joined, in one copy."""
     if not isinstance(rows, Block) or not rows:
         return b",".join(map(row_text, rows))
     (before, *fixed), varying = _layout(rows)
     if not varying:
         return b",".join([before] * len(rows))
+    after = fixed[-1]
     fixed[-1] += b"," + before  # where the next row begins
     if len(varying) == 1:
-        text = varying[0].replace(SEPARATOR, fixed[0]) + fixed[0]
-    else:
-        text = b"".join(chain.from_iterable(_by_row(varying, fixed)))
-    return before + text.removesuffix(b"," + before)
+        return b"".join([before, varying[0].replace(SEPARATOR, fixed[0]), after])
+    parts = [before, *chain.from_iterable(_by_row(varying, fixed))]
+    parts[-1] = after
+    return b"".join(parts)
 
 
 def row_texts(rows: Rows) -> list[bytes]:
