@@ -201,8 +201,11 @@ def _row(name: str, used: Usage, shares: Shares | None, records: int) -> list[st
 
 
 def _limit(name: str, done: Done, alone: Mapping[str, Usage], records: int) -> list[str]:
-    """What was reached, beside the rate at which the servers alone would use up all cores."""
-    alone_s = sum(one.cpu_s for one in alone.values())
+    """What was reached, beside the rate at which the servers alone would use up all cores.
+
+    Alone or with us: whichever took less, since two at once on one core's threads slow each other.
+    """
+    alone_s = sum(min(one.cpu_s, done.used[server].cpu_s) for server, one in alone.items())
     reached, limit = records / done.seconds, CORES * records / alone_s
     times = [_per_million(time_s, records) for time_s in (alone_s, done.cpu_s, done.machine_s)]
     return [name, f"{reached:,.0f}", f"{limit:,.0f}", f"{reached / limit:.2f}", *times]
