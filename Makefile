@@ -16,7 +16,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # A Python that was upgraded away leaves a dead .venv behind: make it anew.
 ifeq ($(shell $(BIN)/python -V 2>/dev/null),)
-  $(shell rm -f $(VENV)/.made $(VENV)/.runtime $(VENV)/.dev $(VENV)/.profile)
+  $(shell rm -f $(VENV)/.made $(VENV)/.runtime $(VENV)/.dev $(VENV)/.bench $(VENV)/.profile)
 endif
 
 define install
@@ -37,15 +37,17 @@ demo: $(VENV)/.runtime $(SERVER) ## see the whole system run on a made-up stream
 check: $(VENV)/.dev $(SERVER) ## format, lint, types, layers and tests, all that must pass
 	@build/machine.sh services
 	@build/machine.sh mysql .build/mysql
+	@build/machine.sh bench .build/rsyslog-mysql
 	@echo "→ format" && $(BIN)/ruff format --check .
 	@echo "→ lint"   && $(BIN)/ruff check .
 	@echo "→ types"  && $(BIN)/mypy
 	@echo "→ layers" && $(BIN)/pytest -q --no-header tests/test_layers.py
 	@build/tests.sh $(BIN)/pytest
 
-bench: $(VENV)/.dev $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE to keep it)
+bench: $(VENV)/.bench $(SERVER) ## how fast it is against other ways (BENCH=B5 for one figure, JSON=FILE and PICTURES=DIR to keep it)
 	@build/machine.sh services
-	@$(BIN)/python -m tests.bench $(BENCH) $(if $(JSON),--json $(JSON))
+	@build/machine.sh bench .build/rsyslog-mysql
+	@$(BIN)/python -m tests.bench $(BENCH) $(if $(JSON),--json $(JSON)) $(if $(PICTURES),--pictures $(PICTURES))
 
 profile: $(VENV)/.profile $(SERVER) ## where the time goes, by process and by whose code, as root (BENCH=B5 for one figure)
 	@build/machine.sh services
@@ -94,6 +96,9 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	$(call install,[dev])
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(call install,[bench])
 
 $(VENV)/.profile: $(VENV)/.dev
 	$(call install,[profile])

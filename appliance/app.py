@@ -92,7 +92,7 @@ from appliance.watchdog import Watchdog
 
 QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
-SUBSCRIBERS_AUTO_MAX = 4
+SUBSCRIBERS_AUTO = range(2, 5)  # one parses while the database works for another
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
 ORPHAN_LOOK_S = 0.2
 KEEPER_KILL_S = 5.0
@@ -639,7 +639,7 @@ class App:
             return wanted
         if not self._config.store.url.startswith("mysql:"):
             return 1  # SQLite has one writer
-        return min(os.cpu_count() or 1, SUBSCRIBERS_AUTO_MAX)
+        return min(max(os.cpu_count() or 1, SUBSCRIBERS_AUTO[0]), SUBSCRIBERS_AUTO[-1])
 
     # ── what runs in a child ────────────────────────────────────────────────────────────
 
@@ -684,7 +684,7 @@ class App:
     def _subscriber(self, name: str, role: str, birth: Birth) -> Iterator[Subscriber]:
         config = self._config
         makers = {source: self._maker(source) for source in config.sources}
-        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S)
+        queue = self._queue(role, birth.slot.beat, REPLY_TIMEOUT_S, wake=birth.wish.fileno())
         store = self._store(birth.slot.beat)
         subscriber = Subscriber(
             name,
@@ -833,7 +833,12 @@ class App:
                 own.close()
 
     def _queue(
-        self, role: str, beat: Beat, reply_timeout_s: float, instance: str = ""
+        self,
+        role: str,
+        beat: Beat,
+        reply_timeout_s: float,
+        instance: str = "",
+        wake: int | None = None,
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
@@ -846,6 +851,7 @@ class App:
             disk_is_low=self._disk.is_low if self._server else lambda: False,
             token=lambda: secrets.token_hex(8),
             beat=beat,
+            wake=wake,
         )
 
     def _queue_bytes_max(self) -> int:

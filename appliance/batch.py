@@ -139,7 +139,8 @@ class Batch:
 class Stored:
     """What one call to a store has newly committed (frames it had already count nothing).
 
-    `refusal` is the last of its dead letters, None where there was none.
+    `refusal` is the last of its dead letters, None where there was none; `rows_s` is how many
+    seconds of the call it took to write rows (the rest is what any transaction takes).
     """
 
     frames: int = 0
@@ -149,3 +150,4 @@ class Stored:
     blank: int = 0
     lost: int = 0
     refusal: DeadLetter | None = field(default=None, compare=False)
+    rows_s: float = field(default=0.0, compare=False)

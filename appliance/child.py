@@ -266,6 +266,11 @@ class Child:
             os.kill(self.pid, wish)
             self._told = wish
 
+    def nudge(self) -> None:
+        """Have it look at once whether there is something to do."""
+        if self.pid:
+            os.kill(self.pid, signals.NUDGE)
+
     def check_heartbeat(self, now: float) -> None:
         """End it if its work loop is silent for too long: ABRT, then KILL."""
         assert self.pid
@@ -297,6 +302,9 @@ class Startable(Protocol):
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start it; returns at once."""
+
+    def ask_to_end(self) -> None:
+        """Ask it to end; returns at once. It notices a signal up to a second later."""
 
 
 class Server:
@@ -356,6 +364,7 @@ class Server:
         """Ask it to end in good order."""
         if self._process:
             self._process.terminate()
+            self._startable.ask_to_end()
 
     def kill(self) -> None:
         """kill -9, without waiting."""

@@ -273,8 +273,8 @@ class Collector:
         self._publish()
         if self._may_replay:
             self._replay_some()
-        if len(chunk.body) < FLOOD_BYTES:
-            self._pause(began + self._frame_interval_s)
+        interval_s = self._frame_interval_s if len(chunk.body) < FLOOD_BYTES else 0.0
+        self._pause(began + max(interval_s, chunk.rest_s))
 
     def _note_of(self, chunk: Chunk) -> Note:
         return Note(
@@ -570,7 +570,7 @@ class Collector:
         self._wish.wait(0)  # a signal that wants nothing may not wake us again and again
 
     def _pause(self, until: float) -> None:
-        """Let records gather: at most one small frame an interval."""
+        """Let records gather: at most one small frame an interval, and few visits to senders."""
         left_s = until - self._monotonic()
         if left_s > 0 and not self._wish.stop:
             self._wish.wait(left_s)

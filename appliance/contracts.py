@@ -4,7 +4,7 @@ Every implementation of a contract runs the same suite in tests/contract/. Contr
 crossed per chunk, frame or batch, never per record.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -36,6 +36,8 @@ class Chunk:
         first_received, last_received: seconds since the epoch.
         cursor_before, cursor_after: for sources that have a cursor.
         rejected, gaps, skipped_bytes: see frame.Header.
+        rest_s: the turn may take so long: the source has looked at many senders for this chunk,
+            and asked later it finds more of each.
     """
 
     body: Buffer
@@ -48,6 +50,7 @@ class Chunk:
     rejected: dict[int, str] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     skipped_bytes: int = 0
+    rest_s: float = 0.0
 
 
 class AtRisk(NamedTuple):
@@ -196,13 +199,21 @@ LEASE_RECORDS_MAX = 100_000
 class Lease:
     """Frames that one owner holds: confirm or give back, under the same owner only.
 
+    The queue keeps them until then, so `items` are only there to be unpacked.
+
     `deaths`: {frame's name: what earlier holders of it died of}, for those of its frames that
     were in hand at a death: the words of `Death`, oldest first, with spaces between.
     """
 
     owner: str
-    items: tuple[bytes, ...]
+    items: list[bytes]
     deaths: Mapping[str, str] = field(default_factory=dict)
+
+    def unpacked(self) -> Iterator[bytes]:
+        """Each item, oldest first, and no longer kept: what is made of it takes its place."""
+        self.items.reverse()
+        while self.items:
+            yield self.items.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +283,9 @@ class Queue(Protocol):
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none; then
-        None. Never a moment without a home: a taken frame is in the busy list of its owner. The
-        lease says which of its frames were in hand at a death.
+        Or LEASE_RECORDS_MAX, as their headers say. Waits up to wait_s when there is none, or
+        until a signal comes; then None. Never a moment without a home: a taken frame is in the
+        busy list of its owner. The lease says which of its frames were in hand at a death.
         """
 
     def confirm(self, lease: Lease) -> None:
@@ -518,11 +529,11 @@ class Wish(Protocol):
     def leave(self) -> bool:
         """Whether to end for a successor to go on, so that no sender may notice."""
 
-    def take_nudge(self) -> bool:
-        """Whether the parent has nudged since the last call."""
-
     def wait(self, timeout_s: float) -> None:
         """Block until a signal comes or the timeout is over."""
+
+    def clear(self) -> None:
+        """A signal that has come ends no wait any more; the wishes stay."""
 
 
 # ── who started us, and who holds our sockets ───────────────────────────────────────────

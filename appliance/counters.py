@@ -43,6 +43,7 @@ WORDS = (
     "swept",  # recovery: sweeps finished
     "looked",  # recovery: the parent's look number that its newest sample answers
     "look",  # parent → recovery: please look again under this number
+    "died",  # parent → recovery: so many children have died by now
     "prepared",  # subscriber: 1 once the store was prepared
     "paused",  # parent → subscriber: take nothing while this is 1
     "kept",  # parent → collector: 1 while its connections would outlive the parent

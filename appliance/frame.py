@@ -18,7 +18,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from appliance.errors import Corrupt
@@ -113,6 +113,10 @@ class Header:
         return f"{self.run}:{self.number}"
 
 
+_FIELDS = tuple(field.name for field in fields(Header))
+_JSON = json.JSONEncoder(separators=(",", ":"), default=asdict)
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A frame taken apart: its header and its body, checked against each other."""
@@ -128,8 +132,10 @@ def checksum(body: Buffer) -> int:
 
 def encode_header(header: Header) -> bytes:
     """The header's line, newline included: what goes before the body in a Redis item."""
-    fields = {key: value for key, value in asdict(header).items() if value not in (None, {}, ())}
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    # Not asdict(header), which takes longer than all the rest of a small frame's way.
+    values = ((name, getattr(header, name)) for name in _FIELDS)
+    kept = {name: value for name, value in values if value not in (None, {}, ())}
+    return _JSON.encode(kept).encode() + b"\n"
 
 
 def decode(item: bytes) -> Frame:

@@ -1,8 +1,8 @@
 """Newline framing: which bytes of a buffer are whole records, decided for the whole buffer.
 
 A record ends with one newline; a CR before it belongs to the framing but stays in the body,
-the subscriber takes it off. Nothing here looks at each record: the end of the last whole
-line is one `rfind`, their number one `count`, and the body is one slice of the buffer.
+the subscriber takes it off. Nothing here looks at each record: the end of the last whole line is
+one `rfind`, their number what a `replace` makes shorter, and the body is one slice of the buffer.
 
 A line may have `record_bytes_max` bytes, its newline included. To find one that has more,
 `cut` hops from line start to the last newline within reach: one look for each
@@ -21,13 +21,14 @@ The caller's buffer holds at least `record_bytes_max` bytes: a full buffer alway
 something, if only a part of an over-long line to skip.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from appliance.frame import Buffer, Gap
 
 REJECTED_BYTES_MAX = 64 * 1024
+STEP_BYTES = 32 * 1024  # of a buffer that are copied at once
 RECORDS_MAX = 65_536  # in one cut; records of more than 16 bytes fill a frame of 1 MiB before
 
 TOO_LONG = "too long"  # code of a record that is longer than record_bytes_max
@@ -69,13 +70,18 @@ class Cut:
 
     def body(self, buffer: bytes | bytearray) -> Buffer:
         """The records, each ended by one newline; a view of the buffer where one slice does."""
-        view = memoryview(buffer)
-        pieces: list[Buffer] = []
-        for start, end in self.parts:
-            pieces.append(view[start:end])
-            if start == end or buffer[end - 1] != NEWLINE[0]:
-                pieces.append(NEWLINE)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return body(buffer, self.parts)
+
+
+def body(buffer: bytes | bytearray, parts: Iterable[tuple[int, int]]) -> Buffer:
+    """What these stretches of a buffer hold, each ended by a newline; a view if it is but one."""
+    view = memoryview(buffer)
+    pieces: list[Buffer] = []
+    for start, end in parts:
+        pieces.append(view[start:end])
+        if start == end or buffer[end - 1] != NEWLINE[0]:
+            pieces.append(NEWLINE)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def cut(
@@ -96,6 +102,10 @@ def cut(
         ending: what follows behind `end`.
         searched: offset up to which an earlier call has looked: no newline lies before it.
     """
+    if not skipping and 0 < end - start <= record_bytes_max and buffer[end - 1] == NEWLINE[0]:
+        lines = _lines(buffer, start, end)
+        if lines <= RECORDS_MAX:  # the usual case: whole lines, and none can be over-long
+            return Cut(end - start, [(start, end)], lines)
     found = Cut()
     at = _skip(found, buffer, start, end) if skipping else start
     if found.skipping:
@@ -136,7 +146,7 @@ def _keep_lines(
     while whole - at > record_bytes_max:
         newline = buffer.rfind(NEWLINE, at, at + record_bytes_max)
         if newline < 0:
-            _keep(found, start, at, buffer.count(NEWLINE, start, at))
+            _keep(found, start, at, _lines(buffer, start, at))
             newline = buffer.find(NEWLINE, at + record_bytes_max, whole)
             _reject_long(found, at, newline, record_bytes_max)
             start = newline + 1
@@ -147,10 +157,23 @@ def _keep_lines(
 
 def _limit(buffer: bytes | bytearray, at: int, whole: int) -> tuple[int, int]:
     """Up to where lines may be taken, and how many that are: the first part of all of them."""
-    while (lines := buffer.count(NEWLINE, at, whole)) > RECORDS_MAX:
+    while (lines := _lines(buffer, at, whole)) > RECORDS_MAX:
         some = at + (whole - at) * RECORDS_MAX // lines
         whole = (buffer.rfind(NEWLINE, at, some) + 1) or (buffer.find(NEWLINE, at) + 1)
     return whole, lines
+
+
+def _lines(buffer: bytes | bytearray, at: int, whole: int) -> int:
+    """How many newlines there are.
+
+    `replace` goes from one to the next (memchr), where `count` looks at each byte: with lines of
+    400 bytes a third of the time, copies included. In steps, because the memory for a copy of all
+    would come from the kernel each time.
+    """
+    steps = (
+        buffer[start : min(start + STEP_BYTES, whole)] for start in range(at, whole, STEP_BYTES)
+    )
+    return sum(len(step) - len(step.replace(NEWLINE, b"")) for step in steps)
 
 
 def _keep_unfinished(

@@ -16,7 +16,7 @@ from appliance import process
 from appliance.backoff import RestartBackoff
 from appliance.keeper_wire import ALIVE, KEEP, RELEASE, Legacy, Wire, pair
 
-ASK_S = 1.0  # it is asked for a sign of life so often
+ASK_S = 5.0  # it is asked for a sign of life so often
 SILENT_S = 5.0  # without an answer for so long it doesn't count
 HANGS_S = 30.0  # and for so long it is ended, as any child
 UNSENT_MAX = 65_536  # messages to one that doesn't read; it is ended then

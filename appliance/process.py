@@ -106,7 +106,6 @@ class Wish:
     ) -> None:
         self.drain = False
         self.quick = False
-        self.nudged = False
         self._kept = kept
         self._left = False
         self._parent = parent
@@ -158,11 +157,6 @@ class Wish:
         except BlockingIOError:
             pass
 
-    def take_nudge(self) -> bool:
-        """Whether the parent has nudged since the last call."""
-        nudged, self.nudged = self.nudged, False
-        return nudged
-
     def allow(self, time_s: float) -> None:
         """Once orphaned: die in so many seconds, instead of in drain_s."""
         signal.setitimer(signal.ITIMER_REAL, time_s)
@@ -170,7 +164,7 @@ class Wish:
     def _note(self, number: int, _frame: object) -> None:
         match self.meanings[signal.Signals(number)]:
             case "nudge":
-                self.nudged = True
+                pass  # it ends a wait, and what there is to do is said in the slot
             case "quick":
                 self.quick = True
             case "leave":

@@ -1,7 +1,7 @@
 """Recovery: gives frames of dead owners back, and watches the queue's depth.
 
-It sweeps once before the first subscriber starts, when the parent nudges it (a child died),
-and every 60 s. A sweep right after a death may still see the dead client listed, so it is
+It sweeps once before the first subscriber starts, when the parent says that a child died, and
+every 60 s. A sweep right after a death may still see the dead client listed, so it is
 repeated after 0.1 and 1 s. Each sweep tells the queue of the newest deaths with work in hand
 (deaths.py), which it writes down beside the frames that it gives back. When the parent dies,
 it waits until the other children have handed over and then ends the embedded server.
@@ -22,7 +22,7 @@ from appliance.replay import Leftovers
 
 SWEEP_INTERVAL_S = 60.0
 SWEEP_AGAIN_S = (0.1, 1.0)
-SAMPLE_INTERVAL_S = 1.0
+SAMPLE_INTERVAL_S = 5.0  # when the parent doesn't ask: what others do with the same queue
 
 
 class Recovery:
@@ -45,6 +45,7 @@ class Recovery:
         self._deaths = deaths
         self._leftovers = leftovers
         self._replay_at = monotonic()
+        self._deaths_known = 0  # those that sweeps are planned for
         self._chance = chance
         self._monotonic = monotonic
         self._sweeps = [monotonic()]  # when to sweep, soonest first
@@ -63,9 +64,6 @@ class Recovery:
                 continue
             self._succeeded()
             self._wish.wait(self._next_wait_s())
-            self._gauge.beat()
-            if self._wish.take_nudge():
-                self._sweep_soon()
 
     def last_sweep(self) -> None:
         """Give back what the subscribers left when they ended. Raises Unavailable."""
@@ -73,6 +71,10 @@ class Recovery:
 
     def _round(self) -> None:
         now = self._monotonic()
+        died = self._gauge.get("died")
+        if died > self._deaths_known:
+            self._deaths_known = died
+            self._sweep_soon()
         if self._sweeps[0] <= now:
             self._sweep()
             self._sweeps = [at for at in self._sweeps if at > now] or [now + SWEEP_INTERVAL_S]

@@ -2,7 +2,8 @@
 
 One piece of work: take a lease, make batches of its frames, store them in one transaction
 with their ledger rows, confirm. Killed anywhere in it, the lease is given back by recovery
-and whoever takes it next finds in the ledger what was stored.
+and whoever takes it next finds in the ledger what was stored. How large a lease may be follows
+from what the last ones took (pace.py).
 
 What is being parsed or stored is said to be in hand, so that the parent can tell what somebody
 died of. That is written once for each frame and each transaction. A frame that was in hand at
@@ -30,12 +31,12 @@ from appliance.contracts import (
 from appliance.errors import Corrupt, Unavailable
 from appliance.frame import Frame, Header, decode
 from appliance.logs import Outage
+from appliance.pace import Pace
 from appliance.refusals import Refusals
 
 T = TypeVar("T")
 
-TAKE_WAIT_S = 0.5  # a stop or a heartbeat is never later than this
-PAUSE_LOOK_S = 0.5
+WAIT_S_MAX = 5.0  # between heartbeats when nothing comes; a signal ends each wait
 FOLD_INTERVAL_S = 5.0
 FOLD_REST_S = 60.0  # behind one that failed: it may have held up everybody for some seconds
 LOOK_FRAMES_MAX = 256  # of those that wait: what was given back stands in front
@@ -88,7 +89,7 @@ class Subscriber:
         self._other_sources = other_sources
         self._gauge = gauge
         self._wish = wish
-        self._lease_bytes_max = lease_bytes_max
+        self._pace = Pace(lease_bytes_max)
         self._checkpoint = checkpoint
         self._chance = chance
         self._monotonic = monotonic
@@ -109,6 +110,7 @@ class Subscriber:
             while not self._wish.stop:
                 self._rest_while_paused()
                 lease = self._persist("the queue", self._take)
+                self._wish.clear()  # the signal that ended this take shall not end the next one
                 if lease is not None:
                     self._work(lease)
                 self._fold_sometimes()
@@ -125,7 +127,8 @@ class Subscriber:
     def _take(self) -> Lease | None:
         if self._is_paused():  # while the queue was waited for
             return None
-        return self._queue.take(self._lease_bytes_max, TAKE_WAIT_S)
+        until_fold_s = max(0.0, self._fold_at - self._monotonic())
+        return self._queue.take(self._pace.bytes, min(WAIT_S_MAX, until_fold_s))
 
     # ── what waits now, and no more ─────────────────────────────────────────────────────
 
@@ -158,8 +161,10 @@ class Subscriber:
             if lease is None:
                 if not self._bring_back():
                     return not self._dropped or self._is_empty()
-            elif self._work(lease):
-                done += len(lease.items)
+                continue
+            taken = len(lease.items)
+            if self._work(lease):
+                done += taken
                 progress(min(done, frames), frames)
             else:
                 self._dropped = True
@@ -167,7 +172,7 @@ class Subscriber:
 
     def _take_at_once(self) -> Lease | None:
         try:
-            return self._queue.take(self._lease_bytes_max, 0)
+            return self._queue.take(self._pace.bytes, 0)
         except Unavailable:
             self._dropped = True  # the reply that was lost may have been a frame
             raise
@@ -218,7 +223,7 @@ class Subscriber:
         """What goes together and what goes alone; what can't be read is set aside."""
         batches: list[Batch] = []
         alone: list[Suspect] = []
-        for item in lease.items:
+        for item in lease.unpacked():
             self._gauge.beat()
             try:
                 frame = decode(item)
@@ -248,7 +253,16 @@ class Subscriber:
     def _store_together(self, lease: Lease, batches: list[Batch]) -> None:
         if batches:
             frame = batches[0].name if len(batches) == 1 else ALL
-            self._store_or_give_back(lease, frame, lambda: self._store.store(batches))
+            self._store_or_give_back(lease, frame, lambda: self._store_paced(batches))
+
+    def _store_paced(self, batches: list[Batch]) -> Stored:
+        """Store, and learn from how long that took how large the next lease may be."""
+        began = self._monotonic()
+        stored = self._store.store(batches)
+        if stored.frames == len(batches):  # what was there already took no time
+            size, records = sum(one.bytes for one in batches), sum(one.records for one in batches)
+            self._pace.learn(size, records, self._monotonic() - began, stored.rows_s)
+        return stored
 
     def _store_alone(self, lease: Lease, frame: Frame, verdict: poison.Verdict) -> None:
         """Store a frame that others died with: if we die, too, it is known which record did it."""
@@ -342,7 +356,7 @@ class Subscriber:
             if self._wish.stop:
                 raise Stopped
             self._gauge.beat()
-            self._wish.wait(PAUSE_LOOK_S)
+            self._wish.wait(WAIT_S_MAX)
         self._gauge.waiting_for("")
 
     def _persist(self, what: str, act: Callable[[], T]) -> T:

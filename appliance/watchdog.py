@@ -102,7 +102,9 @@ class Watchdog:
         self._leaving = False
         self._refused = False
         self._drain_by = 0.0
+        self._works = 0  # pieces of work that were finished when a look was last asked for
         self._looks = 0
+        self._last_look = 0  # the newest that was asked for since every source has ended
         self._turned_at = monotonic()
         self._parent = os.getpid()
         self._reloading = Reloading(
@@ -156,13 +158,18 @@ class Watchdog:
         died = [child for child in self._children if child.reap(now)]
         if died and self._phase is None:
             self._report_deaths(died)
-            self._nudge_recovery()
+            self._recovery.slot.add("died", len(died))
+            self._recovery.nudge()
             self._end_when_refused(died)
         if self._phase is None:
             self._reloading.step(now)
         self._advance(now)
+        works = sum(child.slot.get("works") for child in self._children)
         if self._server and not self._is_past("recovery"):
-            self._server.keep(now, sum(child.slot.get("works") for child in self._children))
+            self._server.keep(now, works)
+        if works != self._works:
+            self._works = works
+            self._ask_for_look()
         if self._keeping and not self._finished():
             self._keeping.turn(now, self._close_in_keeper)
         self._say_kept(self._holder.holds)
@@ -230,10 +237,6 @@ class Watchdog:
 
     def _of(self, kind: str) -> list[Child]:
         return [child for child in self._children if child.spec.kind == kind]
-
-    def _nudge_recovery(self) -> None:
-        if self._recovery.pid:
-            os.kill(self._recovery.pid, signals.NUDGE)
 
     def _report_deaths(self, died: list[Child]) -> None:
         """For recovery: of what those died that had work in hand. Before it gives that back."""
@@ -329,6 +332,7 @@ class Watchdog:
         self._paused = paused
         for child in self._of("subscriber"):
             child.slot.set("paused", paused)
+            child.nudge()
 
     # ── another configuration (protocol: reloading.Home) ────────────────────────────────
 
@@ -473,6 +477,7 @@ class Watchdog:
         """Every source ended by itself: store what is queued, then stop."""
         collectors = self._of("collector")
         if not collectors or not all(child.done for child in collectors):
+            self._last_look = 0
             return
         waiting = self._recovery.slot.get("queue_frames")
         if not self._subscribers:
@@ -488,13 +493,19 @@ class Watchdog:
         The bytes count, too: they include a lease that was taken behind the look at the lists.
         """
         slot = self._recovery.slot
-        if slot.get("looked") < self._looks:
+        if slot.get("looked") < self._last_look:
             return False
         left = [slot.get(name) for name in ("queue_frames", "queue_busy", "queue_bytes")]
-        seen_empty = self._looks > 0 and not any(left)
-        self._looks += 1
-        slot.set("look", self._looks)
+        seen_empty = self._last_look > 0 and not any(left)
+        self._last_look = self._ask_for_look()
         return seen_empty
+
+    def _ask_for_look(self) -> int:
+        """Have recovery look at the queue now; the number under which it will have done so."""
+        self._looks += 1
+        self._recovery.slot.set("look", self._looks)
+        self._recovery.nudge()
+        return self._looks
 
     # ── the loop's wait ─────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,7 @@
 #   machine.sh venv DIR          a virtual environment with pip, Python 3.11 or newer
 #   machine.sh services          real servers for the tests to start privately
 #   machine.sh mysql DIR         MySQL's own server, unpacked into DIR
+#   machine.sh bench DIR         what the benchmarks compare with; rsyslog's MySQL module in DIR
 #   machine.sh tree SUITE DIR [PACKAGE…]   a bare tree of that Debian release in DIR
 #   machine.sh debstrap DIR OPTION… SUITE   the same, by mmdebstrap's own options
 #   machine.sh compiler          what build/tree.sh needs to compile a Python
@@ -195,6 +196,49 @@ mysql() {
     fi
 }
 
+# ── bench ───────────────────────────────────────────────────────────────────────────────
+
+bench() {
+    if ! command -v sqlite3 >/dev/null; then
+        if can_install; then
+            install sqlite3
+        else
+            say "not installed: sqlite3; the figure B8 is left out"
+            say "to measure it too: apt-get install sqlite3 (as root)"
+        fi
+    fi
+    compgen -G '/usr/lib*/rsyslog/ommysql.so' >/dev/null ||
+        compgen -G '/usr/lib*/*/rsyslog/ommysql.so' >/dev/null || rsyslog_mysql "$1"
+}
+
+# The module is unpacked and never installed: its package would ask for a database of its own,
+# and make the machine's own rsyslog write into it. It fits only the rsyslog that it was built with.
+rsyslog_mysql() {
+    local dir=$1 version
+    version=$(dpkg-query -W -f '${Version}' rsyslog 2>/dev/null) || version=
+    [ -n "$version" ] && [ "$(cat "$dir.made" 2>/dev/null)" = "$version" ] && return
+    say "unpacking rsyslog's module for MySQL into $dir"
+    if [ -n "$version" ] && unpack "rsyslog-mysql=$version" "$dir"; then
+        echo "$version" >"$dir.made"
+    else
+        say "it can't be had (is rsyslog installed, by apt?): the figure B6 is left out"
+    fi
+}
+
+# A package's files in a folder, by anybody; root first asks anew what there is, where it must.
+unpack() {
+    local package=$1 dir=$2
+    rm -rf "$dir" "$dir.made"
+    mkdir -p "$dir"
+    fetch "$package" "$dir" || { can_install && apt-get update -qq && fetch "$package" "$dir"; }
+}
+
+fetch() (
+    cd "$2"
+    apt-get download -qq -o APT::Sandbox::User= "$1" 2>/dev/null &&
+        dpkg-deb -x ./*.deb . && rm ./*.deb
+)
+
 # ── compiler ────────────────────────────────────────────────────────────────────────────
 
 compiler() {
@@ -265,6 +309,6 @@ packager() {
 }
 
 case ${1:-} in
-venv | services | mysql | tree | debstrap | compiler | freezer | booter | packager) "$@" ;;
-*) die "usage: machine.sh venv|services|mysql|tree|debstrap|compiler|freezer|booter|packager … (see its head)" ;;
+venv | services | mysql | bench | tree | debstrap | compiler | freezer | booter | packager) "$@" ;;
+*) die "usage: machine.sh venv|services|mysql|bench|tree|debstrap|compiler|freezer|booter|packager … (see its head)" ;;
 esac

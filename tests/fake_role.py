@@ -44,7 +44,7 @@ class FakeWish:
     """What the parent asks (contract: contracts.Wish); `waits` are the timeouts asked for."""
 
     def __init__(self, clock: FakeClock) -> None:
-        self.drain = self.quick = self.leave = self.nudged = False
+        self.drain = self.quick = self.leave = False
         self.waits: list[float] = []
         self._clock = clock
 
@@ -58,12 +58,8 @@ class FakeWish:
     def ask_to_be_quick(self) -> None:
         self.quick = True
 
-    def nudge(self) -> None:
-        self.nudged = True
-
-    def take_nudge(self) -> bool:
-        nudged, self.nudged = self.nudged, False
-        return nudged
+    def clear(self) -> None:
+        """A signal ends the wait in which it comes, and no other."""
 
     def wait(self, timeout_s: float) -> None:
         self.waits.append(timeout_s)

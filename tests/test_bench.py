@@ -1,20 +1,28 @@
-"""The benchmarks run: both figures, a few records, and a wrong table is no figure."""
+"""The benchmarks run: each figure, a few records, and a wrong table is no figure."""
 
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGKILL
+from types import SimpleNamespace
 
 import pytest
 
+from appliance.frame import Header, checksum, encode_header
 from tests.bench import __main__ as program
-from tests.bench import idle, latency, measure
+from tests.bench import connections, idle, latency, measure, queue_side
 from tests.bench.database import Database, private_database
 from tests.bench.figures import FIGURES
 from tests.bench.lines import Content, Lines, make_lines
-from tests.bench.measure import Comparison, Samples, WrongContentError, limit
+from tests.bench.measure import Comparison, Findings, Samples, WrongContentError, limit
 from tests.bench.processes import family_of, role, usage
+from tests.bench.rsyslog import find_ommysql
+from tests.bench.run import Run
+from tests.bench.store_side import TypedLines
 from tests.conftest import find_service
 from tests.redis_servers import find_valkey
 from tests.system.daemon import until
@@ -38,6 +46,41 @@ def test_both_figures_are_measured_and_printed(
         assert figure["ratio"] > 0
 
 
+def test_connections_are_fed_at_a_pace_and_each_role_is_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_service("mariadbd", "mysqld")
+    find_valkey()
+    monkeypatch.setattr(connections, "MANY", 30)
+    assert program.main(["connections", "--records", "6000", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "30 connections" in printed
+    for role_of_one in ("collector", "subscriber", connections.DATABASE, "all"):
+        assert f"| {role_of_one}" in printed
+
+
+def test_what_waits_is_stored_by_two_subscribers(capsys: pytest.CaptureFixture[str]) -> None:
+    for services in (("mariadbd", "mysqld"), ("mariadb", "mysql")):
+        find_service(*services)
+    find_valkey()
+    assert program.main(["B3", "B4", "--records", "4000", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "one raw column" in printed
+    assert "prepared rows" in printed
+
+
+def test_typed_lines_know_what_a_wrong_column_is() -> None:
+    lines = make_lines(50, 1)
+    typed = TypedLines.made_from(lines)
+    assert typed.content.count == len(typed.records) == len(typed.rows) == 50
+    assert typed.first(7).content == TypedLines.made_from(lines.first(7)).content
+    assert any(row.written.endswith(b"\t\\N") for row in typed.rows)
+    record = json.loads(typed.records[0])
+    record["user"]["verified"] = not record["user"]["verified"]
+    other = Lines.of([json.dumps(record).encode()])
+    assert TypedLines.made_from(other).content != typed.first(1).content
+
+
 def test_latency_and_idling_are_measured_and_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +100,59 @@ def test_a_percentile_is_a_figure_that_was_measured() -> None:
     figures = [float(n) for n in range(200, 0, -1)]
     assert [latency.percentile(figures, q) for q in (0, 50, 99, 100)] == [1, 100, 198, 200]
     assert latency.percentile([7.0], 99) == 7
+
+
+def test_the_other_wholes_are_measured_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for services in (("mariadbd", "mysqld"), ("rsyslogd",), ("sqlite3",)):
+        find_service(*services)
+    find_ommysql()
+    find_valkey()
+    words = ["B6", "B8", "burst", "--records", "2000", "--rounds", "1"]
+    assert program.main([*words, "--pictures", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("B6", "B8", "burst"):
+        assert f"| {name} " in printed
+    assert "waiting at most" in printed
+    assert (tmp_path / "burst.svg").exists() is (find_spec("matplotlib") is not None)
+
+
+def test_a_figure_that_lacks_something_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(_: Run) -> Findings:
+        pytest.skip("needs a cyclotron")
+
+    monkeypatch.setattr(program, "FIGURES", {"B98": lacking, "B99": lambda _: Findings(())})
+    monkeypatch.setattr(program, "private_database", unused_database)
+    assert program.main(["--records", "1"]) == 0
+    assert "B98 is left out: needs a cyclotron" in capsys.readouterr().err
+
+
+@contextmanager
+def unused_database() -> Iterator[SimpleNamespace]:
+    yield SimpleNamespace(run=lambda _: [("none",)])
+
+
+def test_the_way_into_the_queue_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    find_service("mariadbd", "mysqld")
+    find_valkey()
+    assert program.main(["B1", "B2", "--records", "4000", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "RPUSH each" in printed
+    assert "RPUSH 1 MiB" in printed
+
+
+def test_what_the_queue_holds_has_to_be_what_was_sent() -> None:
+    with queue_side.server(queue_side.SETTINGS) as client:
+        queue = queue_side.Collecting(0, client)
+        header = Header("0" * 32, 1, "lines", 2, 0, 0, 4, checksum(b"b\na\n"), 0.0, 0.0)
+        client.rpush(queue_side.KEYS.working, encode_header(header) + b"b\na\n")
+        queue.check(queue_side.Stream.of([b"b", b"a"], 1))
+        for other in ([b"a", b"b"], [b"b"], [b"b", b"a", b"b"]):
+            with pytest.raises(WrongContentError, match="2 records"):
+                queue.check(queue_side.Stream.of(other, 1))
 
 
 def test_a_figure_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:

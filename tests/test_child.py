@@ -105,6 +105,9 @@ class FullDisk:
     def lacks_room(self) -> bool:
         return self.low
 
+    def ask_to_end(self) -> None:
+        """A signal is enough."""
+
     def start(self) -> "subprocess.Popen[bytes]":
         self.starts += 1
         process = subprocess.Popen(["/bin/sh", "-c", self.manner])

@@ -135,6 +135,15 @@ def test_a_slow_turn_needs_no_pause_behind_it(world: World) -> None:
     assert life.wish.waits == []
 
 
+def test_a_source_that_has_visited_many_is_left_alone_for_a_while(world: World) -> None:
+    large = b"x" * (collector.FLOOD_BYTES - 1) + b"\n"
+    world.feed(large, b"a\n")
+    life = world.born(interval_s=0.05)
+    life.source.extra = {"rest_s": 0.2}
+    life.run()
+    assert life.wish.waits == pytest.approx([0.2, 0.2])
+
+
 def test_numbers_for_status(world: World) -> None:
     world.feed(b"a\n", b"b\nc\n")
     life = world.born()

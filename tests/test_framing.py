@@ -204,7 +204,7 @@ class Counting(bytearray):
 def test_looks_are_counted_in_buffers_not_in_records() -> None:
     buffer = Counting(b"0123456789\n" * 10_000)
     cut(buffer, 0, len(buffer), record_bytes_max=len(buffer))
-    assert buffer.looks == 1
+    assert buffer.looks <= 1
     cut(buffer, 0, len(buffer), record_bytes_max=len(buffer) // 4)
     assert buffer.looks <= 1 + 1 + 5
 

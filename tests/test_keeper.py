@@ -19,7 +19,7 @@ from appliance import keeper_wire, keeping, process
 from appliance.fdnames import Inherited, connection_name, listener_name
 from appliance.keeper import CALLERS_MAX, Keeper
 from appliance.keeper_wire import Legacy
-from appliance.keeping import HANGS_S, SILENT_S, Keeping
+from appliance.keeping import ASK_S, HANGS_S, SILENT_S, Keeping
 from appliance.sources import tcp, unix
 from appliance.sources.listening import close_unused
 
@@ -293,7 +293,7 @@ def test_one_that_hangs_counts_no_more_and_is_replaced(
     hanging = place.holds()
     place.connect("a.1")
     os.kill(hanging, signal.SIGSTOP)
-    place.late_s += 1.1
+    place.late_s += ASK_S + 0.1
     place.turn()  # asks
     assert place.keeping.holds
     place.late_s += SILENT_S
@@ -516,7 +516,7 @@ def test_it_is_in_a_session_of_its_own_and_holds_no_standard_input(place: Place)
     assert os.readlink(f"/proc/{keeper}/fd/0") == "/dev/null"
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(keeper, number)
-    place.late_s += 1.1
+    place.late_s += ASK_S + 0.1
     place.turn()
     assert place.holds() == keeper
 

@@ -21,7 +21,7 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "decisions": (
         "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
         "isolate signals backoff poison refusals reload status herald rates tweets accounts "
-        "balance installation",
+        "balance installation pace",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),

@@ -1,19 +1,23 @@
 """The ledger's rules: what is accounted for, what is missing, what is left of a gap."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.batch import Batch
+from appliance.batch import Batch, Stored
 from appliance.contracts import Hole, Store
 from appliance.frame import RunEnd
 from appliance.settings import Column
+from appliance.stores import ledger
 from appliance.stores.folding import GapRow, pieces, reach, uncovered
+from appliance.stores.ledger import grouped
 from appliance.stores.sqlite import SQLiteStore
-from appliance.stores.tables import Span
+from appliance.stores.tables import Rows, Span, Writer
 from tests.fake_store import MemoryDatabase, MemoryStore, Run
 
 T = TypeVar("T")
@@ -94,6 +98,60 @@ def frames_of(counts: list[int]) -> list[Batch]:
         found.append(replace(frame, records_before=records, bytes_before=size))
         records, size = records + count, size + 7 * count
     return found
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 100))
+def test_frames_are_written_in_groups_of_so_many_bytes(counts: list[int], bytes_max: int) -> None:
+    frames = frames_of(counts)
+    groups = [*grouped(frames, bytes_max)]
+    assert [frame for group in groups for frame in group] == frames
+    sizes = [sum(frame.bytes for frame in group) for group in groups]
+    assert all(
+        size <= bytes_max or len(group) == 1 for size, group in zip(sizes, groups, strict=True)
+    )
+    assert all(
+        size + after[0].bytes > bytes_max for size, after in zip(sizes, groups[1:], strict=False)
+    )
+
+
+def test_rows_are_made_into_statements_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once they would be in memory twice; refused rows keep their place all the same."""
+    monkeypatch.setattr(ledger, "WRITTEN_BYTES_MAX", 2 * 7)  # two of the records below
+    columns = {"raw": Column(type="TEXT CHECK (raw <> '3:0')", path="")}
+    store = SQLiteStore(":memory:", "nfl", "records", columns)
+    store.prepare()
+    asked: list[int] = []
+    write = store._writer
+
+    def writer(table: str, names: Sequence[str], blocks: Sequence[Rows], **how: bool) -> Writer:
+        if table == "records":
+            asked.append(sum(map(len, blocks)))
+        return write(table, names, blocks, **how)
+
+    store._writer = writer  # type: ignore[method-assign]
+    frames = [
+        replace(frame, raws=[row[0].encode() for row in frame.rows])
+        for frame in frames_of([1, 1, 2, 1])
+    ]
+    assert store.store(frames) == Stored(frames=4, stored=4, dead=1)
+    assert asked == [2, 2, 1]
+    assert store._query('SELECT "frame", "position" FROM "nfl_dead"') == [(3, 0)]
+    store.close()
+
+
+def test_how_long_the_rows_of_a_transaction_took() -> None:
+    """Without the lock, the look and the ledger's rows before them, and the commit behind."""
+    ticks = itertools.count()
+    store = SQLiteStore(":memory:", "nfl", "records", COLUMNS)
+    store._clock = lambda: float(next(ticks))
+    store.prepare()
+    query = store._query
+    store._query = lambda sql, *values: next(ticks) and query(sql, *values)  # type: ignore[method-assign]
+    next(ticks)
+    stored = store.store(frames_of([3]))
+    savepoint_and_release = 2.0
+    assert stored.rows_s == 1 + savepoint_and_release
+    store.close()
 
 
 class Twins:

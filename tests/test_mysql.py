@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Values
@@ -169,7 +169,8 @@ def test_literals() -> None:
 VALUES = (
     st.none() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False) | st.text() | st.binary()
 )
-MEANT = st.text(alphabet="%b\\'\",()\n\0éÿ🏈", max_size=6)  # what the text of a row is made of
+MEANT = st.text(alphabet="%_bfnuZ0\\'\",()[]\n\0\f\x1b\x7féÿ\u2028🏈", max_size=6)
+"""What the text of a row is made of, and what means something to JSON or SQL."""
 
 
 @st.composite
@@ -185,11 +186,73 @@ def blocks(draw: st.DrawFn) -> Block:
     return Block(count, tuple(draw(st.lists(column, min_size=1, max_size=4))))
 
 
+LITERAL = re.compile(
+    rb"""(?:NULL|null|X'[0-9a-f]*'|[-+.0-9e]+|'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)")""", re.S
+)
+ESCAPES = {b"0": b"\0", b"b": b"\b", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"Z": b"\x1a"}
+
+
+def read(text: bytes) -> list[list[bytes]]:
+    """The rows of a statement, with each text as the server understands it, a quote before it."""
+    rows, at = [], 0
+    while text:
+        row: list[bytes] = []
+        while text[at : at + 1] in (b"(", b","):
+            found = LITERAL.match(text, at + 1)
+            assert found, text[at:]
+            quoted = found[1] if found[1] is not None else found[2]
+            row.append(found[0].upper() if quoted is None else b"'" + unescaped(quoted))
+            at = found.end()
+        assert text[at : at + 1] == b")", text[at:]
+        rows.append(row)
+        if at + 1 == len(text):
+            break
+        assert text[at + 1 : at + 2] == b",", text[at:]
+        at += 2
+    return rows
+
+
+def unescaped(quoted: bytes) -> bytes:
+    """As MySQL's manual has it, String Literals: \\% and \\_ stay as they are."""
+
+    def meant(found: "re.Match[bytes]") -> bytes:
+        return found[0] if found[1] in b"%_" else ESCAPES.get(found[1], found[1])
+
+    return re.sub(rb"\\(.)", meant, quoted, flags=re.DOTALL)
+
+
 @given(blocks())
 def test_a_block_is_written_as_its_rows_are(block: Block) -> None:
     one_by_one = [row_text(row) for row in block]
-    assert row_texts(block) == row_texts(list(block)) == one_by_one
-    assert text_of(block) == text_of(list(block)) == b",".join(one_by_one)
+    assert row_texts(list(block)) == one_by_one
+    assert text_of(list(block)) == b",".join(one_by_one)
+    assert text_of(block) == b",".join(row_texts(block))
+    assert read(text_of(block)) == read(b",".join(one_by_one))
+
+
+@pytest.mark.parametrize("name", ["mariadb_database", "mysql_database"])
+def test_every_character_arrives(name: str, request: pytest.FixtureRequest) -> None:
+    """Whatever the way in which a text is written, the server reads what was meant."""
+    database: Database = request.getfixturevalue(name)
+    store = store_of(database, {"x": "LONGTEXT", "y": "LONGTEXT", "z": "LONGTEXT"})
+    store.prepare()
+
+    @settings(max_examples=40, deadline=None)
+    @example([chr(code) for code in (*range(0x300), 0x2028, 0xFFFD, 0x1F3C8, 0x10FFFF)])
+    @example(["\\" + chr(code) for code in range(0x100)])
+    @example(["\\\\u0041 \\f", 'it\'s "5\'11""', "],[", ',"\xff","'])
+    @given(st.lists(MEANT | st.text(), min_size=1))
+    def check(texts: list[str]) -> None:
+        block = Block(len(texts), (texts, Texts([text.encode() for text in texts]), texts[::-1]))
+        store.run("START TRANSACTION")
+        for statement in (text_of(block), b",".join(map(row_text, block))):
+            store.run(b"INSERT INTO records (x, y, z) VALUES " + statement)
+        stored = store.run("SELECT x, y, z FROM records ORDER BY seq")
+        store.run("ROLLBACK")
+        assert stored == [*block, *block]
+
+    check()
+    store.close()
 
 
 def raw_batch(number: int, records: list[str]) -> Batch:

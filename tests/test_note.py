@@ -215,6 +215,13 @@ def test_the_largest_claim_that_a_source_makes_fits(path: Path) -> None:
     assert opened(path).last() == noted(1, claim=claim)
 
 
+def test_a_file_whose_name_is_no_utf_8_can_be_claimed(path: Path) -> None:
+    file = opened(path)
+    file.begin(noted(1, claim={"path": os.fsdecode(b"/var/log/\xff.log")}))
+    assert opened(path).last() == file.last()
+    assert os.fsencode(file.last().claim["path"]) == b"/var/log/\xff.log"  # type: ignore[union-attr]
+
+
 # ── other runs ──────────────────────────────────────────────────────────────────────────
 
 

@@ -127,13 +127,13 @@ def test_every_signal_of_the_tables_has_one_meaning() -> None:
 
 # ── a child's life ──────────────────────────────────────────────────────────────────────
 
-WISHES = [  # signals → drain, quick, stop, nudged
-    ([], [False, False, False, False]),
-    ([signals.DRAIN], [True, False, True, False]),
-    ([signals.QUICK], [False, True, True, False]),
-    ([signals.NUDGE], [False, False, False, True]),
-    ([signals.DRAIN, signals.QUICK], [True, True, True, False]),
-    (list(signals.CHILD_IGNORES), [False, False, False, False]),
+WISHES = [  # signals → drain, quick, stop
+    ([], [False, False, False]),
+    ([signals.DRAIN], [True, False, True]),
+    ([signals.QUICK], [False, True, True]),
+    ([signals.NUDGE], [False, False, False]),
+    ([signals.DRAIN, signals.QUICK], [True, True, True]),
+    (list(signals.CHILD_IGNORES), [False, False, False]),
 ]
 
 
@@ -144,7 +144,7 @@ def test_wishes(sent: list[Signals], wishes: list[bool]) -> None:
         wish = process.Wish(os.getppid(), LONG_S)
         for number in sent:
             os.kill(os.getpid(), number)
-        return [wish.drain, wish.quick, wish.stop, wish.take_nudge()]
+        return [wish.drain, wish.quick, wish.stop]
 
     assert in_child(act) == wishes
 
@@ -172,15 +172,6 @@ def test_a_child_leaves_when_told_to_or_when_somebody_keeps_what_a_dead_parent_h
         return [*before, wish.stop, wish.leave]
 
     assert in_child(act) == [False, False, True, leaves]
-
-
-def test_a_nudge_is_taken_once() -> None:
-    def act() -> Any:
-        wish = process.Wish(os.getppid(), LONG_S)
-        os.kill(os.getpid(), signals.NUDGE)
-        return [wish.take_nudge(), wish.take_nudge()]
-
-    assert in_child(act) == [True, False]
 
 
 def test_a_signal_ends_the_wait_also_when_it_came_before() -> None:
@@ -211,9 +202,9 @@ def test_thousands_of_signals_do_no_harm() -> None:
             os.kill(os.getpid(), signals.NUDGE)
         readable = bool(select.select([wish], [], [], 0)[0])
         wish.clear()
-        return [wish.take_nudge(), readable, bool(select.select([wish], [], [], 0)[0])]
+        return [readable, bool(select.select([wish], [], [], 0)[0])]
 
-    assert in_child(act) == [True, True, False]
+    assert in_child(act) == [True, False]
 
 
 def test_a_child_is_told_when_its_parent_dies() -> None:

@@ -65,10 +65,10 @@ class World:
             monotonic=self.clock,
         )
 
-    def run(self, for_s: float, *nudges: float) -> list[float]:
-        """Nudged at these seconds; when it swept."""
-        for at in nudges:
-            self.clock.at(at, self.wish.nudge)
+    def run(self, for_s: float, *deaths: float) -> list[float]:
+        """Told of a death at these seconds; when it swept."""
+        for at in deaths:
+            self.clock.at(at, lambda: self.gauge.add("died", 1))
         self.clock.at(for_s, self.wish.ask_to_drain)
         self.recovery.run()
         return self.queue.sweeps
@@ -98,12 +98,12 @@ def test_the_first_thing_it_does_is_a_sweep(world: World) -> None:
     assert world.gauge.numbers["works"] == 1
 
 
-HISTORIES = {  # name: seconds of life, nudges, sweeps
+HISTORIES = {  # name: seconds of life, deaths, sweeps
     "every minute": (200, (), [0, 60, 120, 180]),
-    "a nudge": (50, (10,), [0, 10, 10.1, 11]),
+    "a death": (50, (10,), [0, 10, 10.1, 11]),
     "a minute counts from the last sweep": (80, (10,), [0, 10, 10.1, 11, 71]),
-    "nudges far apart": (30, (10, 20), [0, 10, 10.1, 11, 20, 20.1, 21]),
-    "a nudge between its repeats": (20, (10, 10.5), [0, 10, 10.1, 10.5, 10.6, 11.5]),
+    "deaths far apart": (30, (10, 20), [0, 10, 10.1, 11, 20, 20.1, 21]),
+    "a death between its repeats": (20, (10, 10.5), [0, 10, 10.1, 10.5, 10.6, 11.5]),
     "many at once": (20, (10, 10.01, 10.02, 10.03), [0, 10, 10.01, 10.02, 10.03, 10.13, 11.03]),
     "at its birth": (5, (0,), [0, 0, 0.1, 1]),
     "just before the minute": (70, (59.95,), [0, 59.95, 60.05, 60.95]),
@@ -113,8 +113,8 @@ HISTORIES = {  # name: seconds of life, nudges, sweeps
 @pytest.mark.parametrize("name", HISTORIES)
 def test_it_sweeps_now_soon_and_every_minute(world: World, name: str) -> None:
     """Each death is swept at once, and again 0.1 and 1 s later, whatever dies meanwhile."""
-    for_s, nudges, sweeps = HISTORIES[name]
-    assert world.run(for_s, *nudges) == pytest.approx(sweeps)
+    for_s, deaths, sweeps = HISTORIES[name]
+    assert world.run(for_s, *deaths) == pytest.approx(sweeps)
 
 
 def test_frames_of_a_client_that_redis_still_lists_come_back_a_second_later(world: World) -> None:
@@ -152,11 +152,21 @@ def test_samples_show_the_depth(world: World) -> None:
     world.redis.busy["subscriber-1"] = [b"90"]
     world.redis.clients.add("subscriber-1")
     world.redis.bytes = 10
-    world.run(3.5)
+    world.run(3.5 * SAMPLE_INTERVAL_S)
     names = ("queue_frames", "queue_busy", "queue_bytes")
     assert [world.gauge.numbers[name] for name in names] == [2, 1, 10]
     assert world.queue.asked.count("depth") == 4
     assert max(world.wish.waits) == SAMPLE_INTERVAL_S
+
+
+def test_a_nudge_is_answered_by_a_sample_at_once(world: World) -> None:
+    """The parent sends one when others have worked, so that `status` is no older than its turn."""
+    world.clock.at(2, lambda: world.gauge.set("look", 1))
+    seen: list[tuple[float, int]] = []
+    world.queue.at_depth = lambda: seen.append((world.clock.now - 1000, world.gauge.get("look")))
+    assert world.run(3) == [0], "and by no sweep"
+    assert seen == [(0, 0), (2, 1)]
+    assert world.gauge.get("looked") == 1
 
 
 def test_a_sample_answers_only_the_look_that_came_before_it(world: World) -> None:
@@ -224,7 +234,7 @@ def test_the_first_sweep_is_waited_for(world: World) -> None:
     assert list(world.redis.working) == [b"frame"]
 
 
-def test_a_nudge_during_an_outage_is_not_forgotten(world: World) -> None:
+def test_a_death_during_an_outage_is_not_forgotten(world: World) -> None:
     world.away(since=5.5, until=20)
     sweeps = world.run(40, 10)
     assert len([at for at in sweeps if at >= 20]) >= 3

@@ -1,6 +1,7 @@
 """The embedded server: durable, private, ended or taken over whoever started it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import redis
 
 from appliance.errors import ConfigError, InstanceError, Unavailable
 from appliance.process import holders, kill_and_wait
-from appliance.redis_server import LOG_BYTES_MAX, EmbeddedServer, find_server
+from appliance.redis_server import ENVIRONMENT, LOG_BYTES_MAX, EmbeddedServer, find_server
 from tests.redis_servers import find_valkey
 
 MIB = 1024**2
@@ -148,8 +149,18 @@ def test_it_sees_nothing_of_our_environment(
     program.chmod(0o755)
     servers.binary = str(program)
     assert servers.make().start().wait(5) == 0
-    assert b"LC_ALL=C" in seen.read_bytes()
-    assert not [name for name in (b"LD_LIBRARY_PATH", b"SECRET") if name in seen.read_bytes()]
+    text = seen.read_text().replace("\0glibc", ":glibc")  # the loader takes it apart in place
+    words = (word.split("=", 1) for word in text.split("\0") if word)
+    assert {name: value for name, value in words if name != "PWD"} == ENVIRONMENT
+
+
+def test_what_its_memory_is_told_is_understood(servers: Servers) -> None:
+    """glibc ignores in silence what it doesn't know; its loader lists what it has taken."""
+    [loader] = re.findall(rb"/lib\S*/ld-linux\S+?\.so\.\d", Path(servers.binary).read_bytes())
+    done = subprocess.run([loader, "--list-tunables"], env=ENVIRONMENT, capture_output=True)
+    for tunable in ENVIRONMENT["GLIBC_TUNABLES"].split(":"):
+        name, value = tunable.split("=")
+        assert f"{name}: {int(value):#x} " in done.stdout.decode()
 
 
 def test_what_it_answered_outlives_kill_9_and_a_cut_tail(servers: Servers) -> None:
@@ -183,6 +194,16 @@ def test_shutdown_of_a_hanging_server_says_so(servers: Servers) -> None:
     assert not servers.make().is_ready(0.1)
     process.send_signal(signal.SIGCONT)
     assert process.wait(10) == 0  # it gets the request when it goes on
+
+
+def test_one_that_is_asked_to_end_does_so_though_nobody_waits_for_its_answer(
+    servers: Servers,
+) -> None:
+    server = servers.make()
+    server.ask_to_end()  # nothing there is fine
+    process = servers.start(server)
+    server.ask_to_end()
+    assert process.wait(10) == 0
 
 
 def test_only_one_server_at_a_time(servers: Servers) -> None:

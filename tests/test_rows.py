@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from appliance.batch import Batch, DeadLetter
 from appliance.config import Column, Filter
 from appliance.contracts import NO_RECORD
 from appliance.frame import Frame, Gap, Header, checksum
-from appliance.rows import RowMaker, split, utc_from_iso, utc_text
+from appliance.rows import PARSED_MAX, Paths, RowMaker, split, utc_column, utc_from_iso, utc_text
 
 RUN = "0190163d8694739b88b7b1c3e2f00001"
 RAW = {"raw": Column(type="LONGTEXT", path="")}
@@ -97,7 +98,7 @@ def test_the_record_in_hand_is_the_one_that_something_goes_wrong_with() -> None:
     maker = RowMaker(EVERY_META, "json", (), "tweets")
 
     def make(records: Any, header: Header) -> list[Any]:
-        return [1 / record["a"] for record in records.documents]
+        return [1 / value for value in records.found["a"]]
 
     maker._columns[2] = make
     held: list[int] = []
@@ -262,6 +263,53 @@ def test_value_by_path(path: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
+def looked_up(document: Any, path: str) -> Any:
+    """What a path finds in one record, step by step."""
+    first, *rest = path.split(".")
+    found = document.get(first) if isinstance(document, dict) else None
+    for name in rest:
+        if isinstance(found, dict):
+            found = found.get(name)
+        elif isinstance(found, list) and name.isdigit() and int(name) < len(found):
+            found = found[int(name)]
+        else:
+            return None
+    return found
+
+
+NAMES = st.sampled_from(["a", "b", "0", "1"])
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    st.lists(DOCUMENTS, max_size=5),
+    st.lists(st.lists(NAMES, min_size=1, max_size=3).map(".".join), min_size=1, max_size=5),
+    st.sampled_from([1, PARSED_MAX]),
+)
+def test_paths_are_looked_up_as_one_by_one(
+    documents: list[Any], paths: list[str], times: int
+) -> None:
+    """Also where several have the same beginning, and over more than are parsed together."""
+    found = Paths(paths).find(documents)
+    assert found == {path: [looked_up(one, path) for one in documents] for path in paths}
+    body = b"".join(json.dumps(one).encode() + b"\n" for one in documents * times)
+    columns = {path: Column(type="TEXT", path=path) for path in paths}
+    expected = [tuple(values_of(one, paths)) for one in documents * times]
+    assert made(body, columns).rows == expected
+
+
+def values_of(document: Any, paths: Sequence[str]) -> Iterator[Any]:
+    for path in dict.fromkeys(paths):
+        found = looked_up(document, path)
+        if isinstance(found, bool):
+            found = int(found)
+        yield found if found is None or isinstance(found, int) else orjson.dumps(found).decode()
+
+
 @pytest.mark.parametrize("record", [b"5", b'"text"', b"[1, 2]", b"null", b"true"])
 def test_a_record_that_is_no_object_has_no_values_but_is_stored(record: bytes) -> None:
     columns = {"x": Column(type="INT", path="0"), **RAW}
@@ -314,6 +362,28 @@ def test_iso_times_are_rewritten_to_utc(text: str, written: str) -> None:
     for type_name in ("DATETIME(6)", "datetime", "TIMESTAMP NULL"):
         assert values({"at": text}, "at", type_name) == written
     assert values({"at": text}, "at", "VARCHAR(64)") == text
+
+
+PARTS = st.sampled_from([*"-T :.,Zé", "20", "2024", "02", "29", "30", "12", "123456", "+01:00"])
+SHAPED = st.from_regex(
+    r"\A20[0-9]{2}-[0-1][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9](:[0-6][0-9]([.,][0-9]{1,9})?)?"
+    r"(Z|[+-][0-2][0-9](:?[0-5][0-9])?)?\Z"
+)
+
+
+TIMES = st.datetimes() | st.datetimes(timezones=st.just(UTC))
+
+
+@given(
+    st.lists(TIMES.map(datetime.isoformat), max_size=4)
+    | st.lists(SHAPED | st.lists(PARTS, max_size=9).map("".join) | st.none(), max_size=4)
+)
+def test_a_column_of_times_is_written_as_each_of_them(texts: list[Any]) -> None:
+    written = [text if text is None else utc_from_iso(text) for text in texts]
+    assert utc_column(texts) == written
+    body = b"".join(json.dumps({"at": text}).encode() + b"\n" for text in texts)
+    rows = made(body, {"at": Column(type="DATETIME(6)", path="at")}).rows
+    assert rows == [(text,) for text in written]
 
 
 def test_a_time_column_leaves_numbers_alone() -> None:

@@ -19,7 +19,7 @@ import pytest
 from appliance import link
 from appliance.contracts import Chunk
 from appliance.frame import Gap
-from appliance.sources import held, tcp
+from appliance.sources import held, parts, tcp
 from tests.socket_place import LIMITS, TCP, UNIX, HurriedTcp, Kind, Place
 
 NOT_AT_ONCE_S = 0.3
@@ -107,6 +107,14 @@ def test_the_unfinished_last_line_is_a_record_when_the_sender_closes(place: Plac
     assert place.source.connections == 0
 
 
+def test_unfinished_last_lines_of_several_are_not_one_record(place: Place) -> None:
+    senders = [place.connect() for _ in range(3)]
+    for sender in senders:
+        sender.sendall(b"half")
+        sender.close()
+    assert place.collect() == b"half\n" * 3
+
+
 def test_a_flood_does_not_starve_the_others(place: Place) -> None:
     flood, other = place.connect(), place.connect()
     for _ in range(20):
@@ -147,6 +155,102 @@ def test_many_connections_share_a_frame(place: Place) -> None:
     chunk = place.peek()
     assert sorted(map(int, bytes(chunk.body).split())) == list(range(20))
     assert chunk.records == 20
+    assert isinstance(chunk.body, memoryview), "it was copied"
+
+
+def test_a_connection_that_goes_on_as_usual_is_not_asked_how_it_stands(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    senders = [place.connect() for _ in range(3)]
+    for sender in senders:
+        sender.sendall(b"first\n")
+    assert place.collect() == b"first\n" * 3
+    asked: list[int] = []
+    observe = place.kind.kernel.observe
+
+    def counting(connection: socket.socket) -> Any:
+        asked.append(connection.fileno())
+        return observe(connection)
+
+    monkeypatch.setattr(type(place.kind.kernel), "observe", lambda _, one: counting(one))
+    for number in range(5):
+        for sender in senders:
+            sender.sendall(b"%d\n" % number)
+        assert place.turn() == b"%d\n" % number * 3
+    assert asked == []
+    senders[0].sendall(b"last\n")
+    senders[0].close()
+    assert place.collect() == b"last\n"
+    assert place.source.connections == 2
+    assert 1 <= len(asked) <= 3, "and the others' ends are not asked for"
+
+
+def test_an_over_long_record_behind_usual_ones_is_skipped_to_its_end(place: Place) -> None:
+    sender = place.connect()
+    for _ in range(2):
+        sender.sendall(b"usual\n")
+        assert place.collect() == b"usual\n"
+    sender.sendall(b"L" * 250)
+    assert place.collect() == b"L" * 99 + b"\n"
+    sender.sendall(b"its end\nnext\n")
+    assert place.collect() == b"next\n"
+
+
+@pytest.mark.parametrize("discarded", [False, True])
+@pytest.mark.parametrize("ends", [False, True])
+def test_where_it_stands_is_known_to_the_successor_without_asking(
+    place: Place, discarded: bool, ends: bool
+) -> None:
+    sender = place.connect()
+    for number in range(3):
+        sender.sendall(b"%d\nunfin" % number)
+        assert place.collect() == b"%d\n" % number
+        sender.sendall(b"ished\n")
+        assert place.collect() == b"unfinished\n"
+    sender.sendall(b"as usual\n")
+    assert place.turn() == b"as usual\n"
+    sender.sendall(b"in doubt\n")
+    noted = place.peek()
+    if discarded:
+        place.source.discard(noted)
+    if ends:
+        sender.close()
+    again = place.born().again(noted.claim)
+    assert (again is None) == discarded
+    assert again is None or bytes(again.body) == b"in doubt\n"
+
+
+def test_the_more_connections_are_ready_the_longer_they_may_rest(tmp_path: Path) -> None:
+    place = Place(tmp_path, TCP)
+    now = 100.0
+    source = place.born(monotonic=lambda: now)
+    senders = [place.connect() for _ in range(20)]
+    senders[0].sendall(b"a\n")
+    rested = place.peek()
+    assert 0 < rested.rest_s <= held.VISIT_REST_S * 2
+    source.discard(rested)
+    for sender in senders:
+        sender.sendall(b"b\n")
+    now += 1.0
+    rested = place.peek()
+    assert rested.rest_s == pytest.approx(held.VISIT_REST_S * 20)
+    source.discard(rested)
+    for sender in senders:
+        sender.sendall(b"c" * 50 + b"\n")
+    rested = place.peek()
+    assert rested.rest_s == 0, "a full frame puts it off"
+    place.close()
+
+
+def test_nobody_rests_longer_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "VISIT_REST_S", 0.1)
+    place = Place(tmp_path, TCP)
+    for sender in [place.connect() for _ in range(20)]:
+        sender.sendall(b"a\n")
+    assert 0.2 < place.peek().rest_s <= held.REST_S_MAX
+    place.close()
 
 
 def test_an_over_long_record_is_skipped_by_the_successor_too(place: Place) -> None:
@@ -622,12 +726,15 @@ def test_a_stop_takes_in_what_was_handed_down_before(place: Place, quick: bool) 
     assert place.source.ended
 
 
-def test_a_quick_stop_of_very_many_connections_makes_frames_that_fit_a_note(place: Place) -> None:
+def test_a_quick_stop_of_very_many_connections_makes_frames_that_fit_a_note(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PARTS_MAX", 25)
     place.born(held.Limits(record_bytes_max=100, frame_bytes_max=10_000, close_wait_s=0.2))
-    for _ in range(held.EVENTS_MAX + 10):
+    for _ in range(35):
         place.connect().sendall(b"a\n")
     place.source.stop(quick=True)
-    for records in (held.EVENTS_MAX, 10):
+    for records in (25, 10):
         chunk = place.peek()
         assert len(chunk.claim["parts"]) == chunk.records == records
         place.source.discard(chunk)

@@ -103,6 +103,17 @@ def test_a_last_byte_behind_a_fin_is_one_frame_and_known(place: Place) -> None:
 # ── reading ─────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_lone_newline_behind_usual_records_gets_no_frame_either(place: Place) -> None:
+    sender = place.connect()
+    for _ in range(2):
+        sender.sendall(b"usual\n")
+        assert place.collect() == b"usual\n"
+    sender.sendall(b"\n")
+    assert place.collect() == b""
+    sender.sendall(b"next\n")
+    assert place.collect().endswith(b"next\n")
+
+
 def test_a_lone_newline_gets_no_frame_and_is_gone(place: Place) -> None:
     sender = place.connect()
     sender.sendall(b"\n")

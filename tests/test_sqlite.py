@@ -91,8 +91,15 @@ def test_a_transaction_that_a_trigger_rolls_back_is_noticed(path: Path) -> None:
     store.close()
 
 
-def test_many_rows_in_several_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "values_max"), [(3, 999), (50, 2), (50, 0)], ids=["three", "two", "one"]
+)
+def test_many_rows_in_several_parts_and_statements(
+    path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, values_max: int
+) -> None:
     monkeypatch.setattr(module, "PART_ROWS_MAX", 7)
+    monkeypatch.setattr(module, "STATEMENT_ROWS", at_once)
+    monkeypatch.setattr(module, "STATEMENT_VALUES_MAX", values_max)
     store = store_of(path, {"x": "INT CHECK (x % 10 <> 3)"})
     store.prepare()
     rows = [(n,) for n in range(50)]

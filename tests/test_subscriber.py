@@ -5,6 +5,7 @@ Rows are made by the real RowMaker; what is compared is what the database has in
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from appliance.batch import Batch, Stored
 from appliance.contracts import NO_RECORD, Hold, Hole, Lease
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Gap, Header, RunEnd, checksum, decode, encode_header
+from appliance.pace import LEASE_BYTES_MIN, LEASE_BYTES_START, LEASE_S_MAX
 from appliance.rows import RowMaker
 from appliance.settings import Column, Filter
 from appliance.subscriber import FOLD_INTERVAL_S, FOLD_REST_S, LOOK_FRAMES_MAX, Subscriber
@@ -63,6 +65,7 @@ class CountingStore(MemoryStore):
         self.prepared = 0
         self.given_up: list[Sequence[Hole]] = []
         self.fold_error: Unavailable | None = None
+        self.seconds_a_byte = 0.0
         self._clock = clock
 
     def prepare(self) -> None:
@@ -71,7 +74,10 @@ class CountingStore(MemoryStore):
 
     def store(self, batches: Sequence[Batch]) -> Stored:
         self.asked.append([batch.number for batch in batches])
-        return super().store(batches)
+        stored = super().store(batches)
+        rows_s = self.seconds_a_byte * sum(batch.bytes for batch in batches) * bool(stored.frames)
+        self._clock.now += rows_s
+        return replace(stored, rows_s=rows_s)
 
     def fold(self) -> list[Hole]:
         self.folds.append(self._clock.now)
@@ -213,8 +219,67 @@ def test_leases_are_of_the_size_that_was_asked_for(world: World) -> None:
     world.push(*items)
     world.run(5)
     assert world.store.asked == [[1, 2], [3, 4], [5, 6]]
-    assert set(world.queue.takes) == {(world.lease_bytes_max, subscriber.TAKE_WAIT_S)}
+    assert {bytes_max for bytes_max, _wait_s in world.queue.takes} == {world.lease_bytes_max}
+
+
+def test_nothing_is_waited_for_longer_than_until_the_next_fold(world: World) -> None:
+    world.clock.at(3, lambda: world.push(item(1, tweet("Bears", 1))))
+    world.run(11)
+    waits = [wait_s for _bytes_max, wait_s in world.queue.takes]
+    assert waits[:3] == pytest.approx([0, 5, 2]), "the first fold is due at once"
+    assert max(waits) <= subscriber.WAIT_S_MAX
+    assert [at - 1000 for at in world.store.folds] == pytest.approx([0, 5, 10], abs=0.1)
     assert world.is_empty()
+
+
+def test_an_item_is_not_kept_behind_its_batch(world: World) -> None:
+    """Or the lease would be in memory twice while the database works."""
+    world.push(*(item(n, tweet("bears", n)) for n in range(1, 4)))
+    left: list[int] = []
+
+    def take(bytes_max: int, wait_s: float) -> Lease | None:
+        lease = TimedQueue.take(world.queue, bytes_max, wait_s)
+        world.queue.before_confirm = lambda: left.append(len(lease.items) if lease else -1)
+        return lease
+
+    world.queue.take = take  # type: ignore[method-assign]
+    world.run(stop_after_s=3)
+    assert world.frames() == [1, 2, 3]
+    assert left == [0]
+
+
+def test_a_lease_whose_items_are_gone_is_given_back_whole(world: World) -> None:
+    items = [item(n, tweet("bears", n)) for n in range(1, 4)]
+    world.push(*items)
+    world.database.away = Unavailable("the database is away")
+    world.run(stop_after_s=3)
+    assert [*world.redis.working] == items
+
+
+def test_leases_get_smaller_where_storing_takes_long(world: World) -> None:
+    world.lease_bytes_max = 8 * LEASE_BYTES_MIN
+    world.born()
+    row = b'{"team":"bears","text":"%s"}\n' % (b"x" * 1024)
+    items = [item(n, row * (LEASE_BYTES_MIN // len(row))) for n in range(1, 41)]
+    world.push(*items)
+    world.store.seconds_a_byte = 4 * LEASE_S_MAX / world.lease_bytes_max
+    world.run(stop_after_s=60)
+    allowed = [size for size, _ in world.queue.takes]
+    assert allowed[0] == LEASE_BYTES_START  # which takes twice as long as it may
+    assert allowed[-1] == pytest.approx(world.lease_bytes_max // 4, rel=0.01)
+    assert world.frames() == [*range(1, 41)]
+
+
+def test_what_was_stored_already_teaches_nothing_about_the_size_of_leases(world: World) -> None:
+    world.lease_bytes_max = 8 * LEASE_BYTES_MIN
+    world.born()
+    row = b'{"team":"bears","text":"%s"}\n' % (b"x" * 1024)
+    frame = item(1, row * (LEASE_BYTES_START // len(row) + 1))  # a lease of its own
+    world.push(frame, frame)
+    world.store.seconds_a_byte = LEASE_S_MAX / LEASE_BYTES_START
+    world.run(stop_after_s=3)
+    assert {size for size, _ in world.queue.takes} == {LEASE_BYTES_START}
+    assert world.frames() == [1]
 
 
 def test_numbers_for_status(world: World) -> None:
@@ -530,14 +595,14 @@ def test_the_lease_in_hand_is_finished_and_nothing_is_taken_until_it_is_resumed(
     assert world.frames() == [1, 2]
     assert world.gauge.waits == [signals.PAUSED, ""]
     resumed_after = world.queue.took_at[1] - 1100
-    assert 0 <= resumed_after <= subscriber.PAUSE_LOOK_S
+    assert resumed_after == 0, "the parent nudges"
 
 
 def test_it_beats_while_it_is_paused(world: World) -> None:
     pause(world)
     world.run(100)
-    assert world.gauge.beats >= 100
-    assert set(world.wish.waits) == {subscriber.PAUSE_LOOK_S}
+    assert world.gauge.beats >= 100 / subscriber.WAIT_S_MAX
+    assert set(world.wish.waits) == {subscriber.WAIT_S_MAX}
 
 
 def test_a_stop_ends_it_while_it_is_paused_without_taking_anything(world: World) -> None:

@@ -596,6 +596,9 @@ class FakeServer:
     def lacks_room(self) -> bool:
         return False
 
+    def ask_to_end(self) -> None:
+        """A signal is enough."""
+
     def start(self) -> "subprocess.Popen[bytes]":
         if self._failures:
             self._failures -= 1
@@ -940,6 +943,34 @@ def looking(cast: Cast, depths: list[tuple[int, int, int]]) -> ChildSpec:
     return cast.spec("recovery", "", body)
 
 
+def test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    """So what `status` says of the queue is no older than that; and nobody looks for nothing."""
+
+    def look(birth: Birth) -> Exit:
+        birth.slot.set("swept", 1)
+        while not birth.wish.stop:
+            diary.say("look", birth.slot.get("look"))
+            birth.wish.wait(30)  # ended by the parent's nudge
+        return Exit.OK
+
+    def work(birth: Birth) -> Exit:
+        while not birth.wish.stop:
+            birth.wish.wait(30)
+            birth.slot.worked()
+        return Exit.OK
+
+    parent = start([cast.spec("recovery", "", look), cast.spec("collector", "a", work)])
+    pid = born(diary, "collector a")
+    diary.wait_for("look 0")
+    assert not diary.hears("look", within_s=0.5)
+    os.kill(pid, signals.NUDGE)
+    diary.wait_for("look 1")
+    assert not diary.hears("look", within_s=0.5)
+    assert parent.stop() == Exit.OK
+
+
 def test_when_all_sources_have_ended_the_queue_is_looked_at_until_it_is_empty(
     start: Start, diary: Diary, cast: Cast
 ) -> None:
@@ -1199,7 +1230,7 @@ def test_one_too_many_that_hangs_holds_no_stop_up(start: Start, diary: Diary, ca
 
 
 def watching_pause(cast: Cast, name: str) -> ChildSpec:
-    """Says whether it is asked to pause, at its birth and at each change."""
+    """Says whether it is asked to pause, at birth and at each change. Only a signal wakes it."""
 
     def body(birth: Birth) -> Exit:
         said = None
@@ -1209,7 +1240,7 @@ def watching_pause(cast: Cast, name: str) -> ChildSpec:
             if paused != said:
                 cast.diary.say(f"subscriber {name} paused={paused}")
                 said = paused
-            birth.wish.wait(0.05)
+            birth.wish.wait(30)
         return Exit.OK
 
     return cast.spec("subscriber", name, body)

@@ -327,11 +327,13 @@ class Cast:
 
         def body(birth: Birth) -> Exit:
             birth.slot.add("swept", 1)
+            known = birth.slot.get("died")
             while not birth.wish.stop:
                 birth.slot.beat()
                 birth.slot.set("looked", birth.slot.get("look"))
                 birth.wish.wait(BEAT_S)
-                if birth.wish.take_nudge():
+                if birth.slot.get("died") > known:
+                    known = birth.slot.get("died")
                     self.diary.say("recovery nudged")
             self.diary.say("recovery told", "quick" if birth.wish.quick else "drain")
             return Exit.OK

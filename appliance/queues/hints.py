@@ -23,7 +23,7 @@ from appliance.errors import Unavailable
 from appliance.queues.address import RedisAddress
 
 REDIS_OLDEST = (7, 0)
-RIGHTS = "+@read +@write +@scripting +@connection +client|list +client|kill +info"
+RIGHTS = "+@read +@write +@scripting +multi +exec +@connection +client|list +client|kill +info"
 """What an ACL has to allow beside the instance's keys."""
 
 UNVERIFIED = (

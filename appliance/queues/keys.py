@@ -5,6 +5,7 @@ They are Redis Cluster's hash tag, so that all keys of an instance live in one s
 script may touch several.
 
     {nfl}:working          list    frames that wait, oldest left
+    {nfl}:incoming         list    `working`, inside the transaction of a push: nobody ever sees it
     {nfl}:busy:OWNER       list    frames in the hands of one connection of one subscriber
     {nfl}:bad              list    items that could not be read as frames
     {nfl}:bad_bytes        number  bytes in that list
@@ -27,6 +28,11 @@ class Keys:
     def working(self) -> str:
         """Frames that wait, oldest left."""
         return f"{{{self.name}}}:working"
+
+    @property
+    def incoming(self) -> str:
+        """The same list inside the transaction of a push, where it takes the frame."""
+        return f"{{{self.name}}}:incoming"
 
     @property
     def bad(self) -> str:

@@ -13,7 +13,8 @@ of the two at every instant. What keeps that true:
 * One redis-py Connection, connected once, by us. Neither pool nor retries nor health checks:
   each of them sends a command twice or connects anew in silence, under the same name.
 * A collector's connection is the only one of its source (rivals.py).
-* Whatever moves frames or counts their bytes is one script, so it happens whole or not. Its
+* Whatever moves frames or counts their bytes is one script (a push: one transaction), so it
+  happens whole or not. Its
   first line has to be `#!lua`: only then is a script that meets `maxmemory` refused before
   its first write, not in its middle. What makes a full Redis emptier, or moves frames only,
   is marked allow-oom: a full one refuses even LMOVE, for ever.
@@ -23,6 +24,7 @@ Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 
 import re
 import secrets
+import select
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +55,7 @@ BLOCK_S_MIN = 0.001  # Redis counts milliseconds, and 0 means for ever
 DEATHS_CHARS_MAX = 16 * 1024  # what is written down over one frame: some thousand deaths
 ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
+JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
 HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
 LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
@@ -63,9 +66,39 @@ GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
 
-PUSH = """#!lua
-local run, number, compare, before, item = ARGV[1], ARGV[2], ARGV[5], ARGV[6], ARGV[10]
+# A push is one transaction of three commands: OPEN decides; RPUSHX appends where a list of that
+# name is, and does nothing else; SHUT writes down what has arrived. So no frame passes through a
+# script: Lua copies each string, and Valkey hashes all of it, which was most of what the server
+# computed for a push. OPEN's yes is that `working` goes by the name that RPUSHX uses. The item that
+# it puts in front makes a list of none, is the first write (what can be refused is refused before
+# there is another), and says how many there were: a frame that isn't there is never counted.
+OPEN = """#!lua
+local run, number, compare, before = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[3], 'run', 'number', 'cursor')
+
+if redis.call('EXISTS', KEYS[4]) == 1 then -- a SHUT was refused: what waits lies there
+  redis.call('LPOP', KEYS[4])
+  while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', 'LEFT') do end
+end
+if known[1] == run and known[2] == number then return 'have it' end
+if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
+if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
+
+redis.call('LPUSH', KEYS[1], redis.call('LLEN', KEYS[1]))
+local renamed = redis.pcall('RENAME', KEYS[1], KEYS[4])
+if renamed.ok then return 'taken' end
+redis.call('LPOP', KEYS[1])
+return renamed
+"""
+
+SHUT = """#!lua flags=allow-oom
+if redis.call('EXISTS', KEYS[4]) == 0 then return end
+redis.call('RENAME', KEYS[4], KEYS[1])
+local frames = tonumber(redis.call('LPOP', KEYS[1]))
+if redis.call('LLEN', KEYS[1]) == frames then return redis.error_reply('ERR no frame came') end
+
+local run, number, size = ARGV[1], ARGV[2], ARGV[10]
+local known = redis.call('HMGET', KEYS[3], 'run', 'number')
 
 -- Byte by byte: the < of Lua asks the server's locale, and some sort "aa" behind "z".
 local function newer(a, b)
@@ -76,18 +109,12 @@ local function newer(a, b)
   return false
 end
 
-if known[1] == run and known[2] == number then return 'have it' end
-if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
-if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
-
-redis.call('RPUSH', KEYS[1], item)
-redis.call('INCRBY', KEYS[2], #item)
+redis.call('INCRBY', KEYS[2], size)
 if not known[1] or newer(run, known[1])
    or (run == known[1] and tonumber(number) > tonumber(known[2])) then
   redis.call('HSET', KEYS[3], 'run', run, 'number', number, 'records', ARGV[3], 'bytes', ARGV[4])
   if ARGV[7] == '1' then redis.call('HSET', KEYS[3], 'cursor', ARGV[8]) end
 end
-return 'taken'
 """
 
 TAKE = """#!lua flags=allow-oom
@@ -193,7 +220,8 @@ return lines
 """
 
 SCRIPTS = (
-    PUSH,
+    OPEN,
+    SHUT,
     TAKE,
     CONFIRM,
     GIVE_BACK,
@@ -225,7 +253,8 @@ class RedisQueue:
     `role` names the process in the connection's name, `bytes_max` is where push says full,
     `beat` is called before and after each command. No lock: one thread only. With an
     `instance`, its id, the connection is the only one of its role; a collector's has to be.
-    `disk_is_low` tells push that the disk under the queue has no room to spare.
+    `disk_is_low` tells push that the disk under the queue has no room to spare. `wake` is a
+    descriptor that ends the waiting of a take when it becomes readable.
     """
 
     def __init__(
@@ -242,6 +271,7 @@ class RedisQueue:
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         beat: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
+        wake: int | None = None,
     ) -> None:
         assert re.fullmatch(r"[!-~]+", role), "a client name has no spaces"
         self._address = address
@@ -255,8 +285,10 @@ class RedisQueue:
         self._disk_is_low = disk_is_low
         self._reply_timeout_s = reply_timeout_s
         self._token, self._beat, self._sleep = token, beat, sleep
+        self._wake = wake
         self._connection: Any = None
         self._owner = ""  # empty: not connected, nothing is ours
+        self._client = 0  # the server's own number for the connection
         self._held_bytes = 0  # in our busy list
         self._shas: dict[str, bytes] = {}
         self._server = ""  # its name and version
@@ -277,28 +309,53 @@ class RedisQueue:
         """Append a frame, atomically with the source's bookkeeping. Idempotent by number."""
         if self._disk_is_low():
             return Pushed.DISK_LOW
-        keys = (self._keys.working, self._keys.bytes, self._keys.source(push.source))
         # Also without a cursor of its own (a lost state directory): the queue's is the true one.
         compare = push.cursor_after is not None and not push.force
         before = "" if push.cursor_before is None else f"={push.cursor_before}"  # none isn't ""
+        arguments = (
+            push.run,
+            push.number,
+            push.records,
+            push.bytes,
+            int(compare),
+            before,
+            int(push.cursor_after is not None),
+            push.cursor_after or "",
+            self._bytes_max,
+            len(push.header) + len(push.body),
+        )
         with self._talking():
-            answer = self._run_with_item(
-                PUSH,
-                keys,
-                (
-                    push.run,
-                    push.number,
-                    push.records,
-                    push.bytes,
-                    int(compare),
-                    before,
-                    int(push.cursor_after is not None),
-                    push.cursor_after or "",
-                    self._bytes_max,
-                ),
-                push,
-            )
-            return Pushed(answer.decode())
+            self._send_push(push, arguments)
+            return Pushed(self._verdict().decode())
+
+    def _send_push(self, push: Push, arguments: Sequence[Any]) -> None:
+        """Send the transaction at once; a large body goes from where it lies."""
+        working, incoming = self._keys.working, self._keys.incoming
+        keys = (working, self._keys.bytes, self._keys.source(push.source), incoming)
+        size, told = len(push.header) + len(push.body), (len(keys), *keys, *arguments)
+        begin = (
+            *self._packed(("MULTI",), ("EVALSHA", self._shas[OPEN], *told)),
+            b"*3\r\n$6\r\nRPUSHX\r\n$%d\r\n%b\r\n" % (len(incoming), incoming.encode()),
+            b"$%d\r\n%b" % (size, push.header),
+        )
+        end = self._packed(("EVALSHA", self._shas[SHUT], *told), ("EXEC",))
+        parts = (b"".join(begin), push.body, b"\r\n" + b"".join(end))
+        self._send(parts if size > JOINED_BYTES_MAX else [b"".join(parts)])
+
+    def _packed(self, *commands: Sequence[Any]) -> list[bytes]:
+        packed: list[bytes] = self._connection.pack_commands(commands)
+        return packed
+
+    def _verdict(self) -> bytes:
+        """What OPEN has answered within the transaction that was sent."""
+        for _queued in ("MULTI", "OPEN", "RPUSHX", "SHUT"):
+            self._reply()
+        answers = self._reply()
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        verdict: bytes = answers[0]
+        return verdict
 
     def source_state(self, source: str) -> SourceState | None:
         """What was last pushed for a source; None if nothing ever was."""
@@ -338,7 +395,7 @@ class RedisQueue:
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands until bytes_max is reached (at least one).
 
-        Waits up to wait_s when there is none; then None.
+        Waits up to wait_s when there is none, or until `wake` is readable; then None.
         """
         assert not self._held_bytes, "one lease at a time: the busy list holds exactly it"
         with self._talking():
@@ -350,7 +407,7 @@ class RedisQueue:
         if not items:
             return None
         self._held_bytes = sum(map(len, items))
-        return Lease(self._owner, tuple(items), _deaths_over(items, attempts))
+        return Lease(self._owner, items, _deaths_over(items, attempts))
 
     def _wait_for_one(self, lists: tuple[str, str], wait_s: float) -> tuple[list[Any], list[Any]]:
         """One frame, if there is one in time, and the attempts as they are then."""
@@ -359,15 +416,40 @@ class RedisQueue:
         take = ("BLMOVE", *lists, "LEFT", "RIGHT", f"{wait_s:.3f}")
         # Sent together: the server answers the second when the first is done.
         self._send(self._connection.pack_commands([take, ("HGETALL", self._keys.attempts)]))
+        if self._is_woken(wait_s):
+            self._unblock()
         is_full = False
         try:
-            item = self._reply(timeout_s=wait_s + self._reply_timeout_s)
+            item = self._reply()
         except OutOfMemoryError:  # refused before it did anything, so the connection is sound
             item, is_full = None, True
         attempts = self._reply()
         if is_full:
             self._sleep(min(FULL_WAIT_S, wait_s))
         return ([] if item is None else [item]), attempts
+
+    def _is_woken(self, wait_s: float) -> bool:
+        """Block until the server answers, or wait_s is over; True: until somebody wants us."""
+        poller = select.poll()
+        poller.register(self._connection._sock, select.POLLIN)  # redis-py itself can only read
+        if self._wake is not None:
+            poller.register(self._wake, select.POLLIN)
+        return [fd for fd, _ in poller.poll(wait_s * 1000)] == [self._wake]
+
+    def _unblock(self) -> None:
+        """Have the server end our wait now, as if its time were over.
+
+        Over another connection, since ours waits. To drop ours instead would leave a frame that
+        is on its way to recovery.
+        """
+        name = f"{self._owner}-unblock"
+        other = self._address.connection(self._password, name, self._reply_timeout_s)
+        try:
+            other.connect()
+            other.send_command("CLIENT", "UNBLOCK", self._client)
+            other.read_response()
+        finally:
+            other.disconnect()
 
     def confirm(self, lease: Lease) -> None:
         """Forget the lease, and the deaths over its frames: the store has committed it.
@@ -561,9 +643,7 @@ class RedisQueue:
     def _holding(self, lease: Lease) -> Iterator[None]:
         """Commands about a lease: under the connection that took it, or not at all."""
         if lease.owner != self._owner:
-            raise Unavailable(
-                f"the connection that held {len(lease.items)} frames is gone; they are given back"
-            )
+            raise Unavailable("the connection that held the lease is gone; it is given back")
         with self._talking():
             yield
 
@@ -573,9 +653,13 @@ class RedisQueue:
         self._connection = self._address.connection(self._password, owner, self._reply_timeout_s)
         self._connection.connect()
         loads = [("SCRIPT", "LOAD", script) for script in SCRIPTS]
-        self._send(self._connection.pack_commands([("INFO", "server"), *loads]))
+        asked = (("INFO", "server"), ("CLIENT", "ID"), *loads, ("MULTI",), ("EXEC",))
+        self._send(self._packed(*asked))
         self._server = check_version(self._reply().decode(errors="replace"))
+        self._client = self._reply()
         self._shas = {script: self._reply() for script in SCRIPTS}
+        for _try in ("MULTI", "EXEC"):  # where they may not be used, a push would be no transaction
+            self._reply()
         if self._instance:
             self._be_the_only_one(owner)
         self._owner = owner
@@ -614,34 +698,16 @@ class RedisQueue:
     def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         return self._command("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
 
-    def _run_with_item(
-        self, script: str, keys: Sequence[str], arguments: Sequence[Any], push: Push
-    ) -> Any:
-        """Run a script whose last argument is header and body, which are never joined."""
-        words = ("EVALSHA", self._shas[script], len(keys), *keys, *arguments)
-        encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-        start = b"".join(
-            (
-                b"*%d\r\n" % (len(encoded) + 1),
-                *(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded),
-                b"$%d\r\n" % (len(push.header) + len(push.body)),
-                push.header,
-            )
-        )
-        self._send([start, push.body, b"\r\n"])
-        return self._reply()
-
-    def _command(self, *words: Any, timeout_s: float | None = None) -> Any:
+    def _command(self, *words: Any) -> Any:
         self._send(self._connection.pack_command(*words))
-        return self._reply(timeout_s)
+        return self._reply()
 
     def _send(self, packed: Sequence[Any]) -> None:
         self._beat()
         self._connection.send_packed_command(packed, check_health=False)
 
-    def _reply(self, timeout_s: float | None = None) -> Any:
-        limit = {} if timeout_s is None else {"timeout": timeout_s}
+    def _reply(self) -> Any:
         try:
-            return self._connection.read_response(**limit)
+            return self._connection.read_response()
         finally:
             self._beat()

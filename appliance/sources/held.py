@@ -27,12 +27,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 from appliance.contracts import NOTHING_AT_RISK, AtRisk, Checkpoint, Chunk, no_checkpoint
 from appliance.errors import Unavailable
 from appliance.frame import Gap
-from appliance.framing import NEWLINE, Cut, Ending
+from appliance.framing import NEWLINE, Cut, Ending, cut
 from appliance.sources.beginnings import Beginning, Beginnings
 from appliance.sources.kernel import Kernel, Seen, Stretch
 from appliance.sources.parts import PARTS_MAX, ChunkMaker, Part, from_files, gaps_in, lost
@@ -42,6 +43,12 @@ SKIPPING_MAX = 4096  # connections inside an over-long record: each note names a
 UNFINISHED_S = 0.01  # a record waits so long for a byte before its beginning moves
 STUCK_LOOK_S = 1.0  # when its beginning can't move: how often it is tried
 STUCK = select.EPOLLRDHUP | select.EPOLLET
+# To look at a connection costs much the same whatever it has. So in all they are looked at no more
+# often than each VISIT_REST_S, which takes some hundredths of a core: where many are ready all the
+# time, each is looked at more rarely, and has more then. A few never wait for it, and nobody waits
+# longer than REST_S_MAX, in which a socket's buffer doesn't run full.
+VISIT_REST_S = 0.0002
+REST_S_MAX = 0.25
 
 
 class Link(Protocol):
@@ -71,14 +78,19 @@ class Wake(Protocol):
 class Connection:
     """A connection of ours.
 
+    events: what poll looks for.
     wake_at: poll is silent until so many bytes are there; 0 while it was told something else.
+    position: bytes that we have read for good (`Seen.position`), while it goes on as usual: then
+        the kernel needn't be asked how it stands. None: it has to be.
     left: once we stop, how many bytes may still be taken.
     """
 
     socket: socket.socket
     cookie: int
+    events: int
     skipping: bool = False
     wake_at: int = 1
+    position: int | None = None
     left: int | None = None
     beginning: Beginning | None = None
 
@@ -132,7 +144,9 @@ class HeldSource:
         self._skipping: set[int] = set()  # cookies of those inside an over-long record
         self._skip_later: deque[Connection] = deque()  # there are too many of those
         self._ending: dict[int, Connection] = {}
+        self._leaving: list[Connection] = []  # those of which something was just discarded
         self._looks = Looks(monotonic)
+        self._rest_until = 0.0
         self._awaited = ""
         self._shown: Chunk | None = None
         self._handed_over: list[Part] = []  # whose beginnings nobody needs any more
@@ -207,29 +221,35 @@ class HeldSource:
             for part in held:
                 self._discard_one(self._connections[part.cookie], left[part.cookie], self._view)
             return None
-        maker = ChunkMaker(claim["first"], claim["record_bytes_max"])
-        gone = [part for part in parts if not self._remake(part, maker)]
+        buffer = bytearray(sum(part.length for part in parts))
+        maker = ChunkMaker(buffer, claim["first"], claim["record_bytes_max"])
+        starts = accumulate((part.length for part in parts), initial=0)
+        gone = [
+            part
+            for part, start in zip(parts, starts, strict=False)
+            if not self._remake(part, start, buffer, maker)
+        ]
         self._handed_over = []
         return maker.chunk(claim["last"], claim["skipping"], gaps_in(claim), lost(gone))
 
-    def _remake(self, part: Part, maker: ChunkMaker) -> bool:
+    def _remake(self, part: Part, start: int, buffer: bytearray, maker: ChunkMaker) -> bool:
         """Add the part to the chunk again; False if nobody holds its bytes any more."""
-        buffer = bytearray(part.length)
+        view = memoryview(buffer)[start : start + part.length]
         if part.beginning:
             beginning = self._beginnings.find(part.cookie, part.beginning)
             if beginning is None:
                 return False
-            beginning.read_into(memoryview(buffer))
+            beginning.read_into(view)
         elif part.cookie in self._connections:
             connection = self._connections[part.cookie].socket
-            got = self._kernel.peek(connection, memoryview(buffer))
+            got = self._kernel.peek(connection, view)
             assert got == part.length, (got, part)
             self._mark(connection, part.length)
         else:
             return False
-        cut = part.cut(buffer, 0, maker.record_bytes_max)
+        cut = part.cut(buffer, start, maker.record_bytes_max)
         assert cut.taken == part.length, (cut, part)
-        maker.add(part, cut, cut.body(buffer))
+        maker.add(part, cut)
         return True
 
     def peek(self) -> Chunk | None:
@@ -245,19 +265,35 @@ class HeldSource:
         if self._stop_by is not None and self._monotonic() >= self._stop_by:
             self._stop_here()  # also while a sender never lets us come to wait
         self._forget_beginnings()
-        maker = ChunkMaker(self._clock(), self._limits.record_bytes_max)
-        ready = self._ready()
-        self._passed_over = []
-        used = 0
-        for at, connection in enumerate(ready):
-            if maker.full:
-                self._passed_over += ready[at:]
-                break
-            used += self._peek_one(connection, used, maker)
+        maker = ChunkMaker(self._buffer, self._clock(), self._limits.record_bytes_max)
+        self._visit(self._ready(), maker)
         gaps = self._gaps(maker.empty)
         if maker.empty and not gaps:
             return None
-        return maker.chunk(self._clock(), sorted(self._skipping)[:SKIPPING_MAX], gaps)
+        chunk = maker.chunk(self._clock(), sorted(self._skipping)[:SKIPPING_MAX], gaps)
+        chunk.rest_s = self._rest_s
+        return chunk
+
+    def _visit(self, ready: list[Connection], maker: ChunkMaker) -> None:
+        """Look at each of them, as long as there is room in the chunk."""
+        self._passed_over = []
+        used = visits = 0
+        for connection in ready:
+            if maker.full or self._passed_over:
+                self._passed_over += ready[visits:]
+                break
+            visits += 1
+            used += self._peek_one(connection, used, maker)
+        now = self._monotonic()
+        rest_until = max(self._rest_until, now) + visits * VISIT_REST_S
+        self._rest_until = min(rest_until, now + REST_S_MAX)
+
+    @property
+    def _rest_s(self) -> float:
+        """How long to leave the connections alone; a full frame shows that there is more, and
+        puts it off.
+        """
+        return 0.0 if self._passed_over else max(0.0, self._rest_until - self._monotonic())
 
     def _gaps(self, alone: bool) -> list[Gap]:
         """What the next chunk has to tell of; `alone`: it would have nothing else."""
@@ -269,13 +305,17 @@ class HeldSource:
         if not self.fleeting:
             self._discard(chunk)
         self._handed_over = from_files(chunk.claim)
+        if self._ending:
+            cookies = [cookie for cookie, *_ in chunk.claim["parts"]]
+            self._leaving = [self._ending[cookie] for cookie in cookies if cookie in self._ending]
 
     def settle(self) -> None:
         """Let go of beginnings that were handed over, of connections that ended and are empty."""
         self._forget_beginnings()
-        for connection in list(self._ending.values()):
+        for connection in self._leaving:
             if not connection.beginning:
                 self._finish_if_empty(connection)
+        self._leaving = []
 
     def wait(self, timeout_s: float) -> None:
         """Block until a connection, the parent or a signal has something."""
@@ -317,6 +357,8 @@ class HeldSource:
         polled = list(self._poll(0))
         if self._stopped:  # also those that nothing wakes
             return [c for c in self._connections.values() if c.wake_at or self._looks.is_due(c)]
+        if not self._passed_over and not self._looks.any:
+            return polled
         wanted = {c.cookie: c for c in (*self._passed_over, *self._looks.due(), *polled)}
         return [connection for cookie, connection in wanted.items() if cookie in self._connections]
 
@@ -326,6 +368,7 @@ class HeldSource:
                 connection = self._by_fd[fd]
                 if events & ~select.EPOLLIN:
                     self._ending[connection.cookie] = connection
+                    connection.position = None
                 yield connection
             elif fd == self._link.fileno():
                 self._receive(events)
@@ -346,9 +389,9 @@ class HeldSource:
         if cookie in self._connections:
             connection.close()
             return
-        new = Connection(connection, cookie)
+        new = Connection(connection, cookie, self._kernel.wake_at(connection, 1))
         self._connections[cookie] = self._by_fd[connection.fileno()] = new
-        self._epoll.register(connection.fileno(), self._kernel.wake_at(connection, 1))
+        self._epoll.register(connection.fileno(), new.events)
         if self._stopped:
             self._limit(new)
         elif self._stop_by is not None:
@@ -358,14 +401,18 @@ class HeldSource:
         """Have poll wake when so many bytes are there; 1: when there are any."""
         self._looks.over(connection)
         if connection.wake_at != available:
-            events = self._kernel.wake_at(connection.socket, available)
-            self._epoll.modify(connection.socket.fileno(), events)
+            self._poll_for(connection, self._kernel.wake_at(connection.socket, available))
             connection.wake_at = available
+
+    def _poll_for(self, connection: Connection, events: int) -> None:
+        if connection.events != events:
+            self._epoll.modify(connection.socket.fileno(), events)
+            connection.events = events
 
     def _stick(self, connection: Connection, why: str = "") -> None:
         """Its record can't go on now, and poll would wake us all the time: look now and then."""
         self._awaited = why
-        self._epoll.modify(connection.socket.fileno(), STUCK)
+        self._poll_for(connection, STUCK)
         connection.wake_at = 0
         self._looks.at(connection, STUCK_LOOK_S)
 
@@ -375,7 +422,36 @@ class HeldSource:
         """Add what this connection has to the chunk; how much of the buffer that took."""
         if connection.beginning:
             return self._peek_rest(connection, connection.beginning, used, maker)
+        taken = 0
+        if connection.position is not None and connection.wake_at == 1:
+            taken = self._peek_quickly(connection, connection.position, used, maker)
+        return taken or self._peek_closely(connection, used, maker)
+
+    def _peek_quickly(
+        self, connection: Connection, position: int, used: int, maker: ChunkMaker
+    ) -> int:
+        """Whole records of a connection that goes on as usual: one call shows them.
+
+        0: there are none, or more has to be known. An end that the kernel has seen by now is
+        behind these records, and the next poll tells of it.
+        """
+        try:
+            got = self._kernel.peek(connection.socket, self._view[used:])
+        except OSError:
+            return 0
+        found = cut(self._buffer, used, used + got, record_bytes_max=self._limits.record_bytes_max)
+        if found.taken < self._kernel.part_bytes_min or found.skipping:
+            return 0
+        self._mark(connection.socket, found.taken)
+        part = Part(connection.cookie, position, found.taken, False, records=found.records)
+        maker.add(part, found)
+        return found.taken
+
+    def _peek_closely(self, connection: Connection, used: int, maker: ChunkMaker) -> int:
+        """Whatever a connection may have, and what is to be done about it."""
         seen = self._kernel.observe(connection.socket)
+        as_usual = not (seen.ending or connection.skipping or connection.left is not None)
+        connection.position = seen.position if as_usual else None
         available = self._available(connection, seen)
         length = min(available, len(self._buffer) - used)
         if not length:
@@ -432,7 +508,7 @@ class HeldSource:
         self._wake_at(connection, 1)
         self._skip(connection, cut.skipping)
         part = part._replace(length=cut.taken, records=cut.records)
-        maker.add(part, cut, cut.body(self._buffer))
+        maker.add(part, cut)
         return cut.taken
 
     def _take_single(self, connection: Connection, cut: Cut, available: int) -> None:
@@ -482,6 +558,7 @@ class HeldSource:
         """Whether the connection's next bytes belong to an over-long record."""
         connection.skipping = skipping
         if skipping:
+            connection.position = None
             self._skipping.add(connection.cookie)
         else:
             self._skipping.discard(connection.cookie)
@@ -491,7 +568,7 @@ class HeldSource:
         """Whether a note holds no more of those: its sender waits until another's record ends."""
         if not cut.skipping or connection.skipping or len(self._skipping) < SKIPPING_MAX:
             return False
-        self._epoll.modify(connection.socket.fileno(), STUCK)
+        self._poll_for(connection, STUCK)
         connection.wake_at = 0
         self._skip_later.append(connection)
         return True
@@ -635,12 +712,14 @@ class HeldSource:
         return self._kernel.left_of(self._connections[part.cookie].socket, part.stretch)
 
     def _discard(self, chunk: Chunk) -> None:
-        for part in (Part(*part) for part in chunk.claim["parts"]):
-            if part.cookie in self._connections and not part.beginning:
-                self._discard_one(self._connections[part.cookie], part.length, self._view)
+        for cookie, _start, length, *_, beginning in chunk.claim["parts"]:
+            if cookie in self._connections and not beginning:
+                self._discard_one(self._connections[cookie], length, self._view)
 
     def _discard_one(self, connection: Connection, length: int, scratch: memoryview) -> None:
         self._kernel.discard(connection.socket, length, scratch)
+        if connection.position is not None:
+            connection.position += length
         if connection.left is not None:
             connection.left -= length
         self._checkpoint("emptied")
@@ -665,6 +744,7 @@ class HeldSource:
                 self._limit(connection)
 
     def _limit(self, connection: Connection) -> None:
+        connection.position = None
         connection.left = self._kernel.observe(connection.socket).available
 
 

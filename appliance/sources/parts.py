@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from appliance.contracts import Chunk
-from appliance.frame import Buffer, Gap
-from appliance.framing import RECORDS_MAX, Cut, Ending, cut, gaps_of
+from appliance.frame import Gap
+from appliance.framing import NEWLINE, RECORDS_MAX, Cut, Ending, body, cut, gaps_of
 from appliance.sources.kernel import Stretch
 
-PARTS_MAX = 256  # connections that share one frame: a note has a limited size (note.SLOT_BYTES)
+PARTS_MAX = 1024  # connections that share one frame: a note has a limited size (note.SLOT_BYTES)
 
 
 class Part(NamedTuple):
@@ -49,14 +49,18 @@ class Part(NamedTuple):
         )
 
 
-class ChunkMaker:
-    """Collects the parts of many connections into one chunk."""
+BEGINNING = Part._fields.index("beginning")
 
-    def __init__(self, first_received: float, record_bytes_max: int) -> None:
+
+class ChunkMaker:
+    """Collects the parts of many connections, which lie in one buffer, into one chunk."""
+
+    def __init__(self, buffer: bytearray, first_received: float, record_bytes_max: int) -> None:
         self.record_bytes_max = record_bytes_max
+        self._buffer = buffer
         self._first_received = first_received
-        self._parts: list[Part] = []
-        self._bodies: list[Buffer] = []
+        self._parts: list[list[Any]] = []
+        self._stretches: list[tuple[int, int]] = []  # of the buffer, which make the body
         self._rejected: dict[int, str] = {}
         self._records = 0
         self._skipped_bytes = 0
@@ -71,15 +75,23 @@ class ChunkMaker:
         """Whether no more connections, or no more records fit."""
         return len(self._parts) >= PARTS_MAX or self._records >= RECORDS_MAX
 
-    def add(self, part: Part, cut: Cut, body: Buffer) -> None:
+    def add(self, part: Part, cut: Cut) -> None:
         """Add one connection's stretch; its records go behind those that are here."""
-        self._parts.append(part)
-        if len(body):
-            self._bodies.append(body)
+        self._parts.append(list(part))
+        for start, end in cut.parts:
+            self._join(start, end)
         for index, code in cut.rejected.items():
             self._rejected[self._records + index] = code
         self._records += cut.records
         self._skipped_bytes += cut.skipped_bytes
+
+    def _join(self, start: int, end: int) -> None:
+        """Lengthen the stretch before, where both are one slice of the buffer: it isn't copied."""
+        first, last = self._stretches[-1] if self._stretches else (0, 0)
+        if first < last == start < end and self._buffer[last - 1] == NEWLINE[0]:
+            self._stretches[-1] = (first, end)
+        else:
+            self._stretches.append((start, end))
 
     def chunk(
         self,
@@ -93,7 +105,7 @@ class ChunkMaker:
         `told`: gaps that a successor tells again with it; `lost`: what of it nobody holds.
         """
         claim = {
-            "parts": [list(part) for part in self._parts],
+            "parts": self._parts,
             "skipping": skipping,
             "first": self._first_received,
             "last": last_received,
@@ -101,7 +113,7 @@ class ChunkMaker:
             "gaps": [asdict(gap) for gap in told],
         }
         return Chunk(
-            body=self._bodies[0] if len(self._bodies) == 1 else b"".join(self._bodies),
+            body=body(self._buffer, self._stretches),
             records=self._records,
             claim=claim,
             first_received=self._first_received,
@@ -126,5 +138,5 @@ def gaps_in(claim: Any) -> list[Gap]:
 
 def from_files(claim: Any) -> list[Part]:
     """The parts of a claim whose bytes are in files."""
-    parts = (Part(*part) for part in (claim["parts"] if claim else ()))
-    return [part for part in parts if part.beginning]
+    parts = claim["parts"] if claim else ()
+    return [Part(*part) for part in parts if part[BEGINNING]]

@@ -94,7 +94,7 @@ class TcpKernel:
         """Forget `length` available bytes without copying them."""
         left = length
         while left:
-            left -= connection.recv_into(scratch[: min(left, len(scratch))], left, socket.MSG_TRUNC)
+            left -= connection.recv_into(scratch, min(left, len(scratch)), socket.MSG_TRUNC)
 
     def wake_at(self, connection: socket.socket, available: int) -> int:
         """Low-water mark of poll (SO_RCVLOWAT); the kernel caps it at half its buffer."""

@@ -47,6 +47,7 @@ from appliance.stores.folding import FoldingStore, is_stored
 from appliance.stores.tables import COUNTS, DUPLICATE, Row, Unrecognised, Writer
 
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
+WRITTEN_BYTES_MAX = 1024 * 1024  # of bodies whose rows are text at the same time
 REASON_CHARS_MAX = 1000
 WORD_CHARS_MAX = 32
 
@@ -113,9 +114,11 @@ class LedgerStore(FoldingStore):
         if not self._claim(new):
             self._query("ROLLBACK")
             return None
+        began = self._clock()
         stored = self._write(new, hold)
+        rows_s = self._clock() - began
         self._query("COMMIT")
-        return stored
+        return replace(stored, rows_s=rows_s)
 
     def _lock_runs(self, runs: Sequence[bytes]) -> dict[bytes, int]:
         """Lock the runs' rows against fold until the transaction ends; {run: up_to}."""
@@ -246,8 +249,9 @@ class LedgerStore(FoldingStore):
             ) from strange[0]
 
     def _writers(self, new: Sequence[Batch], hold: Hold | None) -> Iterator[tuple[int, Writer]]:
-        """Writers of all rows, with the index of the first of each: one for all of them.
+        """Writers of all rows, with the index of the first of each: one for some full statements.
 
+        Each is made when it is its turn: the text of all rows would be as large as the lease.
         With `hold` one for each row, which isn't even made into a statement before it was named.
         """
         write = partial(
@@ -256,10 +260,12 @@ class LedgerStore(FoldingStore):
             list(self._columns),
             update=self._on_duplicate == "update",
         )
-        if hold is None:
-            yield 0, write([batch.rows for batch in new])
-            return
         first = 0
+        if hold is None:
+            for group in grouped(new, WRITTEN_BYTES_MAX):
+                yield first, write([batch.rows for batch in group])
+                first += sum(len(batch.rows) for batch in group)
+            return
         for batch in new:
             for index, position in enumerate(batch.positions):
                 hold(position)
@@ -368,6 +374,20 @@ def _times(gap: Gap, span: tuple[str, str]) -> tuple[str, str]:
         began if gap.began is None else utc_text(gap.began),
         ended if gap.ended is None else utc_text(gap.ended),
     )
+
+
+def grouped(batches: Sequence[Batch], bytes_max: int) -> Iterator[list[Batch]]:
+    """Neighbours whose bodies are put together up to so many bytes; a larger one stays alone."""
+    group: list[Batch] = []
+    size = 0
+    for batch in batches:
+        if group and size + batch.bytes > bytes_max:
+            yield group
+            group, size = [], 0
+        group.append(batch)
+        size += batch.bytes
+    if group:
+        yield group
 
 
 def by_batch(

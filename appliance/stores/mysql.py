@@ -6,12 +6,14 @@ and gives up early: a half-dead session must not hold the ledger's rows for the 
 usual eight hours. A session that was idle long is asked for a sign of life before the
 transaction, since the server may have cut it by then, which is no outage.
 
-Rows become text here, many rows in one INSERT. A block of rows is written column by column:
-what came as UTF-8 is never decoded, and a whole column of it is escaped at once. A statement is
-cut at STATEMENT_BYTES_MAX, and always below the server's max_allowed_packet: a longer one isn't
-refused, it ends the connection. Escaping relies on the session's sql_mode: without
-NO_BACKSLASH_ESCAPES and ANSI_QUOTES only the backslash and the single quote mean anything
-inside of '…', and in utf8mb4 no byte of another character looks like them.
+Rows become text here, many rows in one INSERT. A block of rows is never written row by row: what
+came as UTF-8 isn't even decoded, and a whole column of it is escaped at once; all other values go
+through one call that writes them as JSON, which SQL reads as they are meant, but for a few rare
+escapes. A statement is cut at STATEMENT_BYTES_MAX, and always below the server's
+max_allowed_packet: a longer one isn't refused, it ends the connection. Escaping relies on the
+session's sql_mode: without NO_BACKSLASH_ESCAPES and ANSI_QUOTES "…" is a text as '…' is, only the
+backslash and the quote itself mean anything inside, and in utf8mb4 no byte of another character
+looks like them.
 
 ERRORS is the one table that says what a number of the server's means for us:
 
@@ -28,18 +30,20 @@ ledger's own statements, a trigger or a commit can end with, and what has one me
 (MariaDB numbers from 4000 on mean other things in MySQL, but none that we can meet).
 """
 
+import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain, groupby, repeat
 from typing import Any
 
+import orjson
 import pymysql
 
-from appliance.batch import Block, Same, Texts, Value
+from appliance.batch import Block, Same, Texts, Value, Values
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
@@ -422,12 +426,11 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         on_duplicate: OnDuplicate = "dead",
         io_s: float = IO_S,
     ) -> None:
-        super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate)
+        super().__init__(prefix, table, columns, beat, on_duplicate=on_duplicate, clock=clock)
         self._io_s = io_s
         self._address = dsn
         self._password = password
         self._record_bytes_max = record_bytes_max
-        self._clock = clock
         self._connection: Any = None
         self._prepared: bound.Prepared | None = None  # of this connection
         self._used_at = 0.0
@@ -693,6 +696,7 @@ class _Insert:
     def text(self, rows: bytes) -> None:
         """Insert rows that are text."""
         statement = self.head + rows + self.tail
+        del rows  # as large as the statement; nobody asks for it twice
         if len(statement) > self.packet_bytes_max:
             raise Rejected(
                 f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",
@@ -723,7 +727,7 @@ class _Statements(Writer):
         self.parts = list(self._texts)
 
     def insert(self, lo: int, hi: int) -> None:
-        self._insert.text(self._texts.get((lo, hi)) or b",".join(self._row_texts[lo:hi]))
+        self._insert.text(self._texts.pop((lo, hi), b"") or b",".join(self._row_texts[lo:hi]))
 
     @cached_property
     def _row_texts(self) -> list[bytes]:
@@ -776,48 +780,108 @@ def cut(sizes: Sequence[int], size_max: int) -> list[Span]:
 
 def text_of(rows: Rows) -> bytes:
     """Rows as they stand behind VALUES: what row_texts gives, joined."""
-    if isinstance(rows, Block) and rows:
-        fixed, varying = _layout(rows)
-        if len(varying) == 1 and isinstance(varying[0], Texts):
-            before, after = fixed
-            return before + _escaped(varying[0]).replace(SEPARATOR, after + b"," + before) + after
-    return b",".join(row_texts(rows))
+    if not isinstance(rows, Block) or not rows:
+        return b",".join(map(row_text, rows))
+    (before, *fixed), varying = _layout(rows)
+    if not varying:
+        return b",".join([before] * len(rows))
+    fixed[-1] += b"," + before  # where the next row begins
+    if len(varying) == 1:
+        text = varying[0].replace(SEPARATOR, fixed[0]) + fixed[0]
+    else:
+        text = b"".join(chain.from_iterable(_by_row(varying, fixed)))
+    return before + text.removesuffix(b"," + before)
 
 
 def row_texts(rows: Rows) -> list[bytes]:
-    """Each row as it stands behind VALUES; a block is written column by column."""
+    """Each row as it stands behind VALUES."""
     if not isinstance(rows, Block) or not rows:
         return [row_text(row) for row in rows]
-    fixed, varying = _layout(rows)
-    template = b"%b".join([part.replace(b"%", b"%%") for part in fixed])
-    literals = [
-        _escaped(column).split(SEPARATOR)
-        if isinstance(column, Texts)
-        else [_literal(value) for value in column]
-        for column in varying
+    (before, *fixed), varying = _layout(rows)
+    if not varying:
+        return [before] * len(rows)
+    return [before + b"".join(parts) for parts in _by_row(varying, fixed)]
+
+
+def _by_row(varying: Sequence[bytes], fixed: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
+    """The parts of each row that differ from row to row, each with what is fixed behind it."""
+    columns: list[Iterable[bytes]] = []
+    for part, behind in zip(varying, fixed, strict=True):
+        parts = part.split(SEPARATOR)
+        columns += [parts, repeat(behind, len(parts))]
+    return zip(*columns, strict=True)
+
+
+def _layout(block: Block) -> tuple[list[bytes], list[bytes]]:
+    """What is the same in the text of each row, and what comes between these parts.
+
+    The latter for all rows at once, with SEPARATOR between them.
+    """
+    parts: list[bytes] = []
+    varying: list[bytes] = []
+    for is_texts, run in groupby(block.columns, lambda column: isinstance(column, Texts)):
+        columns = tuple(run)
+        if is_texts:
+            parts += [b"'" + SEPARATOR + b"'"] * len(columns)
+            varying += [_escaped(column) for column in columns if isinstance(column, Texts)]
+        elif all(isinstance(column, Same) for column in columns):
+            parts.append(_literals(Block(1, columns)[0]))
+        else:
+            parts.append(SEPARATOR)
+            varying.append(_written_at_once(Block(len(block), columns)))
+    return (b"(" + b",".join(parts) + b")").split(SEPARATOR), varying
+
+
+def _escaped(column: Texts) -> bytes:
+    """A column of texts as they stand inside of '…', escaped at once, SEPARATOR between them."""
+    joined = SEPARATOR.join(column.utf8)
+    return joined.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+
+
+# ── literals ────────────────────────────────────────────────────────────────────────────
+
+
+def _written_at_once(block: Block) -> bytes:
+    """The literals of all rows, written as one JSON list, SEPARATOR between the rows.
+
+    JSON is SQL here, but for what _as_sql changes; what isn't JSON goes through unread.
+    """
+    columns = [_for_json(column, len(block)) for column in block.columns]
+    cells = chain.from_iterable(zip(*columns, repeat(ROW_END)))
+    try:
+        written = orjson.dumps(list(cells))
+    except orjson.JSONEncodeError:  # an integer of more than 64 bit
+        return SEPARATOR.join(map(_literals, block))
+    return _as_sql(written[1 : -len(b",\xff]")]).replace(b",\xff,", SEPARATOR)
+
+
+def _for_json(column: Values, rows: int) -> Iterable[Any]:
+    """A column of which JSON makes what SQL reads: what it can't is a literal already."""
+    if isinstance(column, Same):
+        [value] = _for_json([column.value], 1)
+        return repeat(value, rows)
+    assert not isinstance(column, Texts), "these never become JSON"
+    if set(map(type, column)) <= JSON_TYPES:
+        return column
+    return [
+        value if type(value) in JSON_TYPES else orjson.Fragment(_literal(value)) for value in column
     ]
-    return [template % row for row in zip(*literals, strict=True)] or fixed * len(rows)
 
 
-def _layout(block: Block) -> tuple[list[bytes], list[Texts | Sequence[Value]]]:
-    """What is the same in the text of each row, and the columns that come between its parts."""
-    fixed, varying = [b"("], []
-    for index, column in enumerate(block.columns):
-        fixed[-1] += b"," if index else b""
-        if isinstance(column, Same):
-            fixed[-1] += _literal(column.value)
-            continue
-        quote = b"'" if isinstance(column, Texts) else b""
-        fixed[-1] += quote
-        fixed.append(quote)
-        varying.append(column)
-    fixed[-1] += b")"
-    return fixed, varying
+def _as_sql(json: bytes) -> bytes:
+    """JSON with the escapes replaced that mean something else in SQL: \\f and \\u00…"""
+    if OTHER_IN_SQL.search(json):
+        return ESCAPE.sub(lambda found: ESCAPED.get(found[0], found[0]), json)
+    return json
 
 
 def row_text(row: Row) -> bytes:
     """A row as it stands behind VALUES."""
-    return b"(" + b",".join(map(_literal, row)) + b")"
+    return b"(" + _literals(row) + b")"
+
+
+def _literals(row: Row) -> bytes:
+    return b",".join(map(_literal, row))
 
 
 def _literal(value: Value) -> bytes:
@@ -828,12 +892,6 @@ def _text_literal(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _escaped(column: Texts) -> bytes:
-    """A column of texts as they stand inside of '…', escaped at once, SEPARATOR between them."""
-    joined = SEPARATOR.join(column.utf8)
-    return joined.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
-
-
 LITERALS: Mapping[type, Callable[[Any], str]] = {
     str: _text_literal,
     int: str,
@@ -841,3 +899,8 @@ LITERALS: Mapping[type, Callable[[Any], str]] = {
     bytes: lambda value: f"X'{value.hex()}'",
     type(None): lambda _: "NULL",
 }
+JSON_TYPES = {str, int, type(None)}  # that JSON writes as SQL reads them: numbers with a point not
+ROW_END = orjson.Fragment(SEPARATOR)
+OTHER_IN_SQL = re.compile(rb"\\[fu]")
+ESCAPE = re.compile(rb"\\(?:u....|.)", re.DOTALL)
+ESCAPED = {b"\\f": b"\f"} | {b"\\u%04x" % code: bytes([code]) for code in range(0x20)}

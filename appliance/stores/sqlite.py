@@ -10,17 +10,20 @@ it comes. NOT NULL, UNIQUE, CHECK and triggers do refuse. Column types of the co
 are passed through; what SQLite can't read (ENUM, COLLATE utf8mb4_…) is a ConfigError. A
 store on ":memory:" whose `prepare` passes proves that a configuration's columns are fine.
 
-Rows go through executemany: there is no server to be saved a round trip, and a statement
-prepared once and stepped for each row is what SQLite does fastest.
+Rows go through executemany, many at a time: there is no server to be saved a round trip, but
+what SQLite does at the beginning and the end of each statement, such as looking up the last key
+and writing down the new one, costs more than a row. A few dozen of them share it.
 """
 
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from appliance.batch import Value
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
@@ -42,6 +45,8 @@ from appliance.stores.tables import (
 BUSY_MS = 20_000
 VALUE_BYTES_MAX = 999_999_000  # SQLite's own default limit for a row is 1,000,000,000
 PART_ROWS_MAX = 10_000  # rows between two signs of life
+STATEMENT_ROWS = 50  # more of them gain nothing
+STATEMENT_VALUES_MAX = 999  # the most that any SQLite takes
 
 CODES = {  # by extended, then by primary result code: the record is to blame
     sqlite3.SQLITE_CONSTRAINT: "constraint",
@@ -152,21 +157,27 @@ class SQLiteStore(Books, Letters, GapList, Disposable):
         self, table: str, columns: Sequence[str], blocks: Sequence[Rows], *, update: bool = False
     ) -> Writer:
         names = [self._quoted(column) for column in columns]
-        marks = ", ".join("?" * len(columns))
         # ABORT is SQLite's default, but said it wins over ON CONFLICT clauses of the user's table.
         head = "INSERT INTO" if update else "INSERT OR ABORT INTO"
-        sql = f"{head} {self._quoted(table)} ({', '.join(names)}) VALUES ({marks})"
+        head += f" {self._quoted(table)} ({', '.join(names)}) VALUES"
+        row = f"({', '.join('?' * len(columns))})"
+        tail = ""
         if update:  # without a target it means every unique key
             changes = ", ".join(f"{name} = excluded.{name}" for name in names)
-            sql += f" ON CONFLICT DO UPDATE SET {changes}"
-        return _PreparedRows(self, sql, [row for rows in blocks for row in rows])
+            tail = f" ON CONFLICT DO UPDATE SET {changes}"
+        return _PreparedRows(
+            self,
+            lambda rows: f"{head} {', '.join([row] * rows)}{tail}",
+            [row for rows in blocks for row in rows],
+            max(1, min(STATEMENT_ROWS, STATEMENT_VALUES_MAX // len(columns))),
+        )
 
     def _letter_bytes_max(self) -> int:
         return VALUE_BYTES_MAX
 
-    def insert_many(self, sql: str, rows: Sequence[Row]) -> None:
-        """Run a statement once for each row (for the writer below)."""
-        self._foreign(lambda connection: connection.executemany(sql, rows))
+    def insert_many(self, sql: str, values: Sequence[Sequence[Value]]) -> None:
+        """Run a statement once for each list of values (for the writer below)."""
+        self._foreign(lambda connection: connection.executemany(sql, values))
 
     def _foreign(self, call: Callable[[sqlite3.Connection], T]) -> T:
         """A call into SQLite: signs of life around it, its errors translated."""
@@ -246,14 +257,30 @@ class SQLiteStore(Books, Letters, GapList, Disposable):
 
 
 class _PreparedRows(Writer):
-    """Rows for one statement that SQLite runs once for each."""
+    """Rows for two statements: one that takes so many `at_once`, and one for each that is left."""
 
-    def __init__(self, store: SQLiteStore, sql: str, rows: Sequence[Row]) -> None:
+    def __init__(
+        self,
+        store: SQLiteStore,
+        statement: Callable[[int], str],
+        rows: Sequence[Row],
+        at_once: int,
+    ) -> None:
         self._store = store
-        self._sql = sql
+        self._statement = statement
         self._rows = rows
+        self._at_once = at_once
         cuts = range(0, len(rows), PART_ROWS_MAX)
         self.parts: Sequence[Span] = [(cut, min(cut + PART_ROWS_MAX, len(rows))) for cut in cuts]
 
     def insert(self, lo: int, hi: int) -> None:
-        self._store.insert_many(self._sql, self._rows[lo:hi])
+        left = hi - (hi - lo) % self._at_once
+        self._insert(lo, left, self._at_once)
+        self._insert(left, hi, 1)
+
+    def _insert(self, lo: int, hi: int, at_once: int) -> None:
+        values = [
+            [*chain.from_iterable(self._rows[at : at + at_once])] for at in range(lo, hi, at_once)
+        ]
+        if values:
+            self._store.insert_many(self._statement(at_once), values)

@@ -159,6 +159,7 @@ class TableStore(ABC):
         beat: Callable[[], None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
         on_duplicate: OnDuplicate = "dead",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prefix = prefix
         self._on_duplicate = on_duplicate
@@ -166,6 +167,7 @@ class TableStore(ABC):
         self._columns = columns
         self._beat = beat
         self._wall_clock = wall_clock
+        self._clock = clock
 
     # ── the contract ────────────────────────────────────────────────────────────────────
 

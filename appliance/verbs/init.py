@@ -26,7 +26,7 @@ name = "stream"
 # it), else /var/lib/stream-daemon for root, else ~/.local/state/stream-daemon.
 #state_dir = "/var/lib/stream-daemon"
 
-# Processes that store records. "auto": one for each core, at most 4, and 1 for SQLite.
+# Processes that store records. "auto": one for each core, 2 to 4, and 1 for SQLite.
 # 0: none, cron runs `stream-daemon drain` now and then.
 #subscribers = "auto"
 

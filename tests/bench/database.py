@@ -64,6 +64,18 @@ class Database:
 
 
 @contextmanager
+def another(database: Database, name: str) -> Iterator[Database]:
+    """One more database on the same server, for an instance beside others; gone at the end."""
+    server = database.server
+    server.run(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    try:
+        with closing(server.connect(name)) as connection:
+            yield Database(database_server.Database(server, name), connection)
+    finally:
+        server.run(f"DROP DATABASE {name}")
+
+
+@contextmanager
 def private_database() -> Iterator[Database]:
     """An empty database on a server of its own, gone at the end."""
     with private_mariadb(OPTIONS) as server:

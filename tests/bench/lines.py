@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from appliance.tweets import TweetMaker
@@ -21,6 +22,12 @@ class Content:
     count: int
     digest: int
 
+    @classmethod
+    def of(cls, records: Iterable[bytes]) -> "Content":
+        """That of a table with these records."""
+        digests = [int(hashlib.md5(line).hexdigest()[:DIGEST_HEX], 16) for line in records]
+        return cls(len(digests), sum(digests))
+
 
 @dataclass(frozen=True, slots=True)
 class Lines:
@@ -33,13 +40,12 @@ class Lines:
     def of(cls, records: Iterable[bytes]) -> "Lines":
         """A stream of these records."""
         kept = tuple(records)
-        digest = sum(int(hashlib.md5(line).hexdigest()[:DIGEST_HEX], 16) for line in kept)
-        return cls(kept, Content(len(kept), digest))
+        return cls(kept, Content.of(kept))
 
     @property
     def body(self) -> bytes:
         """All of it as it is sent."""
-        return b"".join(line + b"\n" for line in self.records)
+        return joined(self.records)
 
     def first(self, count: int) -> "Lines":
         """The beginning of the stream."""
@@ -47,15 +53,23 @@ class Lines:
 
     def blocks(self, bytes_min: int) -> list[bytes]:
         """The stream cut into pieces of whole lines, each of bytes_min or little more."""
-        blocks: list[list[bytes]] = []
-        size = bytes_min
-        for line in self.records:
-            if size >= bytes_min:
-                blocks.append([])
-                size = 0
-            blocks[-1].append(line)
+        return [joined(self.records[part]) for part in self.parts(bytes_min)]
+
+    def parts(self, bytes_min: int) -> list[slice]:
+        """The places of these pieces among the records."""
+        cuts = [0]
+        size = 0
+        for number, line in enumerate(self.records, 1):
             size += len(line) + 1
-        return [b"".join(line + b"\n" for line in block) for block in blocks]
+            if size >= bytes_min or number == len(self.records):
+                cuts.append(number)
+                size = 0
+        return [slice(lo, hi) for lo, hi in pairwise(cuts)]
+
+
+def joined(lines: Iterable[bytes]) -> bytes:
+    """Lines as they are sent or written: each with a newline behind it."""
+    return b"".join(line + b"\n" for line in lines)
 
 
 def make_lines(count: int, seed: int) -> Lines:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
-from tests.bench.database import Database
-from tests.bench.lines import Lines
+from tests.bench.lines import Content, Lines
 from tests.bench.ways import Way
 
 Say = Callable[[str], None]
@@ -111,6 +111,13 @@ def shown(figure: float) -> str:
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
+def spread(figures: Sequence[float]) -> str:
+    """Several figures for people: the middle one, in brackets the lowest and the highest."""
+    if min(figures) == max(figures):
+        return shown(figures[0])
+    return f"{shown(median(figures))} ({shown(min(figures))} … {shown(max(figures))})"
+
+
 # ── from lines into a table ─────────────────────────────────────────────────────────────
 
 
@@ -118,21 +125,39 @@ class WrongContentError(Exception):
     """A way has stored something else than what it got: its figure would mean nothing."""
 
 
-def storing(database: Database, way: Way, lines: Lines, warm_up: Lines) -> Side:
+class Tables(Protocol):
+    """Where the tables of ways are."""
+
+    def empty(self, table: str) -> None:
+        """Leave the table as if it had just been made."""
+
+    def content(self, table: str) -> Content:
+        """What is in it."""
+
+
+def storing(tables: Tables, way: Way, lines: Lines, warm_up: Lines) -> Side:
     """A way as one side, in records per second, warmed up once with the beginning of its lines."""
-    rate(database, way, warm_up)
-    return Side(way.name, lambda: rate(database, way, lines))
+    rate(tables, way, warm_up)
+    return Side(way.name, lambda: rate(tables, way, lines))
 
 
-def rate(database: Database, way: Way, lines: Lines) -> float:
+def rate(tables: Tables, way: Way, lines: Lines) -> float:
     """Records per second of one measure from an empty table to a table that was checked.
 
     Raises:
         WrongContentError: the table doesn't hold exactly the lines.
     """
-    database.empty(way.table)
+    tables.empty(way.table)
     seconds = way.store(lines)
-    found = database.content(way.table)
-    if found != lines.content:
-        raise WrongContentError(f"{way.name} has stored {found}, should be {lines.content}")
+    check(way.name, tables.content(way.table), lines.content)
     return lines.content.count / seconds
+
+
+def check(name: str, found: Content, wanted: Content) -> None:
+    """See that a table holds what was sent.
+
+    Raises:
+        WrongContentError: it holds something else.
+    """
+    if found != wanted:
+        raise WrongContentError(f"{name} has stored {found}, should be {wanted}")

@@ -4,14 +4,13 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measure import Comparison, Findings, Listing, Samples, shown
+from tests.bench.measure import Comparison, Findings, Listing, Samples, spread
 
 
 def text(findings: Sequence[Findings]) -> str:
@@ -32,10 +31,10 @@ def _rows(comparisons: Iterable[Comparison]) -> str:
                 one.name,
                 one.what,
                 one.ours.unit,
-                _spread(one.ours.rounds),
+                spread(one.ours.rounds),
                 one.theirs.way,
-                _spread(one.theirs.rounds),
-                _spread(one.ratios),
+                spread(one.theirs.rounds),
+                spread(one.ratios),
                 f"{'≤' if one.at_most else '≥'} {one.aim:g}",
                 "" if one.is_reached else "missed",
             )
@@ -114,9 +113,3 @@ def _samples(samples: Samples) -> dict[str, Any]:
 
 def _rounded(figure: float) -> float:
     return float(f"{figure:.6g}")
-
-
-def _spread(figures: Sequence[float]) -> str:
-    if min(figures) == max(figures):
-        return shown(figures[0])
-    return f"{shown(median(figures))} ({shown(min(figures))} … {shown(max(figures))})"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tests.bench.database import Database
 from tests.bench.lines import Lines
-from tests.bench.measure import Findings, Say, Side, storing
+from tests.bench.measure import Findings, Say, Side, Tables, storing
 from tests.bench.ways import Way
 
 WARM_UP_SHARE = 4
@@ -24,12 +24,14 @@ class Run:
     rounds: int
     say: Say
 
-    def side(self, way: Way, share: int = 1) -> Side:
-        """A way, and its part of the stream: the first of `share` equal ones."""
+    def side(self, way: Way, share: int = 1, tables: Tables | None = None) -> Side:
+        """A way, and its part of the stream: the first of `share` equal ones.
+
+        `tables`: where its table is, unless in the run's database.
+        """
         count = self.lines.content.count // share
-        return storing(
-            self.database, way, self.lines.first(count), self.lines.first(count // WARM_UP_SHARE)
-        )
+        lines, warm_up = self.lines.first(count), self.lines.first(count // WARM_UP_SHARE)
+        return storing(tables or self.database, way, lines, warm_up)
 
 
 Figure = Callable[[Run], Findings]

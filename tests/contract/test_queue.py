@@ -5,8 +5,10 @@ The last part asks things that only a real server can do: restart, run full, han
 
 import itertools
 import json
+import os
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from appliance.contracts import (
     LEASE_RECORDS_MAX,
@@ -202,7 +205,7 @@ def test_frames_come_out_as_they_went_in(bench: Bench) -> None:
     pushes.append(a_push(6, body=memoryview(b"a view of a buffer\n")[2:]))  # type: ignore[arg-type]
     pushes.append(a_push(7, body=bytearray(b"")))  # type: ignore[arg-type]
     assert [queue.push(push) for push in pushes] == [Pushed.TAKEN] * 7
-    assert taken(queue).items == tuple(map(item_of, pushes))
+    assert taken(queue).items == [*map(item_of, pushes)]
 
 
 def test_a_push_sent_again_is_recognised(bench: Bench) -> None:
@@ -323,7 +326,7 @@ def test_a_frame_in_somebodys_hands_is_nobody_elses(bench: Bench) -> None:
     one.push(a_push(1))
     one.push(a_push(2))
     first, second = taken(one, 1), taken(other, 1)
-    assert (first.items, second.items) == ((item_of(a_push(1)),), (item_of(a_push(2)),))
+    assert (first.items, second.items) == ([item_of(a_push(1))], [item_of(a_push(2))])
     assert one.depth() == Depth(0, 2, 2 * len(item_of(a_push(1))))
     one.confirm(first)
     assert bench.look().busy == {second.owner: [item_of(a_push(2))]}
@@ -338,7 +341,7 @@ def test_what_is_given_back_stands_in_front_in_its_old_order(bench: Bench) -> No
     assert bench.look().working == items
     assert bench.look().busy == {}
     assert bench.look().counted == sum(map(len, items))
-    assert taken(queue).items == tuple(items)
+    assert taken(queue).items == [*items]
 
 
 def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
@@ -447,7 +450,7 @@ def test_a_lease_may_be_set_aside_whole(bench: Bench) -> None:
     assert queue.depth() == Depth(0, 0, 0)
     queue.confirm(lease)
     queue.push(a_push(2))
-    assert taken(queue).items == (item_of(a_push(2)),)
+    assert taken(queue).items == [item_of(a_push(2))]
 
 
 def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
@@ -565,7 +568,7 @@ def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         queue.bind("a" * 32)
     queue.bind("a" * 32)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
     bench.flush()
     later.bind("b" * 32)
 
@@ -666,7 +669,7 @@ def test_a_closed_owner_is_a_dead_one(bench: Bench) -> None:
     queue.close()
     queue.close()
     assert _eventually(lambda: recovery.sweep() == 1)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
 
 
 def test_the_sweep_mends_a_sum_that_has_drifted(bench: Bench) -> None:
@@ -706,7 +709,7 @@ def test_a_death_is_written_down_beside_the_frame_in_hand_alone(bench: Bench) ->
     assert bench.look().attempts == {name_of(2): "SIGSEGV"}
     assert recovery.sweep([die(bench, 2, 5)]) == 3
     lease = taken(queue)
-    assert lease.items == tuple(item_of(a_push(n)) for n in (1, 2, 3))
+    assert lease.items == [item_of(a_push(n)) for n in (1, 2, 3)]
     assert lease.deaths == {name_of(2): "SIGSEGV SIGSEGV@5"}
 
 
@@ -963,9 +966,45 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     threading.Timer(0.1, collector.push, [a_push(1)]).start()
     lease = queue.take(GIB, 20.0)
     assert lease is not None
-    assert lease.items == (item_of(a_push(1)),)
+    assert lease.items == [item_of(a_push(1))]
     queue.confirm(lease)
     assert queue.depth() == Depth(0, 0, 0)
+
+
+def take_or_be_woken(queue: RedisQueue) -> Lease | None:
+    """A take that would wait long, and may not wait to the end."""
+    wait_s, began = 10.0, time.monotonic()
+    lease = queue.take(GIB, wait_s)
+    assert lease or time.monotonic() - began < wait_s, "nothing has ended its wait"
+    return lease
+
+
+def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
+    real: RedisBench,
+) -> None:
+    """However close to it a frame comes: who pushed it finds it in hand, or waiting."""
+    read, write = os.pipe()
+    queue, collector = real.queue(wake=read), real.queue("collector")
+    queue.depth()
+    collector.depth()
+    owner, taken = queue.owner, Counter[bytes]()
+    for number in range(1, 41):
+        threading.Timer(0.01, os.write, [write, b"!"]).start()
+        pushing = threading.Timer(0.01 + number % 8 / 2000, collector.push, [a_push(number)])
+        pushing.start()
+        while lease := take_or_be_woken(queue):
+            taken.update(lease.items)
+            queue.confirm(lease)
+        assert os.read(read, 1) == b"!"
+        pushing.join()
+    while lease := queue.take(GIB, 0):
+        taken.update(lease.items)
+        queue.confirm(lease)
+    assert queue.owner == owner
+    assert taken == Counter(item_of(a_push(number)) for number in range(1, 41))
+    assert queue.depth() == Depth(0, 0, 0)
+    os.close(read)
+    os.close(write)
 
 
 def test_who_waits_for_a_frame_learns_of_its_deaths(real: RedisBench) -> None:
@@ -1015,7 +1054,7 @@ def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:
     assert queue.take(GIB, 0.0) is None
     assert queue.owner != lease.owner
     assert recovery.sweep() == 2
-    assert taken(queue).items == (item_of(a_push(1)), item_of(a_push(2)))
+    assert taken(queue).items == [item_of(a_push(1)), item_of(a_push(2))]
 
 
 def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -> None:
@@ -1035,7 +1074,7 @@ def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -
         sender.join()
         recovery = bench.queue("recovery")
         assert _eventually(lambda: bool(recovery.sweep() or bench.look().working))
-        assert taken(queue).items == (item_of(a_push(2)),)
+        assert taken(queue).items == [item_of(a_push(2))]
         bench.close()
 
 
@@ -1061,7 +1100,7 @@ def test_nothing_is_lost_when_the_server_starts_again(real: RedisBench, end: str
         holder.confirm(lease)
     assert queue.sweep() == 1
     assert queue.depth() == Depth(3, 0, sum(map(len, items)))
-    assert taken(queue).items == tuple(items)
+    assert taken(queue).items == [*items]
 
 
 def test_scripts_that_somebody_flushed_are_loaded_again(real: RedisBench) -> None:
@@ -1107,7 +1146,7 @@ def test_an_exception_of_the_caller_drops_the_connection_too(real: RedisBench) -
         queue.take(GIB, 0.0)
     assert queue.owner == ""
     assert _eventually(lambda: real.queue("recovery").sweep() == 1)
-    assert taken(queue).items == (item_of(a_push(1)),)
+    assert taken(queue).items == [item_of(a_push(1))]
     assert queue.owner != first
 
 
@@ -1172,15 +1211,17 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     lease = taken(queue)
     assert other.take(1, 0.01) is None
     other.push(a_push(2))
-    assert taken(other).items == (item_of(a_push(2)),)
+    assert taken(other).items == [item_of(a_push(2))]
     queue.confirm(lease)
 
 
-def as_user(real: RedisBench, user: str, password: str | None = "secret") -> RedisQueue:
+def as_user(
+    real: RedisBench, user: str, password: str | None = "secret", wake: int | None = None
+) -> RedisQueue:
     """A collector's queue over the connection of this user."""
     address = replace(real.address, user=user)
     name, role = real.keys.name, "collector-tweets"
-    queue = RedisQueue(address, password, name, role, GIB, 5.0, instance="a1")
+    queue = RedisQueue(address, password, name, role, GIB, 5.0, instance="a1", wake=wake)
     real.made.append(queue)
     return queue
 
@@ -1193,16 +1234,20 @@ def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     with real.server.client() as client:
         set_user(client, "feed", f"~{{{real.keys.name}}}:*", *RIGHTS.split())
     real.collector("a1").attach()  # a predecessor, to be ended
-    queue = as_user(real, "feed")
+    awake = os.eventfd(1)
+    queue = as_user(real, "feed", wake=awake)
     queue.bind("a" * 32)
     queue.push(a_push(1))
     queue.sweep()
     queue.set_aside(lease := taken(queue), lease.items[0])
     queue.confirm(lease)
-    queue.give_back(Lease(queue.owner, ()))
-    queue.take(1, 0.01)
+    queue.give_back(Lease(queue.owner, []))
+    owner = queue.owner
+    assert queue.take(1, 1.0) is None, "and its wait is ended"
+    os.close(awake)
     queue.source_state("tweets")
     assert queue.depth() == Depth(0, 0, 0)
+    assert queue.owner == owner
 
 
 @pytest.mark.parametrize("missing", ["client|list", "client|kill", "info", "evalsha", "scan"])
@@ -1218,6 +1263,98 @@ def test_a_right_that_is_missing_is_named_with_what_to_grant(
         queue.sweep()
     assert error.value.loud
     assert RIGHTS in error.value.hint
+
+
+@pytest.mark.parametrize("missing", ["multi", "exec", "evalsha", "lpush", "rename", "rpushx"])
+def test_a_push_that_may_not_do_all_does_nothing(real: RedisBench, missing: str) -> None:
+    queue = as_user(real, "poor")
+    with real.server.client() as client:
+        rights = (f"~{{{real.keys.name}}}:*", *RIGHTS.split())
+        set_user(client, "poor", *rights)
+        queue.push(a_push(1))
+        queue.close()
+        before = everything(real)
+        set_user(client, "poor", *rights, f"-{missing}")
+        with pytest.raises(Unavailable):
+            queue.push(a_push(2))
+        assert everything(real) == before
+        set_user(client, "poor", *rights)
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+    assert real.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def test_a_push_whose_scripts_are_gone_does_nothing_and_loads_them(real: RedisBench) -> None:
+    queue = real.queue()
+    queue.push(a_push(1))
+    before = everything(real)
+    with real.server.client() as client:
+        client.script_flush()
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert everything(real) == before
+    assert queue.push(a_push(2)) is Pushed.TAKEN
+
+
+def test_a_list_that_is_none_takes_no_frame_and_counts_none(real: RedisBench) -> None:
+    queue = real.queue()
+    with real.server.client() as client:
+        client.set(real.keys.working, "somebody's")
+        with pytest.raises(Unavailable):
+            queue.push(a_push(1))
+        assert set(everything(real)) == {real.keys.working}
+        client.delete(real.keys.working)
+    assert queue.push(a_push(1)) is Pushed.TAKEN
+
+
+@pytest.mark.parametrize("queued", [0, 1, 3])
+def test_a_push_leaves_nothing_but_its_frame_behind(real: RedisBench, queued: int) -> None:
+    queue, small = real.queue(), real.queue(bytes_max=1)
+    pushes = [a_push(n) for n in range(1, queued + 2)]
+    for push in pushes:
+        queue.push(push)
+    assert real.look().working == list(map(item_of, pushes))
+    before = everything(real)
+    assert queue.push(pushes[-1]) is Pushed.HAVE_IT
+    assert small.push(a_push(99)) is Pushed.FULL
+    assert everything(real) == before
+    assert set(before) == {real.keys.working, real.keys.bytes, real.keys.source("tweets")}
+
+
+def test_a_frame_that_does_not_come_is_not_counted(real: RedisBench) -> None:
+    """As if RPUSHX were refused amid a transaction: each of its commands is judged on its own."""
+    queue = real.queue()
+    queue.push(a_push(1))
+    before = everything(real)
+    keys = real.keys
+    told = [keys.working, keys.bytes, keys.source("tweets"), keys.incoming]
+    told += [a_push(2).run, 2, 2, 2, 0, "", 0, "", 10**9, 100]
+    with real.server.client() as client:
+        assert client.eval(redis_queue.OPEN, 4, *told) == b"taken"
+        with pytest.raises(ResponseError, match="no frame came"):
+            client.eval(redis_queue.SHUT, 4, *told)
+    assert everything(real) == before
+
+
+@pytest.mark.parametrize("waiting", [[], [3, 4]])
+def test_frames_that_an_unfinished_push_has_left_wait_again(
+    real: RedisBench, waiting: list[int]
+) -> None:
+    queue = real.queue()
+    left = [item_of(a_push(n)) for n in (1, 2)]
+    behind = [item_of(a_push(n)) for n in waiting]
+    with real.server.client() as client:
+        client.rpush(real.keys.incoming, b"1", *left)
+        if behind:
+            client.rpush(real.keys.working, *behind)
+    assert queue.push(a_push(5)) is Pushed.TAKEN
+    assert real.look().working == [*left, *behind, item_of(a_push(5))]
+
+
+def everything(real: RedisBench) -> dict[str, bytes]:
+    """All keys of the instance with what they hold."""
+    with real.server.client() as client:
+        keys = [key.decode() for key in client.scan_iter(f"{{{real.keys.name}}}:*")]
+        return {key: client.dump(key) for key in keys}
 
 
 def test_a_wrong_password_is_said_and_never_shown(real: RedisBench) -> None:

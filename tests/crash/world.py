@@ -84,9 +84,6 @@ class Wish:
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
 
-    def take_nudge(self) -> bool:
-        return False
-
     def fileno(self) -> int:
         return self._read.fileno()
 

@@ -24,6 +24,28 @@ class Sabotage:
 
 SABOTAGES = (
     Sabotage(
+        "idle: a subscriber that waits for frames doesn't hear of a stop",
+        "appliance/queues/redis.py",
+        "        if self._is_woken(wait_s):\n            self._unblock()",
+        "        self._is_woken(wait_s)",
+        "tests/contract/test_queue.py::"
+        "test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame",
+    ),
+    Sabotage(
+        "idle: a pause reaches a subscriber only when it has waited long enough",
+        "appliance/watchdog.py",
+        '            child.slot.set("paused", paused)\n            child.nudge()',
+        '            child.slot.set("paused", paused)',
+        "tests/test_watchdog.py::test_pause_and_resume_reach_every_subscriber_also_later_ones",
+    ),
+    Sabotage(
+        "idle: a look at the queue that is asked for comes when recovery wakes by itself",
+        "appliance/watchdog.py",
+        '        self._recovery.slot.set("look", self._looks)\n        self._recovery.nudge()',
+        '        self._recovery.slot.set("look", self._looks)',
+        "tests/test_watchdog.py::test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked",
+    ),
+    Sabotage(
         "leave: children of a killed parent end connections that somebody holds for a successor",
         "appliance/process.py",
         "        return self._left or (self.drain and self.orphaned and self._kept())",
@@ -218,9 +240,16 @@ SABOTAGES = (
     Sabotage(
         "noted length: a successor takes what has come meanwhile into the frame in doubt",
         "appliance/sources/held.py",
-        "        buffer = bytearray(part.length)\n",
-        "        buffer = bytearray(part.length + 1)\n",
+        "        view = memoryview(buffer)[start : start + part.length]\n",
+        "        view = memoryview(bytearray(part.length + 1))\n",
         "tests/crash/test_pairs.py::test_killed_at_every_pair_of_steps",
+    ),
+    Sabotage(
+        "position: what was discarded isn't counted, where the kernel isn't asked",
+        "appliance/sources/held.py",
+        "            connection.position += length\n",
+        "            pass\n",
+        "tests/test_source_held.py::test_where_it_stands_is_known_to_the_successor_without_asking",
     ),
     Sabotage(
         "beginnings: what was moved into a file is not noted as pending",
