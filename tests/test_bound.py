@@ -141,10 +141,10 @@ def test_rows_are_cut_into_few_kinds_of_statements(
 
 def test_values_that_may_be_no_text_are_not_bound() -> None:
     texts = Texts([b"a", b"b"])
-    assert bound.bound_rows([Block(2, (texts, Same(1)))]) is None
-    assert bound.bound_rows([Block(2, (texts, ["a", None]))]) is None
-    assert bound.bound_rows([[("a",), ("b",)]]) is None
-    rows = bound.bound_rows([Block(2, (Same("é"), texts))])
+    assert bound.bound_rows([Block(2, (texts, Same(1)))], 2) is None
+    assert bound.bound_rows([Block(2, (texts, ["a", None]))], 2) is None
+    assert bound.bound_rows([[("a",), ("b",)]], 1) is None
+    rows = bound.bound_rows([Block(2, (Same("é"), texts))], 2)
     assert rows
     assert rows.sizes == [3, 3]
     assert rows.sent(1, 2) == b"\xfe\2\0\0\0\0\0\0\0\xc3\xa9\xfe\1\0\0\0\0\0\0\0b"

@@ -15,8 +15,9 @@ sends and reads packets with. The tests tell when another version of it has chan
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, chain, repeat
+from dataclasses import dataclass, field
+from itertools import accumulate, repeat
+from operator import add
 from typing import Any
 
 import pymysql
@@ -46,42 +47,53 @@ CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
 
 @dataclass(frozen=True, slots=True)
 class BoundRows:
-    """Rows as they are sent, each in pieces that follow each other; sizes: bytes of each row."""
+    """Rows as they are sent, one behind the other: of each value its length, and itself.
 
-    rows: list[tuple[bytes, ...]]
-    sizes: list[int]
+    sizes: bytes of each row's values.
+    """
+
+    columns: int
+    pieces: list[bytes] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
     def sent(self, lo: int, hi: int) -> bytes:
         """The values of rows lo to hi - 1."""
-        return b"".join(chain.from_iterable(self.rows[lo:hi]))
+        return b"".join(self.pieces[2 * self.columns * lo : 2 * self.columns * hi])
+
+    def add(self, block: Block) -> None:
+        """Rows behind those that are here; all their values are texts."""
+        sizes = [0] * len(block)
+        pieces = [b""] * (2 * self.columns * len(block))
+        for place, column in enumerate(block.columns):
+            texts = _texts(column, len(block))
+            lengths = list(map(len, texts))
+            pieces[2 * place :: 2 * self.columns] = map(LENGTH.pack, repeat(EIGHT_BYTES), lengths)
+            pieces[2 * place + 1 :: 2 * self.columns] = texts
+            sizes = list(map(add, sizes, lengths))
+        self.pieces.extend(pieces)
+        self.sizes.extend(sizes)
 
 
-def bound_rows(blocks: Iterable[Rows]) -> BoundRows | None:
+def bound_rows(blocks: Iterable[Rows], columns: int) -> BoundRows | None:
     """The values of all rows; None where one may not be a text."""
-    bound = BoundRows([], [])
+    rows = BoundRows(columns)
     for block in blocks:
-        if not isinstance(block, Block):
+        if not isinstance(block, Block) or not all(map(_is_text, block.columns)):
             return None
-        columns = [_texts(column, len(block)) for column in block.columns]
-        texts = [column for column in columns if column is not None]
-        if len(texts) < len(columns):
-            return None
-        pieces = [piece for column in texts for piece in (_lengths(column), column)]
-        bound.rows.extend(zip(*pieces, strict=True))
-        bound.sizes.extend(map(sum, zip(*(map(len, column) for column in texts), strict=True)))
-    return bound
+        rows.add(block)
+    return rows
 
 
-def _texts(column: Values, rows: int) -> Sequence[bytes] | None:
+def _is_text(column: Values) -> bool:
+    same = isinstance(column, Same) and isinstance(column.value, str)
+    return same or isinstance(column, Texts)
+
+
+def _texts(column: Values, rows: int) -> Sequence[bytes]:
     if isinstance(column, Texts):
         return column.utf8
-    if isinstance(column, Same) and isinstance(column.value, str):
-        return [column.value.encode()] * rows
-    return None
-
-
-def _lengths(texts: Sequence[bytes]) -> list[bytes]:
-    return list(map(LENGTH.pack, repeat(EIGHT_BYTES), map(len, texts)))
+    assert isinstance(column, Same)
+    return [str(column.value).encode()] * rows
 
 
 def cut(sizes: Sequence[int], columns: int, size_max: int) -> list[tuple[Span, bool]]:

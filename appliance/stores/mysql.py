@@ -566,9 +566,9 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         insert = _Insert(self, head.encode(), tail.encode(), len(columns), limit)
-        if sum(map(len, blocks)) >= bound.ROWS_MIN and (values := bound.bound_rows(blocks)):
-            return _BoundRows(insert, blocks, values)
-        return _Statements(insert, blocks)
+        is_worth_it = sum(map(len, blocks)) >= bound.ROWS_MIN
+        values = bound.bound_rows(blocks, len(columns)) if is_worth_it else None
+        return _BoundRows(insert, blocks, values) if values else _Statements(insert, blocks)
 
     def _letter_bytes_max(self) -> int:
         return (self._packet_bytes_max - ROW_SPARE_BYTES) // 2  # its bytes go as hex digits

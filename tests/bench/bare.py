@@ -6,7 +6,7 @@ Whatever brings frames through these servers into these tables can't take less o
 
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 
 import msgspec
@@ -16,7 +16,8 @@ from appliance.frame import Frame, Header
 from appliance.redis_server import SETTINGS
 from appliance.rows import RowMaker
 from appliance.settings import Column
-from appliance.stores.mysql import text_of
+from appliance.stores import bound
+from appliance.stores.mysql import STATEMENT_BYTES_MAX, text_of
 from tests.bench.database import Database
 from tests.bench.lines import Lines
 from tests.bench.processes import Usage, usage
@@ -35,12 +36,11 @@ def database_alone(database: Database, lines: Lines, columns: str, model: str) -
     """
     database.run(f"DROP TABLE IF EXISTS `{TABLE}`")
     database.make_like(TABLE, model)
-    statements = [_statement(columns, frame) for frame in lines.blocks(FRAME_BYTES)]
-    size = LEASE_BYTES // FRAME_BYTES
-    leases = [statements[at : at + size] for at in range(0, len(statements), size)]
+    names = {name: msgspec.convert(one, Column) for name, one in tomllib.loads(columns).items()}
+    leases = [_inserts(names, lease) for lease in lines.blocks(LEASE_BYTES)]
     with _used_by(database.server.pid) as used:
         workers = [
-            threading.Thread(target=_insert, args=(database, leases[number::CONNECTIONS]))
+            threading.Thread(target=_work, args=(database, leases[number::CONNECTIONS]))
             for number in range(CONNECTIONS)
         ]
         for worker in workers:
@@ -52,15 +52,25 @@ def database_alone(database: Database, lines: Lines, columns: str, model: str) -
     return used()
 
 
-def _statement(columns: str, frame: bytes) -> bytes:
-    names = {name: msgspec.convert(one, Column) for name, one in tomllib.loads(columns).items()}
-    header = Header("0" * 32, 1, "lines", 0, 0, 0, len(frame), 0, 0.0, 0.0)
-    rows = RowMaker(names, "json", (), "lines").batch(Frame(header, frame)).rows
-    listed = ",".join(f"`{name}`" for name in names)
-    return f"INSERT INTO `{TABLE}` ({listed}) VALUES ".encode() + text_of(rows)
+Insert = tuple[bytes, int, bytes]  # a statement, how many ? it has, the values in their places
 
 
-def _insert(database: Database, leases: Sequence[Sequence[bytes]]) -> None:
+def _inserts(columns: Mapping[str, Column], lease: bytes) -> list[Insert]:
+    """The rows of a lease as stream-daemon writes them: bound where it does so, else as text."""
+    header = Header("0" * 32, 1, "lines", 0, 0, 0, len(lease), 0, 0.0, 0.0)
+    block = RowMaker(columns, "json", (), "lines").batch(Frame(header, lease)).rows
+    head = f"INSERT INTO `{TABLE}` ({','.join(f'`{name}`' for name in columns)}) VALUES ".encode()
+    rows = bound.bound_rows([block], len(columns))
+    if rows is None:
+        return [(head + text_of(block), 0, b"")]
+    marks = b"(" + b",".join([b"?"] * len(columns)) + b")"
+    return [
+        (head + b",".join([marks] * (hi - lo)), (hi - lo) * len(columns), rows.sent(lo, hi))
+        for (lo, hi), _ in bound.cut(rows.sizes, len(columns), STATEMENT_BYTES_MAX)
+    ]
+
+
+def _work(database: Database, leases: Sequence[Sequence[Insert]]) -> None:
     connection = pymysql.connect(
         unix_socket=database.server.unix_socket,
         user=database.user,
@@ -70,10 +80,14 @@ def _insert(database: Database, leases: Sequence[Sequence[bytes]]) -> None:
         sql_mode="STRICT_ALL_TABLES",
         init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     )
+    prepared = bound.Prepared(connection)
     with closing(connection), connection.cursor() as cursor:
         for lease in leases:
-            for statement in lease:
-                cursor.execute(statement)
+            for statement, parameters, values in lease:
+                if parameters:
+                    prepared.insert(statement, parameters, values)
+                else:
+                    cursor.execute(statement)
             connection.commit()
 
 
