@@ -113,6 +113,26 @@ def test_where_the_server_prepares_nothing_rows_go_as_text(prepares_nothing: Dat
     store.close()
 
 
+@pytest.fixture
+def takes_small_packets(mariadb_database: Database) -> Iterator[Database]:
+    server = mariadb_database.server
+    server.run("SET GLOBAL max_allowed_packet = 1048576")
+    yield mariadb_database
+    server.run("SET GLOBAL max_allowed_packet = DEFAULT")
+
+
+def test_a_packet_of_bound_values_is_never_too_large(takes_small_packets: Database) -> None:
+    store = store_of(takes_small_packets)
+    store.prepare()
+    # Of each size so many that their bytes alone, but for a few, are as many as a packet may have.
+    frames = [["x" * (1048576 // rows - 6)] * rows for rows in (1024, 256, 16)]
+    for number, texts in enumerate(frames, 1):
+        assert store.store([batch(number, texts, same="")]) == Stored(1, len(texts))
+    assert stored(takes_small_packets) == list(itertools.chain(*frames))
+    assert store.bound_values > 2 * 1024
+    store.close()
+
+
 # ── cutting ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -146,5 +166,5 @@ def test_values_that_may_be_no_text_are_not_bound() -> None:
     assert bound.bound_rows([[("a",), ("b",)]]) is None
     rows = bound.bound_rows([Block(2, (Same("é"), texts))])
     assert rows
-    assert rows.sizes == [3, 3]
+    assert rows.sizes == [3 + 2 * bound.BESIDE] * 2
     assert rows.sent(1, 2) == b"\xfe\2\0\0\0\0\0\0\0\xc3\xa9\xfe\1\0\0\0\0\0\0\0b"

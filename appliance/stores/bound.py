@@ -35,6 +35,7 @@ NEW_TYPES = b"\x01"
 TEXT = b"\xfd\x00"  # MYSQL_TYPE_VAR_STRING
 LENGTH = struct.Struct("<BQ")  # a length of eight bytes, behind the sign that it has so many
 EIGHT_BYTES = 0xFE
+BESIDE = LENGTH.size + len(TEXT) + 1  # bytes that a value costs beside its own, at the most
 CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
     1295,  # ER_UNSUPPORTED_PS
     1461,  # ER_MAX_PREPARED_STMT_COUNT_REACHED: of all sessions together
@@ -46,7 +47,10 @@ CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
 
 @dataclass(frozen=True, slots=True)
 class BoundRows:
-    """Rows as they are sent, each in pieces that follow each other; sizes: bytes of each row."""
+    """Rows as they are sent, each in pieces that follow each other.
+
+    sizes: bytes of each row in a packet, with what says of its values how long and what they are.
+    """
 
     rows: list[tuple[bytes, ...]]
     sizes: list[int]
@@ -68,7 +72,8 @@ def bound_rows(blocks: Iterable[Rows]) -> BoundRows | None:
             return None
         pieces = [piece for column in texts for piece in (_lengths(column), column)]
         bound.rows.extend(zip(*pieces, strict=True))
-        bound.sizes.extend(map(sum, zip(*(map(len, column) for column in texts), strict=True)))
+        lengths = zip(*(map(len, column) for column in texts), strict=True)
+        bound.sizes.extend(map(sum, lengths, repeat(len(texts) * BESIDE)))
     return bound
 
 
