@@ -78,6 +78,25 @@ def test_a_column_of_another_character_set_is_converted_and_judged_as_ever(
     store.close()
 
 
+@pytest.mark.parametrize(
+    ("type_name", "refused", "good", "kept"), [("YEAR", "-1", "0", 2000), ("BIT(8)", "12", "2", 50)]
+)
+def test_a_number_behind_one_that_was_refused(
+    server_database: Database, type_name: str, refused: str, good: str, kept: int
+) -> None:
+    server_database.run(
+        "CREATE TABLE records (seq BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY,"
+        f" k TEXT, x {type_name}) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+    )
+    store = store_of(server_database)
+    store.prepare()
+    store.store([batch(1, [good] * 16)])
+    assert store.store([batch(2, [refused] * 16)]) == Stored(1, 0, dead=16)
+    store.store([batch(3, [good] * 16)])
+    assert server_database.run("SELECT x + 0, COUNT(*) FROM records GROUP BY 1") == [(kept, 32)]
+    store.close()
+
+
 def test_a_changed_table_and_a_new_connection(server_database: Database) -> None:
     store = store_of(server_database)
     store.prepare()
