@@ -78,6 +78,25 @@ def test_a_column_of_another_character_set_is_converted_and_judged_as_ever(
     store.close()
 
 
+@pytest.mark.parametrize(
+    ("type_name", "refused", "good", "kept"), [("YEAR", "-1", "0", 2000), ("BIT(8)", "12", "2", 50)]
+)
+def test_a_number_behind_one_that_was_refused(
+    server_database: Database, type_name: str, refused: str, good: str, kept: int
+) -> None:
+    server_database.run(
+        "CREATE TABLE records (seq BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY,"
+        f" k TEXT, x {type_name}) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+    )
+    store = store_of(server_database)
+    store.prepare()
+    store.store([batch(1, [good] * 16)])
+    assert store.store([batch(2, [refused] * 16)]) == Stored(1, 0, dead=16)
+    store.store([batch(3, [good] * 16)])
+    assert server_database.run("SELECT x + 0, COUNT(*) FROM records GROUP BY 1") == [(kept, 32)]
+    store.close()
+
+
 def test_a_changed_table_and_a_new_connection(server_database: Database) -> None:
     store = store_of(server_database)
     store.prepare()
@@ -110,6 +129,26 @@ def test_where_the_server_prepares_nothing_rows_go_as_text(prepares_nothing: Dat
     assert store.store([batch(1, texts)]) == Stored(1, 100)
     assert stored(prepares_nothing) == texts
     assert store.bound_values == 0
+    store.close()
+
+
+@pytest.fixture
+def takes_small_packets(mariadb_database: Database) -> Iterator[Database]:
+    server = mariadb_database.server
+    server.run("SET GLOBAL max_allowed_packet = 1048576")
+    yield mariadb_database
+    server.run("SET GLOBAL max_allowed_packet = DEFAULT")
+
+
+def test_a_packet_of_bound_values_is_never_too_large(takes_small_packets: Database) -> None:
+    store = store_of(takes_small_packets)
+    store.prepare()
+    # Of each size so many that their bytes alone, but for a few, are as many as a packet may have.
+    frames = [["x" * (1048576 // rows - 6)] * rows for rows in (1024, 256, 16)]
+    for number, texts in enumerate(frames, 1):
+        assert store.store([batch(number, texts, same="")]) == Stored(1, len(texts))
+    assert stored(takes_small_packets) == list(itertools.chain(*frames))
+    assert store.bound_values > 2 * 1024
     store.close()
 
 
@@ -146,5 +185,5 @@ def test_values_that_may_be_no_text_are_not_bound() -> None:
     assert bound.bound_rows([[("a",), ("b",)]], 1) is None
     rows = bound.bound_rows([Block(2, (Same("é"), texts))], 2)
     assert rows
-    assert rows.sizes == [3, 3]
+    assert rows.sizes == [3 + 2 * bound.BESIDE] * 2
     assert rows.sent(1, 2) == b"\xfe\2\0\0\0\0\0\0\0\xc3\xa9\xfe\1\0\0\0\0\0\0\0b"

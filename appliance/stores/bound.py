@@ -3,7 +3,8 @@
 A text in a statement costs the server a third of storing it: to find its end, to undo the
 escapes, to count its characters, to name a column after it. A bound value comes as its length
 and its bytes; it costs nothing of that, and nobody escapes it. It means the same: the server
-takes both for texts in the session's character set, and judges both alike.
+takes both for texts in the session's character set, and judges both alike. Where it doesn't, for
+columns of a few other types, nothing is bound (ALIKE).
 
 This is for rows that are texts alone, and many: the server parses one INSERT for each number of
 rows, so there are few such numbers (COUNTS), and what is left over goes as a statement's text.
@@ -21,6 +22,8 @@ from operator import add
 from typing import Any
 
 import pymysql
+from pymysql.constants import FIELD_TYPE
+from pymysql.protocol import FieldDescriptorPacket
 
 from appliance.batch import Block, Same, Texts, Values
 from appliance.stores.tables import Rows, Span
@@ -36,6 +39,24 @@ NEW_TYPES = b"\x01"
 TEXT = b"\xfd\x00"  # MYSQL_TYPE_VAR_STRING
 LENGTH = struct.Struct("<BQ")  # a length of eight bytes, behind the sign that it has so many
 EIGHT_BYTES = 0xFE
+BESIDE = LENGTH.size + len(TEXT) + 1  # bytes that a value costs beside its own, at the most
+ALIKE = {  # what the server takes a ? for, where a bound text is stored as one in a statement is
+    FIELD_TYPE.NULL,  # MariaDB: it takes it for what comes
+    # MySQL: for what the column is. A BIT or YEAR gets another value behind a refused statement,
+    # a VECTOR takes texts of four bytes, a DECIMAL takes what is too small for it.
+    FIELD_TYPE.VAR_STRING,
+    FIELD_TYPE.STRING,
+    FIELD_TYPE.VARCHAR,
+    FIELD_TYPE.TINY_BLOB,
+    FIELD_TYPE.BLOB,
+    FIELD_TYPE.MEDIUM_BLOB,
+    FIELD_TYPE.LONG_BLOB,
+    FIELD_TYPE.JSON,
+    FIELD_TYPE.DATE,
+    FIELD_TYPE.TIME,
+    FIELD_TYPE.DATETIME,
+    FIELD_TYPE.TIMESTAMP,
+}
 CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
     1295,  # ER_UNSUPPORTED_PS
     1461,  # ER_MAX_PREPARED_STMT_COUNT_REACHED: of all sessions together
@@ -49,7 +70,7 @@ CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
 class BoundRows:
     """Rows as they are sent, one behind the other: of each value its length, and itself.
 
-    sizes: bytes of each row's values.
+    sizes: bytes of each row in a packet, with what says of its values how long and what they are.
     """
 
     columns: int
@@ -62,7 +83,7 @@ class BoundRows:
 
     def add(self, block: Block) -> None:
         """Rows behind those that are here; all their values are texts."""
-        sizes = [0] * len(block)
+        sizes = [self.columns * BESIDE] * len(block)
         pieces = [b""] * (2 * self.columns * len(block))
         for place, column in enumerate(block.columns):
             texts = _texts(column, len(block))
@@ -129,7 +150,7 @@ class Prepared:
     def insert(self, statement: bytes, parameters: int, values: bytes) -> bool:
         """Run an INSERT with so many ? for these values.
 
-        False: the server can't prepare it, and nothing has happened.
+        False: the server can't prepare it, or takes its values for no texts; nothing has happened.
         """
         number = self._number(statement)
         if number is None:
@@ -143,18 +164,22 @@ class Prepared:
     def _number(self, statement: bytes) -> int | None:
         if statement not in self._numbers and self._can_prepare:
             try:
-                self._numbers[statement] = self._prepare(statement)
+                number, types = self._prepare(statement)
+                if types <= ALIKE:
+                    self._numbers[statement] = number
+                else:
+                    self._can_prepare = False
             except pymysql.err.Error as error:
                 if error.args[:1] == () or error.args[0] not in CANT_PREPARE:
                     raise
                 self._can_prepare = False
         return self._numbers.get(statement)
 
-    def _prepare(self, statement: bytes) -> int:
-        """Have it parsed; the number that it has from then on."""
+    def _prepare(self, statement: bytes) -> tuple[int, set[int]]:
+        """Have it parsed: the number that it has from then on, and what each ? is taken for."""
         self._connection._execute_command(COM_STMT_PREPARE, statement)
         answer = self._connection._read_packet().get_all_data()
         number, _columns, parameters, _warnings = PREPARED.unpack_from(answer)
-        for _ in range(parameters + 1):  # what each is, and that this was all: says nothing new
-            self._connection._read_packet()
-        return int(number)
+        fields = [self._connection._read_packet(FieldDescriptorPacket) for _ in range(parameters)]
+        self._connection._read_packet()  # that this was all
+        return int(number), {field.type_code for field in fields}
