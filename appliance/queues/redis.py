@@ -429,12 +429,19 @@ class RedisQueue:
         return ([] if item is None else [item]), attempts
 
     def _is_woken(self, wait_s: float) -> bool:
-        """Block until the server answers, or wait_s is over; True: until somebody wants us."""
+        """Block until the server answers; True: until somebody wants us.
+
+        Not only for wait_s: a server that seldom looks at its clock (the embedded one) ends our
+        wait up to a second late, and who wants us then shall not wait for that.
+        """
         poller = select.poll()
         poller.register(self._connection._sock, select.POLLIN)  # redis-py itself can only read
         if self._wake is not None:
             poller.register(self._wake, select.POLLIN)
-        return [fd for fd, _ in poller.poll(wait_s * 1000)] == [self._wake]
+        ready = [fd for fd, _ in poller.poll((wait_s + self._reply_timeout_s) * 1000)]
+        if not ready:
+            raise TimeoutError("no answer to a wait that is over")
+        return ready == [self._wake]
 
     def _unblock(self) -> None:
         """Have the server end our wait now, as if its time were over.

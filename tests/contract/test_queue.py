@@ -1007,6 +1007,33 @@ def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
     os.close(write)
 
 
+def test_what_wakes_a_take_behind_the_end_of_its_time_ends_its_waiting_too(
+    real: RedisBench,
+) -> None:
+    """A server that looks at its clock once a second ends a wait up to a second late."""
+    wait_s, woken_at_s, late_s = 0.05, 0.2, 0.3
+    awake = os.eventfd(0)
+    queue = real.queue(wake=awake)
+    queue.depth()
+    with real.server.client() as client:
+        usual = client.config_get("hz")["hz"]
+        client.config_set("hz", 1)
+        try:
+            waited = []
+            for _ in range(3):
+                waking = threading.Timer(woken_at_s, os.eventfd_write, [awake, 1])
+                waking.start()
+                began = time.monotonic()
+                assert queue.take(GIB, wait_s) is None
+                waited.append(time.monotonic() - began)
+                waking.join()
+                os.eventfd_read(awake)
+        finally:
+            client.config_set("hz", usual)
+    assert max(waited) < woken_at_s + late_s
+    os.close(awake)
+
+
 def test_who_waits_for_a_frame_learns_of_its_deaths(real: RedisBench) -> None:
     """Recovery gives the frame to somebody who is blocked in a take already."""
     queue, recovery = real.queue(), real.queue("recovery")
