@@ -1377,6 +1377,23 @@ def test_frames_that_an_unfinished_push_has_left_wait_again(
     assert real.look().working == [*left, *behind, item_of(a_push(5))]
 
 
+def test_what_a_refused_push_has_hidden_is_found_by_recovery(real: RedisBench) -> None:
+    """Perhaps nobody pushes any more."""
+    queue, recovery = real.queue(), real.queue("recovery")
+    queue.push(a_push(1))
+    with real.server.client() as client:
+        client.script_flush()
+        client.script_load(redis_queue.OPEN)  # by another, who hasn't come further yet
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert real.look().working == []
+    recovery.sweep()
+    items = [item_of(a_push(n)) for n in (1, 2)]
+    assert real.look().working == items
+    assert queue.push(a_push(2)) is Pushed.TAKEN, "as after a lost reply: the ledger knows it"
+    assert real.look().working == [*items, items[1]]
+
+
 def everything(real: RedisBench) -> dict[str, bytes]:
     """All keys of the instance with what they hold."""
     with real.server.client() as client:
