@@ -41,6 +41,7 @@ PHASES = ("collector", "subscriber", "recovery", "server")
 TICK_S_MAX = 1.0
 START_TICK_S_MAX = 0.05  # nothing wakes us when a child has done its first step
 START_S = 5.0  # and for so long it is looked for so often
+LOOK_S = 1.0  # so often recovery is asked for a look at most: it goes through all keys of a server
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
 ADMIT_S = 5.0  # so long senders wait for the queue to say that nobody else collects a source
 STOP_CLIENTS_MAX = 256  # who wait for the end; the oldest of more is told nothing
@@ -103,6 +104,7 @@ class Watchdog:
         self._refused = False
         self._drain_by = 0.0
         self._works = 0  # pieces of work that were finished when a look was last asked for
+        self._look_at = 0.0  # before that none is asked for again
         self._looks = 0
         self._last_look = 0  # the newest that was asked for since every source has ended
         self._turned_at = monotonic()
@@ -167,8 +169,8 @@ class Watchdog:
         works = sum(child.slot.get("works") for child in self._children)
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, works)
-        if works != self._works:
-            self._works = works
+        if works != self._works and now >= self._look_at:  # many senders may wake us all the time
+            self._works, self._look_at = works, now + LOOK_S
             self._ask_for_look()
         if self._keeping and not self._finished():
             self._keeping.turn(now, self._close_in_keeper)

@@ -971,6 +971,36 @@ def test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked(
     assert parent.stop() == Exit.OK
 
 
+def test_a_parent_that_is_woken_all_the_time_asks_for_no_more_looks(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    """A look goes through all keys of the server, those of others too."""
+
+    def look(birth: Birth) -> Exit:
+        birth.slot.set("swept", 1)
+        while not birth.wish.stop:
+            diary.say("look", birth.slot.get("look"))
+            birth.wish.wait(30)  # ended by the parent's nudge
+        return Exit.OK
+
+    def work(birth: Birth) -> Exit:
+        while not birth.wish.stop:
+            birth.wish.wait(0.01)
+            birth.slot.worked()
+        return Exit.OK
+
+    parent = start([cast.spec("recovery", "", look), cast.spec("collector", "a", work)])
+    diary.wait_for("look 1")
+    began = time.monotonic()
+    while time.monotonic() < began + 1.5:
+        parent.status()
+        time.sleep(0.02)
+    diary.hears("look", within_s=0.0)
+    asked = order_of(diary.lines, "^look")
+    assert 2 <= len(asked) <= 4, asked  # at birth, for the first work, and each second
+    assert parent.stop() == Exit.OK
+
+
 def test_when_all_sources_have_ended_the_queue_is_looked_at_until_it_is_empty(
     start: Start, diary: Diary, cast: Cast
 ) -> None:

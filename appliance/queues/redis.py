@@ -66,20 +66,29 @@ GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
 
+# When SHUT was refused (only its script was forgotten, by a SCRIPT FLUSH amid our loading), all
+# that waits lies where nobody looks (the last key), with the item of OPEN in front. The next push
+# mends that; and recovery, if nobody pushes any more or a full server refuses OPEN.
+WAIT_AGAIN = """
+local incoming = KEYS[#KEYS]
+if redis.call('EXISTS', incoming) == 1 then
+  redis.call('LPOP', incoming)
+  while redis.call('LMOVE', incoming, KEYS[1], 'RIGHT', 'LEFT') do end
+end
+"""
+
+MEND = f"#!lua flags=allow-oom{WAIT_AGAIN}"
+
 # A push is one transaction of three commands: OPEN decides; RPUSHX appends where a list of that
 # name is, and does nothing else; SHUT writes down what has arrived. So no frame passes through a
 # script: Lua copies each string, and Valkey hashes all of it, which was most of what the server
 # computed for a push. OPEN's yes is that `working` goes by the name that RPUSHX uses. The item that
 # it puts in front makes a list of none, is the first write (what can be refused is refused before
 # there is another), and says how many there were: a frame that isn't there is never counted.
-OPEN = """#!lua
+OPEN = f"""#!lua
 local run, number, compare, before = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local known = redis.call('HMGET', KEYS[3], 'run', 'number', 'cursor')
-
-if redis.call('EXISTS', KEYS[4]) == 1 then -- a SHUT was refused: what waits lies there
-  redis.call('LPOP', KEYS[4])
-  while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', 'LEFT') do end
-end
+{WAIT_AGAIN}
 if known[1] == run and known[2] == number then return 'have it' end
 if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[9]) then return 'full' end
 if compare == '1' and known[3] and '=' .. known[3] ~= before then return 'elsewhere' end
@@ -220,6 +229,7 @@ return lines
 """
 
 SCRIPTS = (
+    MEND,
     OPEN,
     SHUT,
     TAKE,
@@ -429,12 +439,19 @@ class RedisQueue:
         return ([] if item is None else [item]), attempts
 
     def _is_woken(self, wait_s: float) -> bool:
-        """Block until the server answers, or wait_s is over; True: until somebody wants us."""
+        """Block until the server answers; True: until somebody wants us.
+
+        Not only for wait_s: a server that seldom looks at its clock (the embedded one) ends our
+        wait up to a second late, and who wants us then shall not wait for that.
+        """
         poller = select.poll()
         poller.register(self._connection._sock, select.POLLIN)  # redis-py itself can only read
         if self._wake is not None:
             poller.register(self._wake, select.POLLIN)
-        return [fd for fd, _ in poller.poll(wait_s * 1000)] == [self._wake]
+        ready = [fd for fd, _ in poller.poll((wait_s + self._reply_timeout_s) * 1000)]
+        if not ready:
+            raise TimeoutError("no answer to a wait that is over")
+        return ready == [self._wake]
 
     def _unblock(self) -> None:
         """Have the server end our wait now, as if its time were over.
@@ -488,6 +505,7 @@ class RedisQueue:
         """
         death_of = {death.owner: death for death in deaths}
         with self._talking():
+            self._run(MEND, (self._keys.working, self._keys.incoming))
             # In this order: a busy list that was seen has an owner who was there before.
             busy, alive = self._scan_busy(), self._owners_alive()
             orphans = {key: self._keys.owner(key) for key in busy}

@@ -1007,6 +1007,33 @@ def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
     os.close(write)
 
 
+def test_what_wakes_a_take_behind_the_end_of_its_time_ends_its_waiting_too(
+    real: RedisBench,
+) -> None:
+    """A server that looks at its clock once a second ends a wait up to a second late."""
+    wait_s, woken_at_s, late_s = 0.05, 0.2, 0.3
+    awake = os.eventfd(0)
+    queue = real.queue(wake=awake)
+    queue.depth()
+    with real.server.client() as client:
+        usual = client.config_get("hz")["hz"]
+        client.config_set("hz", 1)
+        try:
+            waited = []
+            for _ in range(3):
+                waking = threading.Timer(woken_at_s, os.eventfd_write, [awake, 1])
+                waking.start()
+                began = time.monotonic()
+                assert queue.take(GIB, wait_s) is None
+                waited.append(time.monotonic() - began)
+                waking.join()
+                os.eventfd_read(awake)
+        finally:
+            client.config_set("hz", usual)
+    assert max(waited) < woken_at_s + late_s
+    os.close(awake)
+
+
 def test_who_waits_for_a_frame_learns_of_its_deaths(real: RedisBench) -> None:
     """Recovery gives the frame to somebody who is blocked in a take already."""
     queue, recovery = real.queue(), real.queue("recovery")
@@ -1348,6 +1375,23 @@ def test_frames_that_an_unfinished_push_has_left_wait_again(
             client.rpush(real.keys.working, *behind)
     assert queue.push(a_push(5)) is Pushed.TAKEN
     assert real.look().working == [*left, *behind, item_of(a_push(5))]
+
+
+def test_what_a_refused_push_has_hidden_is_found_by_recovery(real: RedisBench) -> None:
+    """Perhaps nobody pushes any more."""
+    queue, recovery = real.queue(), real.queue("recovery")
+    queue.push(a_push(1))
+    with real.server.client() as client:
+        client.script_flush()
+        client.script_load(redis_queue.OPEN)  # by another, who hasn't come further yet
+    with pytest.raises(Unavailable):
+        queue.push(a_push(2))
+    assert real.look().working == []
+    recovery.sweep()
+    items = [item_of(a_push(n)) for n in (1, 2)]
+    assert real.look().working == items
+    assert queue.push(a_push(2)) is Pushed.TAKEN, "as after a lost reply: the ledger knows it"
+    assert real.look().working == [*items, items[1]]
 
 
 def everything(real: RedisBench) -> dict[str, bytes]:
