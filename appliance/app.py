@@ -92,7 +92,7 @@ from appliance.watchdog import Watchdog
 
 QUEUE_BYTES_MAX = 2 * 1024**3
 REPLY_TIMEOUT_S = 10.0  # for what isn't a push
-SUBSCRIBERS_AUTO = range(2, 5)  # one parses while the database works for another
+SUBSCRIBERS_AUTO_MAX = 4
 CHILD_DESCRIPTORS = 8  # what a child and the parent's end of it take beside connections
 ORPHAN_LOOK_S = 0.2
 KEEPER_KILL_S = 5.0
@@ -639,7 +639,7 @@ class App:
             return wanted
         if not self._config.store.url.startswith("mysql:"):
             return 1  # SQLite has one writer
-        return min(max(os.cpu_count() or 1, SUBSCRIBERS_AUTO[0]), SUBSCRIBERS_AUTO[-1])
+        return min(os.cpu_count() or 1, SUBSCRIBERS_AUTO_MAX)
 
     # ── what runs in a child ────────────────────────────────────────────────────────────
 
