@@ -58,6 +58,8 @@ ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of
 JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
 HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
+UNBLOCK_TRIES_MAX = 50  # so often a server is asked to end our wait,
+UNBLOCK_AGAIN_S = 0.1  # each time that nothing has come for so long
 LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
 BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
@@ -444,8 +446,7 @@ class RedisQueue:
         Not only for wait_s: a server that seldom looks at its clock (the embedded one) ends our
         wait up to a second late, and who wants us then shall not wait for that.
         """
-        poller = select.poll()
-        poller.register(self._connection._sock, select.POLLIN)  # redis-py itself can only read
+        poller = self._poller()
         if self._wake is not None:
             poller.register(self._wake, select.POLLIN)
         ready = [fd for fd, _ in poller.poll((wait_s + self._reply_timeout_s) * 1000)]
@@ -453,18 +454,28 @@ class RedisQueue:
             raise TimeoutError("no answer to a wait that is over")
         return ready == [self._wake]
 
+    def _poller(self) -> select.poll:
+        """What waits for an answer; redis-py itself can only read it, or connect anew."""
+        poller = select.poll()
+        poller.register(self._connection._sock, select.POLLIN)
+        return poller
+
     def _unblock(self) -> None:
         """Have the server end our wait now, as if its time were over.
 
         Over another connection, since ours waits. To drop ours instead would leave a frame that
-        is on its way to recovery.
+        is on its way to recovery. Where the two arrive in another order than they were sent,
+        there is no wait to end yet: so it is asked again until our own answer is there.
         """
         name = f"{self._owner}-unblock"
         other = self._address.connection(self._password, name, self._reply_timeout_s)
         try:
             other.connect()
-            other.send_command("CLIENT", "UNBLOCK", self._client)
-            other.read_response()
+            for _ in range(UNBLOCK_TRIES_MAX):
+                other.send_command("CLIENT", "UNBLOCK", self._client)
+                other.read_response()
+                if self._poller().poll(UNBLOCK_AGAIN_S * 1000):
+                    return
         finally:
             other.disconnect()
 

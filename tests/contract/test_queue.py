@@ -44,7 +44,7 @@ from appliance.queues.redis import (
 )
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
 from tests.ports import free_port
-from tests.proxy import WHENS, CutOnce, Proxy
+from tests.proxy import WHENS, CutOnce, Proxy, Verdict
 from tests.redis_servers import PrivateRedis, find_redis
 
 GIB = 2**30
@@ -1031,6 +1031,28 @@ def test_what_wakes_a_take_behind_the_end_of_its_time_ends_its_waiting_too(
         finally:
             client.config_set("hz", usual)
     assert max(waited) < woken_at_s + late_s
+    os.close(awake)
+
+
+class LateWait:
+    """Lets the command that waits come behind everything that was sent after it."""
+
+    def question(self, piece: bytes) -> Verdict:
+        if b"BLMOVE" in piece:
+            time.sleep(0.3)
+        return piece, True
+
+    def answer(self, piece: bytes) -> Verdict:
+        return piece, True
+
+
+def test_what_wakes_a_take_ends_a_wait_that_begins_late(real: RedisBench) -> None:
+    awake = os.eventfd(1)
+    with Proxy(real.address.path, LateWait()) as proxy:
+        address = RedisAddress(path=proxy.path)
+        queue = RedisQueue(address, None, real.keys.name, "subscriber", GIB, 30.0, wake=awake)
+        assert take_or_be_woken(queue) is None
+        queue.close()
     os.close(awake)
 
 
