@@ -41,7 +41,7 @@ PHASES = ("collector", "subscriber", "recovery", "server")
 TICK_S_MAX = 1.0
 START_TICK_S_MAX = 0.05  # nothing wakes us when a child has done its first step
 START_S = 5.0  # and for so long it is looked for so often
-LOOK_S = 1.0  # so often recovery is asked for a look at most: it goes through all keys of a server
+ASK_TO_LOOK_S = 1.0  # between two looks at the queue: each goes through all keys of its server
 LATE_S = 5.0  # a loop this late was stopped itself: heartbeats start anew
 ADMIT_S = 5.0  # so long senders wait for the queue to say that nobody else collects a source
 STOP_CLIENTS_MAX = 256  # who wait for the end; the oldest of more is told nothing
@@ -170,7 +170,7 @@ class Watchdog:
         if self._server and not self._is_past("recovery"):
             self._server.keep(now, works)
         if works != self._works and now >= self._look_at:  # many senders may wake us all the time
-            self._works, self._look_at = works, now + LOOK_S
+            self._works, self._look_at = works, now + ASK_TO_LOOK_S
             self._ask_for_look()
         if self._keeping and not self._finished():
             self._keeping.turn(now, self._close_in_keeper)

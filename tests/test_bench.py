@@ -232,3 +232,9 @@ def test_what_processes_use_is_read_of_the_whole_family() -> None:
         assert 0.05 < (family.total() - before).cpu_s < 10
         os.kill(next(pid for pid, name in family.names.items() if name == "sleep"), SIGKILL)
     assert role(os.getpid()).startswith(("python", "pytest"))
+
+
+def test_a_figure_that_the_other_way_lacks_is_no_reason_to_stop() -> None:
+    """A short run may take less than the clock of /proc can tell."""
+    one = Comparison("B0", "this", limit(1, "s", 1), limit(0, "s", 1), aim=1, at_most=True)
+    assert not one.is_reached

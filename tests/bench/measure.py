@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from typing import Protocol
 
@@ -50,7 +51,8 @@ class Comparison:
     def ratios(self) -> list[float]:
         """One a round: the two of a round have met the same load of the machine."""
         return [
-            ours / theirs for ours, theirs in zip(self.ours.rounds, self.theirs.rounds, strict=True)
+            ours / theirs if theirs else inf  # too little of it to be told
+            for ours, theirs in zip(self.ours.rounds, self.theirs.rounds, strict=True)
         ]
 
     @property

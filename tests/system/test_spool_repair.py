@@ -31,7 +31,7 @@ def test_damage_beside_a_running_instance_is_repaired_beside_it() -> None:
             assert daemon.run("spool", "check").returncode == 1
             server.start()
             until(lambda: segments(daemon, "bad"), SEEN_S, "the damage to be found")
-            assert "is damaged" in daemon.said()
+            until(lambda: "is damaged" in daemon.said(), SEEN_S, "it to be said")
             assert "stream-daemon spool repair" in daemon.said()
             assert dumped(daemon, "--bad") == b"".join(lines).decode()
             repaired = daemon.run("spool", "repair")
