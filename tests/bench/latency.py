@@ -35,6 +35,7 @@ LONE_RECORDS = 100
 LOOK_S = 0.001
 COMMITS = 2000
 QUIET_S = 0.5  # before each measure: what the one before has left to do is done
+START_S_MAX = 30.0
 STORED_S_MAX = 60.0
 INTERVAL_MS = TcpSource().frame_interval_ms
 
@@ -169,7 +170,7 @@ def _on_sqlite(senders: Executor) -> Iterator[Instance]:
     """An instance that stores into the SQLite of its own, with nothing else installed."""
     with embedded() as (daemon, port):
         file = daemon.directory / "state/stream/stream.db"
-        until(lambda: file.exists() and (daemon.try_status() or {})["state"] == "healthy", 20, file)
+        until(lambda: (daemon.try_status() or {}).get("ready"), START_S_MAX, "its tables")
         with closing(sqlite3.connect(file, isolation_level=None)) as connection:
             yield Instance(
                 senders, port, StreamDaemon.table, lambda sql: connection.execute(sql).fetchall()
