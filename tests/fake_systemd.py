@@ -84,6 +84,7 @@ class FakeSystemd:
                 self._news.notify_all()
 
     def _take(self, message: dict[str, str], fds: "array.array[int]") -> None:
+        self.heard.append(message)  # first: who waits for a barrier looks here when it is closed
         name = message.get("FDNAME", "stored")
         if message.get("BARRIER"):
             os.close(*fds)
@@ -92,7 +93,6 @@ class FakeSystemd:
             self._keep(name, *fds)
         elif message.get("FDSTOREREMOVE") and name in self.store:
             os.close(self.store.pop(name))
-        self.heard.append(message)
 
     def _keep(self, name: str, fd: int) -> None:
         known = any(os.path.sameopenfile(fd, one) for one in self.store.values())
