@@ -231,7 +231,12 @@ def empty(client: "redis.Redis", key: str) -> None:
     """Delete a list, and have the server write a file without it."""
     client.delete(key)
     client.set(KEYS.bytes, 0)
+    _await_rewrite(client)  # that it may have begun by itself
     client.bgrewriteaof()
+    _await_rewrite(client)
+
+
+def _await_rewrite(client: "redis.Redis") -> None:
     until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], END_S, "its file")
 
 
