@@ -14,10 +14,9 @@ of the two at every instant. What keeps that true:
   each of them sends a command twice or connects anew in silence, under the same name.
 * A collector's connection is the only one of its source (rivals.py).
 * Whatever moves frames or counts their bytes is one script (a push: one transaction), so it
-  happens whole or not. Its
-  first line has to be `#!lua`: only then is a script that meets `maxmemory` refused before
-  its first write, not in its middle. What makes a full Redis emptier, or moves frames only,
-  is marked allow-oom: a full one refuses even LMOVE, for ever.
+  happens whole or not. A script's first line has to be `#!lua`: only then is one that meets
+  `maxmemory` refused before its first write, not in its middle. What makes a full Redis emptier,
+  or moves frames only, is marked allow-oom: a full one refuses even LMOVE, for ever.
 
 Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 """

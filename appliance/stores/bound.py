@@ -140,12 +140,15 @@ def cut(sizes: Sequence[int], columns: int, size_max: int) -> list[tuple[Span, b
 
 
 class Prepared:
-    """The INSERTs that one connection's server has parsed; gone with the connection."""
+    """The INSERTs that one connection's server has parsed; gone with the connection.
+
+    can_prepare: False once it was seen that rows can't go this way.
+    """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._numbers: dict[bytes, int] = {}
-        self._can_prepare = True
+        self.can_prepare = True
 
     def insert(self, statement: bytes, parameters: int, values: bytes) -> bool:
         """Run an INSERT with so many ? for these values.
@@ -162,17 +165,17 @@ class Prepared:
         return True
 
     def _number(self, statement: bytes) -> int | None:
-        if statement not in self._numbers and self._can_prepare:
+        if statement not in self._numbers and self.can_prepare:
             try:
                 number, types = self._prepare(statement)
                 if types <= ALIKE:
                     self._numbers[statement] = number
                 else:
-                    self._can_prepare = False
+                    self.can_prepare = False
             except pymysql.err.Error as error:
                 if error.args[:1] == () or error.args[0] not in CANT_PREPARE:
                     raise
-                self._can_prepare = False
+                self.can_prepare = False
         return self._numbers.get(statement)
 
     def _prepare(self, statement: bytes) -> tuple[int, set[int]]:

@@ -566,7 +566,8 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         insert = _Insert(self, head.encode(), tail.encode(), len(columns), limit)
-        is_worth_it = sum(map(len, blocks)) >= bound.ROWS_MIN
+        can_be = self._prepared is not None and self._prepared.can_prepare
+        is_worth_it = can_be and sum(map(len, blocks)) >= bound.ROWS_MIN
         values = bound.bound_rows(blocks, len(columns)) if is_worth_it else None
         return _BoundRows(insert, blocks, values) if values else _Statements(insert, blocks)
 
