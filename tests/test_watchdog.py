@@ -943,10 +943,8 @@ def looking(cast: Cast, depths: list[tuple[int, int, int]]) -> ChildSpec:
     return cast.spec("recovery", "", body)
 
 
-def test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked(
-    start: Start, diary: Diary, cast: Cast
-) -> None:
-    """So what `status` says of the queue is no older than that; and nobody looks for nothing."""
+def saying_looks(cast: Cast, diary: Diary) -> ChildSpec:
+    """A recovery that says each time what it is asked for."""
 
     def look(birth: Birth) -> Exit:
         birth.slot.set("swept", 1)
@@ -955,13 +953,21 @@ def test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked(
             birth.wish.wait(30)  # ended by the parent's nudge
         return Exit.OK
 
+    return cast.spec("recovery", "", look)
+
+
+def test_a_look_at_the_queue_is_asked_for_when_somebody_has_worked(
+    start: Start, diary: Diary, cast: Cast
+) -> None:
+    """So what `status` says of the queue is no older than that; and nobody looks for nothing."""
+
     def work(birth: Birth) -> Exit:
         while not birth.wish.stop:
             birth.wish.wait(30)
             birth.slot.worked()
         return Exit.OK
 
-    parent = start([cast.spec("recovery", "", look), cast.spec("collector", "a", work)])
+    parent = start([saying_looks(cast, diary), cast.spec("collector", "a", work)])
     pid = born(diary, "collector a")
     diary.wait_for("look 0")
     assert not diary.hears("look", within_s=0.5)
@@ -976,20 +982,13 @@ def test_a_parent_that_is_woken_all_the_time_asks_for_no_more_looks(
 ) -> None:
     """A look goes through all keys of the server, those of others too."""
 
-    def look(birth: Birth) -> Exit:
-        birth.slot.set("swept", 1)
-        while not birth.wish.stop:
-            diary.say("look", birth.slot.get("look"))
-            birth.wish.wait(30)  # ended by the parent's nudge
-        return Exit.OK
-
     def work(birth: Birth) -> Exit:
         while not birth.wish.stop:
             birth.wish.wait(0.01)
             birth.slot.worked()
         return Exit.OK
 
-    parent = start([cast.spec("recovery", "", look), cast.spec("collector", "a", work)])
+    parent = start([saying_looks(cast, diary), cast.spec("collector", "a", work)])
     diary.wait_for("look 1")
     began = time.monotonic()
     while time.monotonic() < began + 1.5:

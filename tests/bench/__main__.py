@@ -24,7 +24,7 @@ from tests.bench.database import OPTIONS, private_database
 from tests.bench.figures import FIGURES
 from tests.bench.lines import make_lines
 from tests.bench.measure import Findings
-from tests.bench.run import Run
+from tests.bench.run import Run, one_of
 from tests.bench.ways import LEASE_BYTES
 
 RECORDS = 300_000
@@ -81,19 +81,13 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description="Measure how fast the whole way is."
     )
-    parser.add_argument("figures", nargs="*", type=_figure, metavar="FIGURE")
+    parser.add_argument("figures", nargs="*", type=one_of(FIGURES), metavar="FIGURE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write pictures there")
     parser.add_argument("--records", type=int, default=RECORDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=SEED)
     return parser.parse_args(words)
-
-
-def _figure(name: str) -> str:
-    if name not in FIGURES:
-        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(FIGURES)}")
-    return name
 
 
 def _say(text: str) -> None:

@@ -30,6 +30,7 @@ from tests.bench.database import Database, private_database
 from tests.bench.lines import Lines, make_lines
 from tests.bench.measure import Findings, Listing
 from tests.bench.processes import Family, Usage, family_of, machine_busy_s
+from tests.bench.run import one_of
 from tests.bench.sampling import OWNERS, NoSamplesError, Shares, find_sampler, sampled
 from tests.bench.store_side import TYPED
 from tests.bench.ways import RAW, StreamDaemon, stream_daemon, wait_until
@@ -211,16 +212,10 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.profile", description="Say where the time goes."
     )
-    parser.add_argument("figures", nargs="*", type=_figure, metavar="FIGURE")
+    parser.add_argument("figures", nargs="*", type=one_of(FIGURES), metavar="FIGURE")
     parser.add_argument("--records", type=int, default=RECORDS)
     parser.add_argument("--seed", type=int, default=SEED)
     return parser.parse_args(words)
-
-
-def _figure(name: str) -> str:
-    if name not in FIGURES:
-        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(FIGURES)}")
-    return name
 
 
 if __name__ == "__main__":

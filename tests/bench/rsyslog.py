@@ -4,10 +4,8 @@ Its configuration is rsyslog.conf beside this file; the figures in it are the be
 found. It keeps nothing safe on the way, and parses no JSON.
 """
 
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from string import Template
 
 from tests.bench.database import Database
 from tests.bench.lines import Lines
-from tests.bench.ways import END_S, StreamDaemon, wait_until
+from tests.bench.ways import END_S, StreamDaemon, send_and_wait
 from tests.conftest import find_service, missing_service
 from tests.ports import free_port
 from tests.system.daemon import connect
@@ -39,13 +37,8 @@ class Rsyslog:
         self._port = port
 
     def store(self, lines: Lines) -> float:
-        body, wanted = lines.body, lines.content.count
-        with connect(self._port) as connection:
-            began = time.perf_counter()
-            connection.sendall(body)
-            connection.shutdown(socket.SHUT_WR)
-            wait_until(lambda: self._committed(wanted))
-            return time.perf_counter() - began
+        wanted = lines.content.count
+        return send_and_wait(self._port, lines, lambda: self._committed(wanted))
 
     def _committed(self, wanted: int) -> bool:
         """Whether all is there. Counting takes long, so it waits for the last key."""

@@ -1,6 +1,7 @@
 """What all figures of one run share: the database, the stream, how often, and who is told."""
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tests.bench.database import Database
@@ -35,3 +36,14 @@ class Run:
 
 
 Figure = Callable[[Run], Findings]
+
+
+def one_of(names: Collection[str]) -> Callable[[str], str]:
+    """For an argument of a command: a name that is known, or an error that says which are."""
+
+    def known(name: str) -> str:
+        if name not in names:
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(names)}")
+        return name
+
+    return known

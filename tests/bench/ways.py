@@ -63,13 +63,8 @@ class StreamDaemon:
         self.daemon = daemon
 
     def store(self, lines: Lines) -> float:
-        body, wanted = lines.body, self.committed() + lines.content.count
-        with connect(self.port) as connection:
-            began = time.perf_counter()
-            connection.sendall(body)
-            connection.shutdown(socket.SHUT_WR)
-            wait_until(lambda: self.committed() >= wanted)
-            return time.perf_counter() - began
+        wanted = self.committed() + lines.content.count
+        return send_and_wait(self.port, lines, lambda: self.committed() >= wanted)
 
     def committed(self) -> int:
         """Rows so far, as the ledger counts them in the transactions that store them."""
@@ -175,13 +170,8 @@ class Textbook:
         self._port = port
 
     def store(self, lines: Lines) -> float:
-        body, wanted = lines.body, lines.content.count
-        with connect(self._port) as connection:
-            began = time.perf_counter()
-            connection.sendall(body)
-            connection.shutdown(socket.SHUT_WR)
-            wait_until(lambda: self._committed() >= wanted)
-            seconds = time.perf_counter() - began
+        wanted = lines.content.count
+        seconds = send_and_wait(self._port, lines, lambda: self._committed() >= wanted)
         wait_until(lambda: not self._queue.exists("queue", "busy"))  # it tidies up behind itself
         return seconds
 
@@ -216,6 +206,17 @@ def textbook(database: Database) -> Iterator[Textbook]:
             for program in programs:
                 program.terminate()
                 program.wait(END_S)
+
+
+def send_and_wait(port: int, lines: Lines, is_done: Callable[[], bool]) -> float:
+    """Seconds from the first byte that is sent over one connection to when it is done."""
+    body = lines.body
+    with connect(port) as connection:
+        began = time.perf_counter()
+        connection.sendall(body)
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(is_done)
+        return time.perf_counter() - began
 
 
 def wait_until(is_done: Callable[[], bool]) -> None:
