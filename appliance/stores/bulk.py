@@ -23,7 +23,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 from typing import Any
 
 import pymysql
@@ -31,7 +31,7 @@ from pymysql.charset import charset_by_name
 from pymysql.constants import FIELD_TYPE
 from pymysql.protocol import FieldDescriptorPacket
 
-from appliance.batch import Block, Same, Texts, Value, Values
+from appliance.batch import Block, Same, Texts, Values
 from appliance.stores.tables import Rows, Span
 
 COUNTS = tuple(2**step - 1 for step in range(12, 1, -1))  # rows of a bulk: 4095, 2047 … 7, 3
@@ -53,6 +53,7 @@ KINDS = {str: TEXT, bytes: BYTES, int: INTEGER, float: DOUBLE}
 
 # Before each value stands whether it is one; before a text or bytes, too, how many bytes it has.
 NULL = b"\x01"
+EMPTY: dict[Kind, Any] = {TEXT: "", BYTES: b""}  # what stands behind a NULL
 NUMBERS = {INTEGER: struct.Struct("<xq"), DOUBLE: struct.Struct("<xd")}
 SHORT = [bytes([0, size]) for size in range(251)]
 LONG = struct.Struct("<xBQ")
@@ -107,29 +108,30 @@ def _rows(block: Block, kinds: Sequence[Kind]) -> Iterable[bytes]:
 def _cells(column: Values, kind: Kind, rows: int) -> list[Iterable[bytes]]:
     """What a column puts into each row, in one part or in two."""
     if isinstance(column, Same):
-        return [repeat(_cell(column.value, kind), rows)]
+        parts = _cells([column.value], kind, 1)
+        return [repeat(b"".join(chain(*parts)), rows)]
     if isinstance(column, Texts):
         return [_lengths(column.utf8), column.utf8]
+    return _numbers(column, kind) if kind in NUMBERS else _texts(column, kind)
+
+
+def _numbers(column: Sequence[Any], kind: Kind) -> list[Iterable[bytes]]:
+    pack = NUMBERS[kind].pack
     if None in column:
-        return [map(_cell, column, repeat(kind))]
-    if kind in NUMBERS:
-        return [map(NUMBERS[kind].pack, column)]
-    values = _encoded(column)
-    return [_lengths(values), values]
+        return [[NULL if value is None else pack(value) for value in column]]
+    return [map(pack, column)]
 
 
-def _cell(value: Value, kind: Kind) -> bytes:
-    if value is None:
-        return NULL
-    if kind in NUMBERS:
-        return NUMBERS[kind].pack(value)
-    [encoded] = _encoded([value])
-    return _length(len(encoded)) + encoded
-
-
-def _encoded(values: Sequence[Any]) -> Sequence[bytes]:
-    """Texts, or bytes, as bytes."""
-    return [value.encode() if isinstance(value, str) else value for value in values]
+def _texts(column: Sequence[Any], kind: Kind) -> list[Iterable[bytes]]:
+    """Texts, or bytes."""
+    has_nulls = None in column
+    there = [value or EMPTY[kind] for value in column] if has_nulls else column
+    encoded = list(map(str.encode, there)) if kind == TEXT else there
+    lengths = _lengths(encoded)
+    if has_nulls:
+        pairs = zip(column, lengths, strict=True)
+        lengths = [NULL if value is None else length for value, length in pairs]
+    return [lengths, encoded]
 
 
 def _lengths(values: Sequence[bytes]) -> Iterable[bytes]:
@@ -137,10 +139,6 @@ def _lengths(values: Sequence[bytes]) -> Iterable[bytes]:
     if max(sizes, default=0) < len(SHORT):
         return map(SHORT.__getitem__, sizes)
     return map(LONG.pack, repeat(EIGHT_BYTES), sizes)
-
-
-def _length(size: int) -> bytes:
-    return SHORT[size] if size < len(SHORT) else LONG.pack(EIGHT_BYTES, size)
 
 
 def cut(sizes: Sequence[int], size_max: int) -> list[tuple[Span, bool]]:
