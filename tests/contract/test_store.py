@@ -470,22 +470,18 @@ def test_a_small_lease_is_two_questions(server_database: Database, asked: list[b
     store.close()
 
 
-def test_many_rows_that_are_bound_come_behind_their_ledger_row(
-    server_database: Database, asked: list[bytes]
+def test_rows_in_bulk_come_behind_their_ledger_row(
+    mariadb_database: Database, asked: list[bytes]
 ) -> None:
     """They can't be joined with it, so it is sent before them, and not behind."""
-    address = parse_url(f"{server_database.url()}?unix_socket={server_database.server.unix_socket}")
-    store = MySQLStore(address, PASSWORD, "nfl", "records", {"raw": COLUMNS["raw"]}, 1024)
+    store = ServerBench(mariadb_database).open()
     store.prepare()
     for number in (2, 4):  # those have their rows as a block
-        texts = [f"{number}:{n}" for n in range(20)]
-        rows = Block(20, (Texts([text.encode() for text in texts]),))
-        frame = replace(batch(number, *range(20), texts=texts), rows=rows)
         asked.clear()
-        assert store.store([frame]) == Stored(1, 20)
-    _, ledger_row, bound_rows, rest = asked
+        assert store.store([batch(number, *range(20))]) == Stored(1, 20)
+    _, ledger_row, bulk, rest = asked
     assert ledger_row.startswith(b"INSERT INTO `nfl_frames`")
-    assert b"INSERT" not in bound_rows
+    assert b"INSERT" not in bulk
     assert rest.startswith(b"INSERT INTO `records`")
     assert rest.endswith(b";COMMIT")
     store.close()
