@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 WAIT_S_MAX = 5.0  # between heartbeats when nothing comes; a signal ends each wait
 FOLD_INTERVAL_S = 5.0
+FOLD_EARLIER_S_MAX = 1.0  # by chance: all who fold at the same moment store nothing meanwhile
 FOLD_REST_S = 60.0  # behind one that failed: it may have held up everybody for some seconds
 LOOK_FRAMES_MAX = 256  # of those that wait: what was given back stands in front
 LOOK_AT_GAPS = "see: stream-daemon gaps; what a damaged spool still holds comes by: spool repair"
@@ -317,7 +318,7 @@ class Subscriber:
         now = self._monotonic()
         if now < self._fold_at:
             return
-        self._fold_at = now + FOLD_INTERVAL_S
+        self._fold_at = now + FOLD_INTERVAL_S - FOLD_EARLIER_S_MAX * self._chance()
         self._fold()
 
     def _fold(self) -> None:

@@ -116,6 +116,7 @@ def test_frames_are_written_in_groups_of_so_many_bytes(counts: list[int], bytes_
 
 def test_rows_are_made_into_statements_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """All at once they would be in memory twice; refused rows keep their place all the same."""
+    monkeypatch.setattr(ledger, "AT_ONCE_BYTES_MAX", 0)
     monkeypatch.setattr(ledger, "WRITTEN_BYTES_MAX", 2 * 7)  # two of the records below
     columns = {"raw": Column(type="TEXT CHECK (raw <> '3:0')", path="")}
     store = SQLiteStore(":memory:", "nfl", "records", columns)
@@ -139,8 +140,16 @@ def test_rows_are_made_into_statements_group_by_group(monkeypatch: pytest.Monkey
     store.close()
 
 
-def test_how_long_the_rows_of_a_transaction_took() -> None:
-    """Without the lock, the look and the ledger's rows before them, and the commit behind."""
+@pytest.mark.parametrize(("at_once", "statements"), [(False, 2), (True, 1)])
+def test_how_long_the_rows_of_a_transaction_took(
+    at_once: bool, statements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the lock, the look and the ledger's rows before them, and the commit behind.
+
+    Where rows, ledger's rows and commit go at once, it is these three.
+    """
+    if not at_once:
+        monkeypatch.setattr(ledger, "AT_ONCE_BYTES_MAX", 0)
     ticks = itertools.count()
     store = SQLiteStore(":memory:", "nfl", "records", COLUMNS)
     store._clock = lambda: float(next(ticks))
@@ -149,8 +158,7 @@ def test_how_long_the_rows_of_a_transaction_took() -> None:
     store._query = lambda sql, *values: next(ticks) and query(sql, *values)  # type: ignore[method-assign]
     next(ticks)
     stored = store.store(frames_of([3]))
-    savepoint_and_release = 2.0
-    assert stored.rows_s == 1 + savepoint_and_release
+    assert stored.rows_s == 1 + statements, "savepoint and release, or the commit"
     store.close()
 
 

@@ -28,14 +28,19 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from appliance.contracts import Hole
-from appliance.stores.tables import COUNTS, Row, Span, TableStore, quoted_names
+from appliance.stores.tables import COUNTS, Row, Span, Statement, TableStore, quoted_names
 
 FOLD_FRAMES_MAX = 10_000  # frames folded by one call: what bounds its time
+STEP_FRAMES_MAX = 250  # of them in one transaction, for which all who store wait
 CAUSE = "queue lost"  # of a hole, where its collector has said nothing: it had been handed over
 
 GAP_COLUMNS = (
     *("first", "last", "records", "bytes", "recovered", "recovered_bytes"),
     *("records_before", "bytes_before"),
+)
+
+FRAME_COLUMNS = quoted_names(
+    ("frame", "records", "bytes", "records_before", "bytes_before", "hole", "lost")
 )
 
 Size = tuple[int, int]  # records, bytes
@@ -126,6 +131,10 @@ class Account:
         ends = [span[1] for span in self.spans] + [frame.number for frame in self.frames]
         return max([self.up_to, self.end[0] if self.end else 0, *ends])
 
+    def reach(self) -> tuple[int, list[int]]:
+        """How far it is accounted for, and which of its frames are below (see `reach`)."""
+        return reach(self.up_to, [frame.number for frame in self.frames], self.spans)
+
     def before(self) -> dict[int, Size]:
         """By number: the run's sums before it, where they are known."""
         found = {gap.span[0]: gap.before for gap in self.gaps.values() if gap.span}
@@ -173,21 +182,73 @@ class FoldingStore(TableStore):
     # ── one run, in a transaction of its own ────────────────────────────────────────────
 
     def _fold_run(self, run: bytes, frames_max: int) -> tuple[int, list[Hole]]:
-        """Fold one run; how many frames were folded, and the holes that are left."""
-        self._query(self.BEGIN)
-        account = self._account(run, frames_max)
-        numbers = [frame.number for frame in account.frames]
-        up_to, folded = reach(account.up_to, numbers, account.spans)
+        """Fold one run in steps; how many frames were folded, and the holes that are left."""
+        folded = 0
+        while folded < frames_max:
+            room = min(frames_max - folded, STEP_FRAMES_MAX)
+            if following := self._fold_following(run, room):
+                folded += following
+                continue
+            account = self._account(run, frames_max - folded)
+            up_to, some = account.reach()
+            if up_to == account.up_to and not some:
+                return folded, holes_of(account, up_to)
+            folded += max(1, self._fold_looking(run, min(max(1, len(some)), room)))
+        return folded, []
+
+    def _fold_following(self, run: bytes, frames_max: int) -> int:
+        """Fold frames that follow up_to one behind the other, and lie in no gap; how many.
+
+        It is seen before the run is locked that these frames are there, and holds still when it
+        is: rows above up_to are taken away only by who folds, who raises up_to then, and a gap is
+        made only of numbers that have no row. Others wait for few questions, and no row is read.
+        """
+        [[(up_to,)]] = self._query_all((f'SELECT "up_to" FROM {self._runs} WHERE "run" = ?', run))
+        newest = self._newest_following(run, int(up_to), frames_max)
+        if not newest or not newest.before:
+            return 0
+        first, last = int(up_to) + 1, newest.number
+        _, [(up_to_now,)], [sums] = self._query_all(
+            (self.BEGIN,),
+            self._locked_up_to(run),
+            self._sums_of(run, first, last),
+        )
+        if int(up_to_now) != first - 1:
+            self._query("ROLLBACK")
+            return 0
+        self._query_all(
+            self._added(run, sums),
+            self._forgotten(run, first, last),
+            self._moved(run, last, newest.after(newest.before), 0),
+            ("COMMIT",),
+        )
+        return last - first + 1
+
+    def _newest_following(self, run: bytes, up_to: int, frames_max: int) -> FrameRow | None:
+        """The last frame that follows up_to so; None where one is missing, or lies in a gap."""
+        those = f'FROM {self._frames} WHERE "run" = ? AND "frame" BETWEEN ? AND ?'
+        values = (run, up_to + 1, up_to + frames_max)
+        in_gaps = f'FROM {self._gaps} WHERE "run" = ? AND "last" >= ? AND "first" <= ?'
+        [(count,)], newest, gaps = self._query_all(
+            (f"SELECT COUNT(*) {those}", *values),
+            (f'SELECT {FRAME_COLUMNS} {those} ORDER BY "frame" DESC LIMIT 1', *values),
+            (f"SELECT 1 {in_gaps} LIMIT 1", *values),
+        )
+        [frame] = map(frame_row, newest) if newest else [None]
+        return frame if frame and not gaps and frame.number == up_to + int(count) else None
+
+    def _fold_looking(self, run: bytes, frames_max: int) -> int:
+        """Fold so many frames at most, looking at each, and at the gaps; how many."""
+        account = self._account(run, frames_max, locked=True)
+        up_to, folded = account.reach()
         if not folded and up_to == account.up_to:
             self._query("ROLLBACK")
         else:
             self._move_up(account, up_to, account.frames[: len(folded)])
-            self._query("COMMIT")
-        return len(folded), holes_of(account, up_to)
+        return len(folded)
 
     def _give_up_run(self, run: bytes, spans: set[Span]) -> list[Hole]:
-        self._query(self.BEGIN)
-        account = self._account(run, FOLD_FRAMES_MAX)
+        account = self._account(run, FOLD_FRAMES_MAX, locked=True)
         found = holes_of(account, account.up_to)
         given_up = [hole for hole in found if (hole.first, hole.last) in spans]
         if not given_up:
@@ -203,91 +264,105 @@ class FoldingStore(TableStore):
         self._query("COMMIT")
         return given_up
 
-    def _account(self, run: bytes, frames_max: int) -> Account:
-        """Lock a run; what is known of it, with so many frames rows at most."""
-        source, up_to, *sums, last, last_records, last_bytes = self._lock_run(run)
-        frames = self._query(
-            'SELECT "frame", "records", "bytes", "records_before", "bytes_before", "hole", "lost"'
-            f' FROM {self._frames} WHERE "run" = ? ORDER BY "frame" LIMIT {frames_max}',
-            run,
-        )
+    def _account(self, run: bytes, frames_max: int, *, locked: bool = False) -> Account:
+        """What is known of a run, with so many frames rows at most.
+
+        `locked`: against everybody, until the transaction ends that begins here. Else what it says
+        may be over before it has been read, and be of several moments: up_to is the oldest.
+        """
+        statements = [
+            (
+                'SELECT "source", "up_to", COALESCE("up_to_records", "records"),'
+                ' COALESCE("up_to_bytes", "bytes"), "last", "last_records", "last_bytes"'
+                f' FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE if locked else ""}',
+                run,
+            ),
+            (
+                f'SELECT {FRAME_COLUMNS} FROM {self._frames} WHERE "run" = ?'
+                f' ORDER BY "frame" LIMIT {frames_max}',
+                run,
+            ),
+            self._numbered_gaps(run),
+        ]
+        begin = [(self.BEGIN,)] if locked else []
+        *_, [row], frames, gaps = self._query_all(*begin, *statements)
+        source, up_to, *sums, last, last_records, last_bytes = row
         return Account(
             run,
             str(source),
             int(up_to),
             _size(*sums),
             None if last is None else (int(last), (int(last_records), int(last_bytes))),
-            [
-                FrameRow(int(frame), (int(records), int(size)), _size(*before), hole, int(lost))
-                for frame, records, size, *before, hole, lost in frames
-            ],
-            self._gaps_of(run),
+            list(map(frame_row, frames)),
+            dict(map(_gap, gaps)),
             len(frames) < frames_max,
         )
 
-    def _lock_run(self, run: bytes) -> Row:
-        """Lock a run's row against everybody until the transaction ends."""
-        [row] = self._query(
-            'SELECT "source", "up_to", COALESCE("up_to_records", "records"),'
-            ' COALESCE("up_to_bytes", "bytes"), "last", "last_records", "last_bytes"'
-            f' FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}',
-            run,
-        )
-        return row
+    def _locked_up_to(self, run: bytes) -> Statement:
+        """Locks a run's row against everybody until the transaction ends, and tells up_to."""
+        return (f'SELECT "up_to" FROM {self._runs} WHERE "run" = ?{self.EXCLUSIVE}', run)
 
     def _gaps_of(self, run: bytes) -> dict[int, GapRow]:
         """The run's gaps that have numbers, by their keys, in the order of their numbers."""
-        rows = self._query(
+        return dict(map(_gap, self._query(*self._numbered_gaps(run))))
+
+    def _numbered_gaps(self, run: bytes) -> Statement:
+        return (
             'SELECT "gap", "first", "last", "records", "bytes", "recovered", "recovered_bytes",'
             f' "records_before", "bytes_before" FROM {self._gaps}'
             ' WHERE "run" = ? AND "first" IS NOT NULL ORDER BY "first"',
             run,
         )
-        return {
-            int(gap): GapRow(
-                (int(first), int(last)),
-                _size(records, size),
-                (int(recovered), int(recovered_bytes)),
-                _size(*before),
-            )
-            for gap, first, last, records, size, recovered, recovered_bytes, *before in rows
-        }
 
     def _move_up(self, account: Account, up_to: int, folded: Sequence[FrameRow]) -> None:
+        """Write down what is accounted for now, and commit it."""
         run = account.run
         found = self._cut_gaps(account, folded)
         if folded:
-            self._add_sums(run, folded[-1].number)
-            self._query(
-                f'DELETE FROM {self._frames} WHERE "run" = ? AND "frame" <= ?',
-                run,
-                folded[-1].number,
-            )
-        records, size = account.after().get(up_to) or (None, None)
-        self._query(
-            f'UPDATE {self._runs} SET "up_to" = ?, "up_to_records" = ?, "up_to_bytes" = ?,'
-            ' "lost" = CASE WHEN "lost" > ? THEN "lost" - ? ELSE 0 END WHERE "run" = ?',
-            *(up_to, records, size, found, found, run),
+            last = folded[-1].number
+            [sums] = self._query(*self._sums_of(run, 0, last))
+            self._query_all(self._added(run, sums), self._forgotten(run, 0, last))
+        self._query_all(
+            self._moved(run, up_to, account.after().get(up_to), found),
+            ("COMMIT",),
         )
 
-    def _add_sums(self, run: bytes, last: int) -> None:
-        """Add the frames up to `last` to the run's row."""
+    # ── statements of a fold: frames rows from number `first` to `last` ─────────────────
+
+    def _sums_of(self, run: bytes, first: int, last: int) -> Statement:
+        """What they add up to."""
         sums = ", ".join(f'SUM("{name}")' for name in COUNTS)
-        [row] = self._query(
+        return (
             f'SELECT {sums}, MIN("first_received"), MAX("last_received") FROM {self._frames}'
-            ' WHERE "run" = ? AND "frame" <= ?',
-            run,
-            last,
+            ' WHERE "run" = ? AND "frame" BETWEEN ? AND ?',
+            *(run, first, last),
         )
-        counts, (begin, end) = [int(count) for count in row[: len(COUNTS)]], row[len(COUNTS) :]
+
+    def _added(self, run: bytes, sums: Row) -> Statement:
+        """Adds their sums to the run's row."""
+        counts, (begin, end) = [int(count) for count in sums[: len(COUNTS)]], sums[len(COUNTS) :]
         added = ", ".join(f'"{name}" = "{name}" + ?' for name in COUNTS)
-        self._query(
+        return (
             f"UPDATE {self._runs} SET {added},"
             ' "first_received" = CASE WHEN "first_received" <= ? THEN "first_received" ELSE ? END,'
             ' "last_received" = CASE WHEN "last_received" >= ? THEN "last_received" ELSE ? END'
             ' WHERE "run" = ?',
-            *counts,
-            *(begin, begin, end, end, run),
+            *(*counts, begin, begin, end, end, run),
+        )
+
+    def _forgotten(self, run: bytes, first: int, last: int) -> Statement:
+        """Deletes them."""
+        return (
+            f'DELETE FROM {self._frames} WHERE "run" = ? AND "frame" BETWEEN ? AND ?',
+            *(run, first, last),
+        )
+
+    def _moved(self, run: bytes, up_to: int, sums: Size | None, found: int) -> Statement:
+        """Raises up_to, with the run's sums there; so many records are no longer missing."""
+        return (
+            f'UPDATE {self._runs} SET "up_to" = ?, "up_to_records" = ?, "up_to_bytes" = ?,'
+            ' "lost" = CASE WHEN "lost" > ? THEN "lost" - ? ELSE 0 END WHERE "run" = ?',
+            *(up_to, *(sums or (None, None)), found, found, run),
         )
 
     # ── gaps ────────────────────────────────────────────────────────────────────────────
@@ -435,6 +510,19 @@ def difference(before: Size | None, after: Size | None) -> Size | None:
         return None
     records, size = after[0] - before[0], after[1] - before[1]
     return (records, size) if records >= 0 and size >= 0 else None
+
+
+def frame_row(row: Row) -> FrameRow:
+    """A row of FRAME_COLUMNS."""
+    number, records, size, *before, hole, lost = row
+    return FrameRow(int(number), (int(records), int(size)), _size(*before), hole, int(lost))
+
+
+def _gap(row: Row) -> tuple[int, GapRow]:
+    """A gap's key, and what else is in its row."""
+    gap, first, last, records, size, recovered, recovered_bytes, *before = row
+    came = int(recovered), int(recovered_bytes)
+    return int(gap), GapRow((int(first), int(last)), _size(records, size), came, _size(*before))
 
 
 def _size(records: int | None, size: int | None) -> Size | None:

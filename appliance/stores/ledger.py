@@ -47,6 +47,7 @@ from appliance.stores.folding import FoldingStore, is_stored
 from appliance.stores.tables import COUNTS, DUPLICATE, Row, Unrecognised, Writer
 
 LOOKS_MAX = 100  # rounds of one store(); each needs another holder that has just committed
+AT_ONCE_BYTES_MAX = 64 * 1024  # of bodies that are written without a savepoint
 WRITTEN_BYTES_MAX = 1024 * 1024  # of bodies whose rows are text at the same time
 REASON_CHARS_MAX = 1000
 WORD_CHARS_MAX = 32
@@ -62,6 +63,8 @@ class LeftOut:
 
 class LedgerStore(FoldingStore):
     """A store that keeps the ledger's promises on some SQL database."""
+
+    _is_wary = False  # rows were refused the last time: a savepoint goes before each statement
 
     @cached_property
     def _run_ends(self) -> set[RunEnd]:
@@ -102,15 +105,17 @@ class LedgerStore(FoldingStore):
     # ── storing ─────────────────────────────────────────────────────────────────────────
 
     def _try_to_store(self, batches: Sequence[Batch], hold: Hold | None) -> Stored | None:
-        """One round of the transaction; None: somebody was faster, look again."""
-        self._query(self.BEGIN)
-        up_to = self._lock_runs(sorted({batch.run for batch in batches}))
+        """One round of the transaction; None: nothing is written, look again."""
+        up_to, known = self._lock_and_look(batches)
         unknown = {batch.run: batch.source for batch in batches if batch.run not in up_to}
         if unknown:
             self._query("ROLLBACK")
             self._make_runs(unknown)
             return None
-        new = self._not_yet_stored(batches, up_to)
+        new = self._not_yet_stored(batches, up_to, known)
+        is_small = sum(batch.bytes for batch in new) <= AT_ONCE_BYTES_MAX
+        if hold is None and is_small and not self._is_wary:
+            return self._store_at_once(new)
         if not self._claim(new):
             self._query("ROLLBACK")
             return None
@@ -120,15 +125,39 @@ class LedgerStore(FoldingStore):
         self._query("COMMIT")
         return replace(stored, rows_s=rows_s)
 
-    def _lock_runs(self, runs: Sequence[bytes]) -> dict[bytes, int]:
-        """Lock the runs' rows against fold until the transaction ends; {run: up_to}."""
-        marks = ", ".join("?" * len(runs))
-        rows = self._query(
-            f'SELECT "run", "up_to" FROM {self._runs} WHERE "run" IN ({marks})'
-            f' ORDER BY "run"{self.SHARED}',
-            *runs,
+    def _lock_and_look(
+        self, batches: Sequence[Batch]
+    ) -> tuple[dict[bytes, int], dict[bytes, set[int]]]:
+        """Begin, lock the runs' rows against fold until the transaction ends, and only then look.
+
+        Returns {run: up_to}, and of each run those of these frames that have a frames row.
+        """
+        numbers: dict[bytes, list[str]] = {}
+        for batch in batches:
+            numbers.setdefault(batch.run, []).append(str(batch.number))
+        marks = ", ".join("?" * len(numbers))
+        looks = [
+            (
+                f'SELECT "frame" FROM {self._frames} WHERE "run" = ?'
+                f' AND "frame" IN ({", ".join(numbers[run])})',
+                run,
+            )
+            for run in numbers
+        ]
+        _, runs, *rows = self._query_all(
+            (self.BEGIN,),
+            (
+                f'SELECT "run", "up_to" FROM {self._runs} WHERE "run" IN ({marks})'
+                f' ORDER BY "run"{self.SHARED}',
+                *numbers,
+            ),
+            *looks,
         )
-        return {bytes(run): int(up_to) for run, up_to in rows}
+        known = [{int(number) for (number,) in found} for found in rows]
+        return (
+            {bytes(run): int(up_to) for run, up_to in runs},
+            dict(zip(numbers, known, strict=True)),
+        )
 
     def _make_runs(self, sources: Mapping[bytes, str]) -> None:
         """Make the rows of runs seen for the first time, each in its own transaction."""
@@ -175,37 +204,66 @@ class LedgerStore(FoldingStore):
             )
 
     def _not_yet_stored(
-        self, batches: Sequence[Batch], up_to: Mapping[bytes, int]
-    ) -> Sequence[Batch]:
-        numbers: dict[bytes, list[int]] = {}
-        for batch in batches:
-            numbers.setdefault(batch.run, []).append(batch.number)
-        stored = {run: self._stored(run, numbers[run], up_to[run]) for run in numbers}
-        return [batch for batch in batches if batch.number not in stored[batch.run]]
+        self,
+        batches: Sequence[Batch],
+        up_to: Mapping[bytes, int],
+        known: Mapping[bytes, set[int]],
+    ) -> list[Batch]:
+        """Those that the rule at the top of this file calls not stored."""
+        lowest = {batch.run: batch.number for batch in reversed(batches)}  # they are sorted
+        spans = {
+            run: [gap.span for gap in self._gaps_of(run).values() if gap.span]
+            for run, number in lowest.items()
+            if number <= up_to[run]
+        }
+        return [
+            one
+            for one in batches
+            if not is_stored(one.number, known[one.run], up_to[one.run], spans.get(one.run, ()))
+        ]
 
-    def _stored(self, run: bytes, numbers: Sequence[int], up_to: int) -> set[int]:
-        """Which of these frames are stored: the rule at the top of this file."""
-        listed = ", ".join(map(str, numbers))
-        rows = self._query(
-            f'SELECT "frame" FROM {self._frames} WHERE "run" = ? AND "frame" IN ({listed})', run
-        )
-        known = {int(number) for (number,) in rows}
-        gaps = self._gaps_of(run).values() if min(numbers) <= up_to else ()
-        spans = [gap.span for gap in gaps if gap.span]
-        return {number for number in numbers if is_stored(number, known, up_to, spans)}
+    def _store_at_once(self, new: Sequence[Batch]) -> Stored | None:
+        """Claim, write and commit in one go; None: something is refused, and nothing is written.
+
+        There is no savepoint to go back to: all is rolled back. The next round goes step by step,
+        and finds out what it was.
+        """
+        self._is_wary = True  # until nothing is refused
+        began = self._clock()
+        try:
+            with self._at_once():
+                self._claim_rows(new)
+                for _, writer in self._writers(new, None):
+                    for part in writer.parts:
+                        writer.insert(*part)
+                stored = self._write_beside(new, {})
+                self._query("COMMIT")
+        except Rejected:
+            self._query("ROLLBACK")
+            return None
+        self._is_wary = False
+        return replace(stored, rows_s=self._clock() - began)
 
     def _claim(self, new: Sequence[Batch]) -> bool:
         """Insert the ledger rows; False if somebody else has one of the frames already."""
         try:
-            self._insert("frames", [frame_row(batch) for batch in new])
+            self._claim_rows(new)
         except Rejected:
             return False
         return True
+
+    def _claim_rows(self, new: Sequence[Batch]) -> None:
+        self._insert("frames", [frame_row(batch) for batch in new])
 
     def _write(self, new: Sequence[Batch], hold: Hold | None) -> Stored:
         """Write what belongs to frames that are claimed; what is refused becomes dead letters."""
         refused = self._insert_data(new, hold)
         self._check_judgement(refused, sum(len(batch.rows) for batch in new))
+        self._is_wary = bool(refused)
+        return self._write_beside(new, refused)
+
+    def _write_beside(self, new: Sequence[Batch], refused: Mapping[int, Rejected]) -> Stored:
+        """Write what goes beside the rows, of which these are refused; what it adds up to."""
         left_out = by_batch(new, refused, self._on_duplicate == "ignore")
         for index, part in left_out.items():
             self._correct(new[index], part)

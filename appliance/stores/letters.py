@@ -193,8 +193,7 @@ class Letters(LedgerStore):
         """Try letters of one run again, in one transaction; unless `keep`, it is rolled back."""
         [run] = {name.run for name in names}
         with self._giving_way():
-            self._query(self.BEGIN)
-            self._lock_run(run)
+            self._query_all((self.BEGIN,), self._locked_up_to(run))
             letters = [letter for letter in self._read(names) if letter.retried_at is None]
             retried = self._retry(run, letters, remake(letters))
             self._query("COMMIT" if keep else "ROLLBACK")

@@ -20,6 +20,7 @@ from itertools import accumulate
 from typing import Any
 
 import pymysql
+from pymysql.constants import CLIENT
 
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
@@ -37,6 +38,7 @@ from appliance.stores.tables import (
     Row,
     Rows,
     Span,
+    Statement,
     Table,
     Unrecognised,
     Writer,
@@ -50,6 +52,7 @@ GIVING_WAY_S = 5  # the same, where everybody who stores waits meanwhile
 SERVER_IDLE_S = 120  # the server drops the session then, and what it had locked
 PING_AFTER_S = 60  # idle longer than this: ask before the transaction
 STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame usually fits, escaped, and stays whole
+JOINED_BYTES_MAX = 32 * 1024  # of small statements that are sent together
 PACKET_SPARE_BYTES = 1024
 ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's other values
 
@@ -113,6 +116,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         self._record_bytes_max = record_bytes_max
         self._connection: Any = None
         self._prepared: bulk.Prepared | None = None  # of this connection
+        self._held_back: list[bytes] | None = None  # statements, where they may be
         self._used_at = 0.0
         self._packet_bytes_max = 0
 
@@ -152,6 +156,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
                 read_timeout=self._io_s,
                 write_timeout=self._io_s,
                 program_name="stream-daemon",
+                client_flag=CLIENT.MULTI_STATEMENTS,
                 **address.tls_options(),
             )
         except pymysql.Error as error:
@@ -176,15 +181,48 @@ class MySQLStore(Books, Letters, GapList, Disposable):
 
     def run(self, statement: str | bytes) -> list[Row]:
         """Run one statement as it stands; its rows."""
+        text = statement if isinstance(statement, bytes) else statement.encode()
+        if self._held_back is not None:
+            self._held_back.append(text)
+            return []
+        [rows] = self._run_all([text])
+        return rows
+
+    def _run_all(self, statements: Sequence[bytes]) -> list[list[Row]]:
+        """Run statements, none behind one that fails, with few questions; the rows of each."""
+        parts = cut([len(statement) + 1 for statement in statements], JOINED_BYTES_MAX)
+        return [rows for lo, hi in parts for rows in self._answers(b";".join(statements[lo:hi]))]
+
+    def _answers(self, joined: bytes) -> list[list[Row]]:
+        """What the server answers to each statement of a text."""
         with self._talking(), self._connection.cursor() as cursor:
-            cursor.execute(statement)
-            return list(cursor.fetchall())
+            cursor.execute(joined)
+            answers = [list(cursor.fetchall())]
+            while cursor.nextset():
+                answers.append(list(cursor.fetchall()))
+            return answers
 
     def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: bytes) -> bool:
         """Run an INSERT of one row for many (see bulk.py); whether the server can do that."""
+        self._let_go()
         with self._talking():
             assert self._prepared is not None
             return self._prepared.insert(statement, kinds, rows)
+
+    def _let_go(self) -> None:
+        """Have run now what is held back."""
+        if self._held_back:
+            statements, self._held_back = self._held_back, []
+            self._run_all(statements)
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        self._held_back = []
+        try:
+            yield
+            self._let_go()
+        finally:
+            self._held_back = None
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -203,9 +241,20 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         return self.run(sql)
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        return self.run(self._text(sql, parameters))
+
+    def _query_all(self, *statements: Statement) -> list[list[Row]]:
+        try:
+            return self._run_all([self._text(sql, values) for sql, *values in statements])
+        except Rejected as error:
+            raise self._refused_ledger(error) from error
+
+    def _text(self, sql: str, parameters: Sequence[Any]) -> bytes:
+        """A statement of the ledger as this server reads it, with its values in it."""
         marked = sql.replace('"', "`").replace("?", "%s")
-        with self._connection.cursor() as cursor:
-            return self.run(cursor.mogrify(marked, parameters) if parameters else marked)
+        if parameters:
+            marked %= tuple(map(self._connection.escape, parameters))
+        return marked.encode()
 
     def _translated(self, error: pymysql.Error) -> StreamDaemonError:
         number, text = error.args if len(error.args) == 2 else (0, str(error))

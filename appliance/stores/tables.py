@@ -117,6 +117,7 @@ INDEXED = ("dead",)  # tables that have an index, which those of OLDER_SCHEMAS l
 Row = tuple[Any, ...]
 Rows = Sequence[Row]
 Span = tuple[int, int]
+Statement = tuple[Any, ...]  # SQL of the ledger, and a value for each ? in it
 Change = tuple[str, Callable[[], bool]]  # a statement, and whether what it makes is there
 
 
@@ -336,8 +337,27 @@ class TableStore(ABC):
         except Rejected as error:
             raise self._refused_ledger(error) from error
 
+    def _query_all(self, *statements: Statement) -> list[list[Row]]:
+        """The same for several, in this order, and none behind one that fails; the rows of each.
+
+        A server is asked for all of them at once: what waits for its answers, under a lock, waits
+        once.
+        """
+        return [self._query(*statement) for statement in statements]
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Let a server have the statements of this block at once, where it ends.
+
+        They are run in their order, and none behind one that fails. Of what a statement in here
+        answers nothing is seen, and its refusal may be met at the end only, as it is: Rejected.
+        """
+        yield
+
     def _insert(self, table: str, rows: Rows) -> None:
         """Insert rows into a table of the ledger, all of its columns but a serial one."""
+        if not rows:
+            return
         names = [name for name, kind in TABLES[table].columns.items() if kind != "serial"]
         writer = self._writer(self._name(table), names, [rows])
         for lo, hi in writer.parts:

@@ -277,12 +277,13 @@ def test_what_came_meanwhile_is_no_gap(bench: Bench) -> None:
     assert gaps(bench) == [(None, None, CAUSE, 7, frames[6].bytes, 7)]
 
 
+@pytest.mark.parametrize("limit", ["FOLD_FRAMES_MAX", "STEP_FRAMES_MAX"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_few_rows_are_read_at_once(
-    bench: Bench, size: int, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, size: int, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was not read is not missing."""
-    monkeypatch.setattr("appliance.stores.folding.FOLD_FRAMES_MAX", size)
+    monkeypatch.setattr(f"appliance.stores.folding.{limit}", size)
     frames, later = sent(*range(1, 13)), sent(1, run=LATER_RUN)
     came = some(frames, 1, 2, 3, 5, 6, 8, 9, 10)
     store = bench.open()
@@ -467,6 +468,34 @@ def test_giving_up_and_storing_meet_at_every_point(bench: Bench, first: str) -> 
         assert store.store(frames).frames == left, where
         assert store.fold() == [], where
         assert (bench.up_to(run), bench.folded(run), lost(bench, run)) == (4, 10, 0), where
+        if beat.calls_left > 0:
+            return
+    pytest.fail("it makes more calls than expected")
+
+
+@pytest.mark.parametrize("other", ["store", "fold", "store and fold"])
+def test_folding_meets_others_at_every_point(bench: Bench, other: str) -> None:
+    """What follows up_to is seen before the lock; meanwhile a gap below fills, or another folds."""
+    for call in range(1, CALLS_MAX):
+        run, where = call.to_bytes(16, "big"), f"at call {call}"
+        frames = sent(1, 2, 3, 4, 5, run=run)
+        store, beat = bench.open(), At(call, crash)
+        store.store(some(frames, 1, 3))
+        give_up(store)
+        assert (bench.up_to(run), lost(bench, run)) == (3, 2), where
+        store.store(some(frames, 4, 5))
+
+        def act(store: Store, frames: Sequence[Batch] = frames) -> None:
+            if "store" in other:
+                assert store.store(some(frames, 2)).frames == 1
+            if "fold" in other:
+                store.fold()
+
+        meet(bench, beat, lambda store: store.fold(), act)
+        assert store.store(frames).frames == (0 if "store" in other else 1), where
+        store.fold()
+        assert (bench.up_to(run), bench.folded(run), lost(bench, run)) == (5, 15, 0), where
+        assert bench.waiting() == [], where
         if beat.calls_left > 0:
             return
     pytest.fail("it makes more calls than expected")

@@ -441,6 +441,68 @@ def test_nothing_is_made_of_a_row_before_it_was_named(mariadb_database: Database
     bench.close()
 
 
+# ── few questions ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What servers are sent."""
+    asked: list[bytes] = []
+    execute = pymysql.connections.Connection._execute_command
+
+    def spy(connection: Any, command: int, sql: str | bytes) -> None:
+        asked.append(sql if isinstance(sql, bytes) else sql.encode())
+        execute(connection, command, sql)
+
+    monkeypatch.setattr(pymysql.connections.Connection, "_execute_command", spy)
+    return asked
+
+
+def test_a_small_lease_is_two_questions(server_database: Database, asked: list[bytes]) -> None:
+    store = ServerBench(server_database).open()
+    store.prepare()
+    for number in range(1, 4):  # the first one makes the run's row
+        asked.clear()
+        assert store.store([batch(number, 1, 2)]) == Stored(1, 2)
+    look, write = (sql.split(b" ")[0].split(b";")[0] for sql in asked)
+    assert (look, write) == (b"START", b"INSERT")
+    assert store.store([batch(3, 1, 2)]) == Stored()
+    store.close()
+
+
+def test_rows_in_bulk_come_behind_their_ledger_row(
+    mariadb_database: Database, asked: list[bytes]
+) -> None:
+    """They can't be joined with it, so it is sent before them, and not behind."""
+    store = ServerBench(mariadb_database).open()
+    store.prepare()
+    for number in (2, 4):  # those have their rows as a block
+        asked.clear()
+        assert store.store([batch(number, *range(20))]) == Stored(1, 20)
+    _, ledger_row, bulk, rest = asked
+    assert ledger_row.startswith(b"INSERT INTO `nfl_frames`")
+    assert b"INSERT" not in bulk
+    assert rest.startswith(b"INSERT INTO `records`")
+    assert rest.endswith(b";COMMIT")
+    store.close()
+
+
+def test_behind_a_refusal_one_lease_goes_step_by_step(
+    server_database: Database, asked: list[bytes]
+) -> None:
+    """What is refused once is often refused again, and all of it would have to be sent twice."""
+    store = ServerBench(server_database).open()
+    store.prepare()
+    with_savepoints = []
+    for number, value in enumerate([1, BAD, BAD, 1, 1], 1):
+        asked.clear()
+        assert store.store([batch(number, value)]).frames == 1
+        with_savepoints.append(b"SAVEPOINT part" in asked)
+    assert with_savepoints == [False, True, True, True, False]
+    assert len(asked) == 2
+    store.close()
+
+
 # ── rejected rows ───────────────────────────────────────────────────────────────────────
 
 
@@ -681,10 +743,11 @@ def test_an_outage_is_waited_out_with_the_same_object(bench: Bench) -> None:
     assert bench.up_to() == 2
 
 
-def test_a_crash_at_any_call_stores_all_or_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize("bad", [(BAD,), ()], ids=["with a bad row", "all at once"])
+def test_a_crash_at_any_call_stores_all_or_nothing(bench: Bench, bad: tuple[int, ...]) -> None:
     expected: list[tuple[Any, ...]] = []
     for call in range(1, CALLS_MAX):
-        lease = [batch(call * 2, call, BAD, call), batch(call * 2 + 1, call)]
+        lease = [batch(call * 2, call, *bad, call), batch(call * 2 + 1, call)]
         beat = At(call, crash)
         try:
             bench.open(beat).store(lease)
@@ -694,7 +757,7 @@ def test_a_crash_at_any_call_stores_all_or_nothing(bench: Bench) -> None:
         bench.open().store(lease)
         expected += [(call, f"{call * 2}:{call}")] * 2 + [(call, f"{call * 2 + 1}:{call}")]
         assert bench.rows() == expected, f"at call {call}"
-        assert len(bench.dead()) == call
+        assert len(bench.dead()) == call * len(bad)
         if beat.calls_left > 0:
             return
     pytest.fail("a store makes more calls than expected")
