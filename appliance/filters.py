@@ -9,7 +9,7 @@ So a record without the value is not included, nor is it excluded.
 
 Senders decide what is searched here, so no test may take more than linear time: `regex` is
 RE2's, which never backtracks, and the words are plain alternatives between two looks at one
-neighbour each. Pure; finding the value by its path is the matter of rows.py.
+neighbour each. Pure; finding the value by its path is the matter of reading.py.
 """
 
 import re

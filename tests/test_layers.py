@@ -19,9 +19,9 @@ ROWS = {  # row: its files (a folder with its slash), the rows that they may imp
     "packages": ("__init__", ""),
     "words": ("frame batch errors texts fdnames", "words"),
     "decisions": (
-        "config addresses settings toml_lines toml_tables contracts framing filters holes rows "
-        "isolate signals backoff poison refusals reload status herald rates tweets accounts "
-        "balance installation pace",
+        "config addresses settings toml_lines toml_tables contracts framing filters holes "
+        "reading rows isolate signals backoff poison refusals reload status herald rates tweets "
+        "accounts balance installation pace",
         "decisions words",
     ),
     "sources": ("sources/", "sources decisions words"),

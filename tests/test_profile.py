@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.bench import profile, sampling
-from tests.bench.sampling import ORJSON, OURS, PYMYSQL, REDIS, REST, NoSamplesError
+from tests.bench.sampling import JSON, OURS, PYMYSQL, REDIS, REST, NoSamplesError
 from tests.conftest import find_service
 from tests.redis_servers import find_valkey
 
@@ -16,9 +16,10 @@ ROOT = "main (appliance/__main__.py:13);Subscriber.run (appliance/subscriber.py:
 @pytest.mark.parametrize(
     ("stack", "owner"),
     [
-        ("RowMaker._take_whole (appliance/rows.py:168)", OURS),
-        ("RowMaker._take_whole (appliance/rows.py:168);bytes_split (bytesobject.c:12)", OURS),
-        ("RowMaker._take_whole (appliance/rows.py:168);0x7f8f (orjson/orjson.cpython.so)", ORJSON),
+        ("RowMaker.batch (appliance/rows.py:168)", OURS),
+        ("RowMaker.batch (appliance/rows.py:168);bytes_split (bytesobject.c:12)", OURS),
+        ("_parsed (appliance/reading.py:171);0x7f8f (orjson/orjson.cpython.so)", JSON),
+        ("_each (appliance/reading.py:139);decode (msgspec/_core.cpython.so)", JSON),
         ("run (appliance/stores/mysql.py:497);Cursor.execute (pymysql/cursors.py:170)", PYMYSQL),
         ("read (redis/_parsers/hiredis.py:9);feed (hiredis/hiredis.so);memcpy (libc.so.6)", REDIS),
         ("read (appliance/child.py:9);loads (json/decoder.py:9)", REST),
@@ -34,7 +35,7 @@ def test_samples_are_counted_and_become_shares() -> None:
     text = f"{ROOT} 6\n{ROOT};loads (json/decoder.py:9) 2\n{ROOT};recv (libc.so.6) 90\n"
     counts = sampling.count(text)
     assert counts == {OURS: 6, REST: 2}
-    assert sampling.shares(counts) == {OURS: 0.75, PYMYSQL: 0, REDIS: 0, ORJSON: 0, REST: 0.25}
+    assert sampling.shares(counts) == {OURS: 0.75, PYMYSQL: 0, REDIS: 0, JSON: 0, REST: 0.25}
 
 
 def test_who_may_not_look_is_told_so() -> None:

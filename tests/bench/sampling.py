@@ -19,14 +19,15 @@ RATE = 250  # looks a second
 END_S = 60.0
 ROOT = " → it takes root to look into other processes: sudo make profile"
 
-OURS, PYMYSQL, REDIS, ORJSON, REST = "our code", "PyMySQL", "redis-py", "orjson", "rest of Python"
-OWNERS = (OURS, PYMYSQL, REDIS, ORJSON, REST)
+OURS, PYMYSQL, REDIS, JSON, REST = "our code", "PyMySQL", "redis-py", "JSON", "rest of Python"
+OWNERS = (OURS, PYMYSQL, REDIS, JSON, REST)
 PACKAGES = {  # how the file of a frame begins
     "appliance/": OURS,
     "pymysql/": PYMYSQL,
     "redis/": REDIS,
     "hiredis/": REDIS,
-    "orjson/": ORJSON,
+    "orjson/": JSON,
+    "msgspec/": JSON,
 }
 # A sample with one of these at its end is the kernel's time, which /proc tells better.
 SYSTEM_CALLS = {
