@@ -14,6 +14,7 @@ from appliance.config import Column
 from appliance.errors import Unavailable
 from appliance.stores import bulk
 from appliance.stores.address import parse_url
+from appliance.stores.ledger import AT_ONCE_BYTES_MAX
 from appliance.stores.mysql import MySQLStore
 from tests.database_server import PASSWORD, Database
 
@@ -47,7 +48,8 @@ def store_of(database: Database, options: str = "", **more: Any) -> Watched:
 def batch(number: int, values: Values, count: int, same: Values | None = None) -> Batch:
     raws = [f"{n}".encode() for n in range(count)]
     rows = Block(count, (Same("it's ❤") if same is None else same, values))
-    return Batch(RUN, number, "tweets", count, 0, 1.0, 2.0, rows, list(range(count)), raws)
+    size = AT_ONCE_BYTES_MAX + 1  # small ones go as text
+    return Batch(RUN, number, "tweets", count, size, 1.0, 2.0, rows, list(range(count)), raws)
 
 
 def text_batch(number: int, texts: list[str], same: str = "it's ❤") -> Batch:

@@ -21,9 +21,10 @@ commit. Each part is there for a reason:
   (counted as filtered: the configuration leaves it out), or written over the row that is there
   (counted as stored). Ignoring is done by isolation too, never by the database: an INSERT IGNORE
   would swallow errors of data, and how many rows it took can't be told for sure.
-- A savepoint goes before each statement of data. After a refusal the transaction is set back to
-  it, which proves that the transaction still exists: a database that had silently rolled back
-  all of it would commit rows without their ledger rows.
+- A savepoint goes before data: before some statements of it, or, while rows are refused, before
+  each. After a refusal the transaction is set back to it, which proves that the transaction still
+  exists: a database that had silently rolled back all of it would commit rows without their
+  ledger rows. A small lease needs none: what is refused there is rolled back as a whole.
 - A frame that processes died with (see poison.py) is written row by row, each named before.
 - Also inside a gap a frame gets its ledger row: the fold, which holds the run's row exclusively,
   cuts it out of the gap. Nobody else changes up_to or a gap's numbers.
@@ -287,6 +288,8 @@ class LedgerStore(FoldingStore):
         """Insert into the user's table; returns the rows that are refused, by their index."""
         refused: dict[int, Rejected] = {}
         for first, writer in self._writers(new, hold):
+            if not self._is_wary and self._is_taken_whole(writer):
+                continue
             insert = self._guarded(writer.insert)
             for part in writer.parts:
                 found = isolate(*part, insert)
@@ -330,6 +333,21 @@ class LedgerStore(FoldingStore):
                 yield first + index, write([batch.rows[index : index + 1]])
             first += len(batch.rows)
         hold(NO_RECORD)
+
+    def _is_taken_whole(self, writer: Writer) -> bool:
+        """Insert all rows of a writer behind one savepoint; False: one is refused, and none is in.
+
+        From then on each statement gets a savepoint of its own, as long as there are refusals.
+        """
+        self._query("SAVEPOINT part")
+        try:
+            for part in writer.parts:
+                writer.insert(*part)
+        except Rejected:
+            self._query("ROLLBACK TO SAVEPOINT part")
+            self._is_wary = True
+        self._query("RELEASE SAVEPOINT part")
+        return not self._is_wary
 
     def _guarded(self, insert: Insert) -> Insert:
         """The same, with the transaction set back to where it was after a refusal.

@@ -204,25 +204,18 @@ class MySQLStore(Books, Letters, GapList, Disposable):
 
     def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: bytes) -> bool:
         """Run an INSERT of one row for many (see bulk.py); whether the server can do that."""
-        self._let_go()
         with self._talking():
             assert self._prepared is not None
             return self._prepared.insert(statement, kinds, rows)
-
-    def _let_go(self) -> None:
-        """Have run now what is held back."""
-        if self._held_back:
-            statements, self._held_back = self._held_back, []
-            self._run_all(statements)
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
         self._held_back = []
         try:
             yield
-            self._let_go()
         finally:
-            self._held_back = None
+            held_back, self._held_back = self._held_back, None
+        self._run_all(held_back)
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -295,10 +288,14 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         insert = _Insert(self, head.encode(), tail.encode(), len(columns), limit)
-        can_be = self._prepared is not None and self._prepared.can_prepare
-        is_worth_it = can_be and sum(map(len, blocks)) >= bulk.ROWS_MIN
-        rows = bulk.bulk_rows(blocks) if is_worth_it else None
+        rows = bulk.bulk_rows(blocks) if self._can_bulk(blocks) else None
         return _Bulks(insert, blocks, rows) if rows else _Statements(insert, blocks)
+
+    def _can_bulk(self, blocks: Sequence[Rows]) -> bool:
+        """Whether to try: what is held back to be sent at once is text."""
+        if self._held_back is not None or self._prepared is None:
+            return False
+        return self._prepared.can_prepare and sum(map(len, blocks)) >= bulk.ROWS_MIN
 
     def _letter_bytes_max(self) -> int:
         return (self._packet_bytes_max - ROW_SPARE_BYTES) // 2  # its bytes go as hex digits
