@@ -13,7 +13,7 @@ from appliance.batch import Batch, Stored
 from appliance.contracts import Hole, Store
 from appliance.frame import RunEnd
 from appliance.settings import Column
-from appliance.stores import ledger
+from appliance.stores import folding, ledger
 from appliance.stores.folding import GapRow, pieces, reach, uncovered
 from appliance.stores.ledger import grouped
 from appliance.stores.sqlite import SQLiteStore
@@ -159,6 +159,21 @@ def test_how_long_the_rows_of_a_transaction_took(
     next(ticks)
     stored = store.store(frames_of([3]))
     assert stored.rows_s == 1 + statements, "savepoint and release, or the commit"
+    store.close()
+
+
+def test_a_fold_goes_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stores may go on between two of them, and none reads a row where none is missing."""
+    monkeypatch.setattr(folding, "STEP_FRAMES_MAX", 2)
+    store = SQLiteStore(":memory:", "nfl", "records", COLUMNS)
+    store.prepare()
+    store.store(frames_of([1] * 5))
+    said: list[str] = []
+    query = store._query
+    store._query = lambda sql, *values: said.append(sql) or query(sql, *values)  # type: ignore[method-assign, func-returns-value]
+    assert store.fold() == []
+    assert said.count("COMMIT") == 3
+    assert [sql for sql in said if "BEGIN" in sql] == ["BEGIN IMMEDIATE"] * 3
     store.close()
 
 

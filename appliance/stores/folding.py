@@ -8,6 +8,9 @@ holds the run's row exclusively, so that nobody stores a frame of this run meanw
 run's row and deletes them. A frame that came after all, inside a gap, is cut out of the gap's
 row. What is missing is SUM(records) - SUM(recovered) over all gap rows, where it is known.
 
+Who stores frames of a run waits while it is locked for that. So nothing is looked up under the
+lock that can be known before, and a fold goes in steps of STEP_FRAMES_MAX.
+
 A *hole* is a stretch of numbers that nobody has brought, with something known behind it: a row,
 or the run's last number, which a later run tells. `fold` only reports holes: their frames may
 still wait somewhere. Who has seen that they don't lets `give_up` make a gap row of the hole.

@@ -6,7 +6,7 @@ mysql.py and sqlite.py say how their database does the rest.
 
 **A frame is stored iff it has a `frames` row, or its number ≤ `up_to` and no gap row covers it.**
 
-`store` is one transaction: lock the runs' rows shared, look, insert the ledger rows of the new
+`store` is one transaction: lock the runs' rows shared, then look, insert the ledger rows of the new
 frames *first* and in the order (run, number), then the data, the dead letters, the gaps;
 commit. Each part is there for a reason:
 
@@ -24,7 +24,12 @@ commit. Each part is there for a reason:
 - A savepoint goes before data: before some statements of it, or, while rows are refused, before
   each. After a refusal the transaction is set back to it, which proves that the transaction still
   exists: a database that had silently rolled back all of it would commit rows without their
-  ledger rows. A small lease needs none: what is refused there is rolled back as a whole.
+  ledger rows.
+- Only a small lease goes without: its ledger rows, rows and the commit are one thing for a server,
+  which does them in this order and nothing behind a refusal. After one all is rolled back, and
+  done again step by step. A server is asked twice then, where it was eight times: each question
+  is a moment at which others get the processor. Behind a refusal the next lease goes step by
+  step at once, since refusals come in masses.
 - A frame that processes died with (see poison.py) is written row by row, each named before.
 - Also inside a gap a frame gets its ledger row: the fold, which holds the run's row exclusively,
   cuts it out of the gap. Nobody else changes up_to or a gap's numbers.
