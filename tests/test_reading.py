@@ -183,6 +183,7 @@ def test_a_number_that_nobody_asks_for_may_be_too_large_for_a_float(number: byte
     assert shown([line], []) == ["[]"]
     assert shown([line], ["a"]) == ["[1]"]
     assert shown([line], ["a", "z"]) == [refused]
+    assert shown([line], ["a.b.c"]) == ["[None]"]
     beside = [bad, line, b'{"a":%d}' % 2**70, b'{"z":1e400,"a":1e400}']
     assert shown(beside, ["a"])[1] == "[1]"
 
