@@ -125,7 +125,7 @@ def _each(do: Callable[[Any], Any], things: Sequence[Any]) -> tuple[list[Any], E
     while len(done) < len(things):
         try:
             done.extend(map(do, things[len(done) :]))  # what is before an error is kept
-        except (ValueError, RecursionError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             errors[len(done)] = error.with_traceback(None)  # it would hold what is read here
             done.append(None)
     return done, errors
