@@ -33,7 +33,7 @@ PARSED_MAX = 128  # records that are parsed, looked at and forgotten together
 # Brackets in a line that the fast way takes. So many can't nest deeper than what both ways can
 # follow: where msgspec gives up depends on how deep the caller's own stack is.
 BRACKETS_MAX = 700
-NOTHING = msgspec.Raw(b"null")  # what is found where nothing is
+NOTHING = msgspec.Raw(b"null")  # what is found where nothing is, and within it
 
 Found = dict[str, list[Any]]  # what was found, by path, one entry a line; None: nothing
 Names = tuple[str, ...]  # a path, or its beginning
@@ -125,7 +125,7 @@ def _each(do: Callable[[Any], Any], things: Sequence[Any]) -> tuple[list[Any], E
     while len(done) < len(things):
         try:
             done.extend(map(do, things[len(done) :]))  # what is before an error is kept
-        except (ValueError, RecursionError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             errors[len(done)] = error.with_traceback(None)  # it would hold what is read here
             done.append(None)
     return done, errors
@@ -206,10 +206,8 @@ def _shape(
         return msgspec.Raw
     made = []
     for number, names in enumerate(within):
-        shape = _shape(names, members, asked, fields)
-        default = NOTHING if shape is msgspec.Raw else None
-        made.append((f"f{number}", shape, default))
-        fields[names] = _field_step(f"f{number}", default)
+        made.append((f"f{number}", _shape(names, members, asked, fields), NOTHING))
+        fields[names] = _field_step(f"f{number}")
     renamed = {f"f{number}": names[-1] for number, names in enumerate(within)}
     struct = msgspec.defstruct("Node", made, rename=renamed, gc=False)
     return struct | str | int | float | bool | list | None
@@ -225,7 +223,7 @@ def _is_index(names: Names) -> bool:
     return len(names) > 1 and names[-1].isascii() and names[-1].isdigit()
 
 
-def _field_step(name: str, default: Any) -> Step:
+def _field_step(name: str) -> Step:
     """How to get from structs, and what else may stand there, to one of their fields."""
     get = attrgetter(name)
 
@@ -233,7 +231,7 @@ def _field_step(name: str, default: Any) -> Step:
         try:
             return list(map(get, values))
         except AttributeError:  # not all are objects
-            return [getattr(value, name, default) for value in values]
+            return [getattr(value, name, NOTHING) for value in values]
 
     return fields
 

@@ -24,6 +24,27 @@ class Sabotage:
 
 SABOTAGES = (
     Sabotage(
+        "read: bytes that nobody asks for may be no UTF-8",
+        "appliance/reading.py",
+        "        refused = _not_utf8(lines)",
+        "        refused: Errors = {}",
+        "tests/test_reading.py::test_what_can_not_be_read_has_the_error_that_orjson_gives",
+    ),
+    Sabotage(
+        "read: what can't be read is stored with nothing in its columns",
+        "appliance/reading.py",
+        "            refused |= {left[at]: error for at, error in rest.refused.items()}\n",
+        "",
+        "tests/test_reading.py::test_what_can_not_be_read_has_the_error_that_orjson_gives",
+    ),
+    Sabotage(
+        "read: a record is refused because its neighbour can be read only the other way",
+        "appliance/reading.py",
+        "sorted({*deep, *reading.refused})",
+        "[*range(len(lines))] if reading.refused else deep",
+        "tests/test_reading.py::test_no_record_is_read_otherwise_for_its_neighbours",
+    ),
+    Sabotage(
         "idle: a subscriber that waits for frames doesn't hear of a stop",
         "appliance/queues/redis.py",
         "        if self._is_woken(wait_s):\n            self._unblock()",
