@@ -15,14 +15,17 @@ from appliance.contracts import Chunk
 from appliance.frame import checksum
 from appliance.sources import held, tcp
 from appliance.sources.kernel import AT_REST, SO_PEEK_OFF
-from tests.socket_place import LIMITS, UNIX, Kind, Place
+from tests.socket_place import LIMITS, PEEKS_BEHIND, UNIX, HurriedTcp, Kind, Place
 
 FRAME = LIMITS.frame_bytes_max
 LINES = b"".join(b"line %d of a flood\n" % number for number in range(100))
 TWO_FRAMES = LINES[: 2 * FRAME - 20].rpartition(b"\n")[0] + b"\n"  # almost
 LONG = b"L" * 150
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(not PEEKS_BEHIND, reason="a kernel without SO_PEEK_OFF for TCP"),
+]
 
 
 class Watched(tcp.TcpKernel):
@@ -44,8 +47,7 @@ class Watched(tcp.TcpKernel):
 @pytest.fixture
 def kernel() -> Watched:
     made = Watched()
-    if not made.peeks_behind:
-        pytest.skip("this kernel has no SO_PEEK_OFF for TCP")
+    assert made.peeks_behind
     made.fronts = made.behinds = 0
     return made
 
@@ -152,6 +154,29 @@ def test_it_is_thrown_away_where_a_look_would_show_something_else(
     )
 
 
+def test_of_two_floods_nobody_looks_ahead(place: Place, kernel: Watched) -> None:
+    """The other one's turn is next."""
+    other = place.connect()
+    other.sendall(LINES)
+    _sender, chunk = flood(place)
+    for _ in range(2):
+        kernel.behinds = 0
+        hand_over(place, chunk)
+        chunk = place.peek()
+        place.source.look_ahead()
+    assert kernel.behinds == 0
+
+
+def test_of_a_flood_that_has_ended_nobody_looks_ahead(place: Place, kernel: Watched) -> None:
+    sender, chunk = flood(place)
+    sender.close()
+    hand_over(place, chunk)
+    kernel.behinds = 0
+    place.peek()
+    place.source.look_ahead()
+    assert kernel.behinds == 0
+
+
 def test_a_graceful_stop_changes_nothing(place: Place, kernel: Watched) -> None:
     sender, chunk = flood(place)
     place.source.stop(quick=False)
@@ -221,11 +246,34 @@ def test_an_over_long_record_is_no_business_of_it(place: Place) -> None:
     assert collected == cut + LINES[500:].partition(b"\n")[2]
 
 
-def test_an_urgent_byte_stays_where_it_was_sent(place: Place) -> None:
+def test_behind_a_record_from_a_file_nobody_looks_ahead(tmp_path: Path) -> None:
+    """Its bytes aren't the kernel's any more, so nothing lies behind them there."""
+    place = Place(tmp_path, Kind(HurriedTcp(), tcp.connected))
+    now = 0.0
+    place.born(held.Limits(FRAME, FRAME, 0.2), monotonic=lambda: now)
+    record, sender = b"R" * (FRAME - 20), place.connect()
+    sender.sendall(record)
+    for _ in range(4):
+        assert place.source.peek() is None
+        now += 1.0
+    assert place.files(), "its beginning"
+    sender.sendall(b"\n" + LINES)
+    collected = b""
+    while not collected.endswith(LINES[-100:]):
+        chunk = place.peek()
+        place.source.look_ahead()
+        collected += hand_over(place, chunk)
+    assert collected.replace(b"\n\n", b"\n") == record + b"\n" + LINES  # an empty line is none
+    place.close()
+
+
+@pytest.mark.parametrize("at", [400, 1000])
+def test_an_urgent_byte_stays_where_it_was_sent(place: Place, at: int) -> None:
+    """A peek ends before it, so a look ahead shows less than there is."""
     sender = place.connect()
-    sender.sendall(LINES[:400])
-    sender.send(LINES[400:401], socket.MSG_OOB)
-    sender.sendall(LINES[401:])
+    sender.sendall(LINES[:at])
+    sender.send(LINES[at : at + 1], socket.MSG_OOB)
+    sender.sendall(LINES[at + 1 :])
     collected = b""
     for _ in range(20):
         if chunk := place.source.peek():

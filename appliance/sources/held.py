@@ -382,7 +382,7 @@ class HeldSource:
         if self._kernel.peek_behind(connection.socket, shown.length, view) == size:
             at = shown.start + shown.length
             self._ahead = ahead(shown.cookie, at, self._spare, self._limits.record_bytes_max)
-        self._checkpoint("looked ahead")
+        self._checkpoint("ahead")
 
     def _may_look_ahead(self, connection: Connection) -> bool:
         """Whether it goes on as usual, and nothing of the chunk was read for good."""

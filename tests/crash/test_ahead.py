@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.sources import tcp
 from tests.crash.world import CALLS, AheadWorld, UnansweredWorld, World
+from tests.socket_place import PEEKS_BEHIND
 
 FLOOD = [b"%d of a flood" % number for number in range(260)]  # three frames and a half
-AHEAD = ("peeked behind", "looked ahead")
-pytestmark = pytest.mark.skipif(
-    not tcp.TcpKernel().peeks_behind, reason="this kernel has no SO_PEEK_OFF for TCP"
-)
+AHEAD = ("peeked behind", "ahead")
+pytestmark = pytest.mark.skipif(not PEEKS_BEHIND, reason="a kernel without SO_PEEK_OFF for TCP")
 KINDS = pytest.mark.parametrize("kind", [AheadWorld, UnansweredWorld])
 STEPS_BEHIND = 12  # how long behind a kill or a failure kills are tried: about a turn
 

@@ -21,7 +21,7 @@ BLOCK_LINES = 2500
 PAYLOAD = b"flood " * 66
 KILLS, SELF_KILLS = 50, 10
 LIFE_S_MAX = 0.05  # of a collector, in which it hands some ten frames over
-CHANCE = 0.03
+CHANCE = 0.1  # at each look ahead
 BORN_S = HANDED_OVER_S = 60.0
 QUEUE = '[queue]\nurl = "embedded"\nbytes_max = "4GiB"\n'
 
@@ -48,7 +48,7 @@ class Stream:
 def test_fifty_kills_in_a_flood(seed: int) -> None:
     port, stream, dice = free_port(), Stream(), random.Random(seed)
     config = f'subscribers = 0\n[source.s]\ntype = "tcp"\nlisten = "127.0.0.1:{port}"\n{QUEUE}'
-    with Daemon(config, crash=self_kills({"looked ahead": CHANCE}, SELF_KILLS, seed)) as daemon:
+    with Daemon(config, crash=self_kills({"ahead": CHANCE}, SELF_KILLS, seed)) as daemon:
         sender = threading.Thread(target=send_and_close, args=(port, stream.blocks()))
         sender.start()
         killed = sum(kill(daemon, dice) for _ in range(KILLS))
@@ -63,7 +63,7 @@ def test_fifty_kills_in_a_flood(seed: int) -> None:
         assert [frame.header.number for frame in frames] == [*range(1, len(frames) + 1)]
         assert not any(frame.header.gaps or frame.header.hole for frame in frames)
         assert killed > KILLS // 2
-        assert daemon.crashes() == ["looked ahead"] * SELF_KILLS
+        assert set(daemon.crashes()) == {"ahead"}, "none behind a look ahead"
         assert daemon.stop() == 0
 
 
