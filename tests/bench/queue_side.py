@@ -203,8 +203,8 @@ def own_client(daemon: Daemon) -> "redis.Redis":
 def server(settings: Mapping[str, str]) -> Iterator["redis.Redis"]:
     """A client on one connection to a private server of the binary that we embed.
 
-    Its memory is managed as that of ours. As glibc does it by itself, a server gives its memory back
-    for each push, or never, depending on some hundred bytes of the largest value it has had.
+    Its memory is managed as that of ours. As glibc does it by itself, a server gives its memory
+    back at each push or never: some hundred bytes more or less in a value decide it.
     """
     with (
         PrivateRedis(find_valkey(), options=settings, environ=ENVIRONMENT) as private,
