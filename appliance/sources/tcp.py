@@ -14,7 +14,7 @@ good. Facts behind the code, each tried on Linux:
   unfinished record pins a coalesced buffer of its whole size, the window stays shut and the
   stream stalls.
 - A receive with MSG_TRUNC discards without copying (tcp(7)).
-- SO_PEEK_OFF lets a peek start behind bytes that were shown (Linux 6.9, with IPv6 6.11). It is the
+- SO_PEEK_OFF lets a peek start behind bytes that were shown (Linux 6.9, IPv6 later). It is the
   socket's, which outlives us, and is set for one peek only: who takes a connection over resets it.
 """
 
