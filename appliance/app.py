@@ -106,6 +106,11 @@ AnyStore = mysql.MySQLStore | sqlite.SQLiteStore
 Beat = Callable[[], None]
 
 
+def _meanwhile(source: Source) -> Callable[[], None]:
+    """What a collector does while the queue takes a frame."""
+    return source.look_ahead if isinstance(source, held.HeldSource) else lambda: None
+
+
 def no_beat() -> None:
     """The sign of life of a process that nobody watches."""
 
@@ -653,7 +658,11 @@ class App:
             name,
             source,
             self._queue(
-                f"collector-{name}", birth.slot.beat, self._config.queue.push_s, self._identity
+                f"collector-{name}",
+                birth.slot.beat,
+                self._config.queue.push_s,
+                self._identity,
+                meanwhile=_meanwhile(source),
             ),
             spool,
             notes,
@@ -839,6 +848,7 @@ class App:
         reply_timeout_s: float,
         instance: str = "",
         wake: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> RedisQueue:
         return RedisQueue(
             self._queue_address,
@@ -852,6 +862,7 @@ class App:
             token=lambda: secrets.token_hex(8),
             beat=beat,
             wake=wake,
+            meanwhile=meanwhile,
         )
 
     def _queue_bytes_max(self) -> int:

@@ -8,6 +8,9 @@ One turn, in exactly this order (every other order that was tried lost or double
     source.discard(chunk)      only now is it forgotten
     W = 2n, settle             frame n was handed over
 
+While the push is not answered, the source may get its next chunk ready (sources/ahead.py). That
+reads, and nothing else: no step of a turn moves for it.
+
 Killed anywhere in it, a successor finds W odd and makes exactly this frame again (`_birth`),
 unless some of its bytes are gone: then it had been handed over.
 
@@ -341,7 +344,7 @@ class Collector:
             records_before=note.records_before,
             bytes_before=note.bytes_before,
             body_bytes=len(body),
-            crc=checksum(body),
+            crc=checksum(body) if chunk is None or chunk.crc is None else chunk.crc,
             first_received=note.first_received,
             last_received=note.last_received,
             cursor_before=note.cursor_before,

@@ -38,6 +38,7 @@ class Chunk:
         rejected, gaps, skipped_bytes: see frame.Header.
         rest_s: the turn may take so long: the source has looked at many senders for this chunk,
             and asked later it finds more of each.
+        crc: the body's checksum (frame.Header), where the source knows it already.
     """
 
     body: Buffer
@@ -51,6 +52,7 @@ class Chunk:
     gaps: tuple[Gap, ...] = ()
     skipped_bytes: int = 0
     rest_s: float = 0.0
+    crc: int | None = None
 
 
 class AtRisk(NamedTuple):

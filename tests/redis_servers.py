@@ -30,13 +30,20 @@ STOP_S = 20.0
 class PrivateRedis:
     """A server that only this test knows; its data outlives stop, kill and start.
 
-    `tcp`: listen on a private port of 127.0.0.1 too. `options` are the server's own.
+    `tcp`: listen on a private port of 127.0.0.1 too. `options` are the server's own, `environ` is
+    all of its environment.
     """
 
     def __init__(
-        self, binary: str, *, tcp: bool = False, options: Mapping[str, str] | None = None
+        self,
+        binary: str,
+        *,
+        tcp: bool = False,
+        options: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.binary = binary
+        self.environ = environ or {"LC_ALL": "C"}
         self.directory = Path(tempfile.mkdtemp(prefix="redis-", dir="/tmp"))  # short paths
         self.port = free_port() if tcp else 0
         self.options = {
@@ -90,7 +97,7 @@ class PrivateRedis:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"LC_ALL": "C"},
+                env=dict(self.environ),
                 start_new_session=True,
             )
 

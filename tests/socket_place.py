@@ -19,6 +19,8 @@ from appliance.sources.beginnings import Beginnings
 from appliance.sources.kernel import Kernel
 
 BOOT = "b" * 32
+# Since Linux 6.9 a peek at a TCP connection can start behind its front (SO_PEEK_OFF).
+PEEKS_BEHIND = [int(part) for part in os.uname().release.split(".")[:2]] >= [6, 9]
 END_S = 30.0
 LIMITS = held.Limits(record_bytes_max=100, frame_bytes_max=300, close_wait_s=0.2)
 

@@ -84,7 +84,8 @@ class Place:
 
     def _queue(self, *given: Any, **more: Any) -> MemoryQueue:
         self.queues.append(given)
-        assert more.keys() == {"instance", "disk_is_low", "token", "beat", "wake"}
+        assert more.keys() == {"instance", "disk_is_low", "token", "beat", "wake", "meanwhile"}
+        self.meanwhile = more["meanwhile"]
         return MemoryQueue(self.redis, given[3], given[4], instance=more["instance"])
 
     def app(self, sources: str, rest: str = "", **how: Any) -> App:
@@ -370,6 +371,7 @@ def test_a_tcp_source_reads_the_connections_that_it_inherits(place: Place) -> No
     made._checkpoint = lambda step: setattr(wish, "drain", True) if step == "pushed" else None
     assert made._collect("tweets", source, place.birth(**connected(b"one\ntwo\n"))) is Exit.OK
     assert [decode(item).body for item in place.redis.working] == [b"one\ntwo\n"]
+    assert place.meanwhile.__name__ == "look_ahead", "while the queue takes a frame"
 
 
 class Shelf:

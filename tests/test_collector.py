@@ -15,7 +15,7 @@ from appliance import backoff, collector, note
 from appliance.collector import Stopped
 from appliance.contracts import Chunk, SourceState
 from appliance.errors import Occupied, Unavailable
-from appliance.frame import Gap, RunEnd
+from appliance.frame import Gap, RunEnd, decode_header
 from appliance.note import NoteFile, later_run
 from tests.collector_world import (
     BOOT,
@@ -117,6 +117,15 @@ def test_the_header_says_everything_about_the_frame(world: World) -> None:
     assert header.gaps == (Gap("connection lost", 2, 30),)
     assert header.skipped_bytes == 77
     assert header.previous is None
+
+
+def test_a_checksum_that_the_source_knows_is_not_made_again(world: World) -> None:
+    world.feed(b"a\n")
+    life = world.born()
+    life.source.extra = {"crc": 4711}
+    life.run()
+    (item,) = world.redis.working
+    assert decode_header(item.partition(b"\n")[0]).crc == 4711
 
 
 def test_small_frames_wait_for_company_and_large_ones_do_not(world: World) -> None:

@@ -265,7 +265,8 @@ class RedisQueue:
     `beat` is called before and after each command. No lock: one thread only. With an
     `instance`, its id, the connection is the only one of its role; a collector's has to be.
     `disk_is_low` tells push that the disk under the queue has no room to spare. `wake` is a
-    descriptor that ends the waiting of a take when it becomes readable.
+    descriptor that ends the waiting of a take when it becomes readable. `meanwhile` is called in
+    each push, between the sending and the waiting for the answer.
     """
 
     def __init__(
@@ -283,6 +284,7 @@ class RedisQueue:
         beat: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
         wake: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         assert re.fullmatch(r"[!-~]+", role), "a client name has no spaces"
         self._address = address
@@ -297,6 +299,7 @@ class RedisQueue:
         self._reply_timeout_s = reply_timeout_s
         self._token, self._beat, self._sleep = token, beat, sleep
         self._wake = wake
+        self._meanwhile = meanwhile
         self._connection: Any = None
         self._owner = ""  # empty: not connected, nothing is ours
         self._client = 0  # the server's own number for the connection
@@ -337,6 +340,7 @@ class RedisQueue:
         )
         with self._talking():
             self._send_push(push, arguments)
+            self._meanwhile()
             return Pushed(self._verdict().decode())
 
     def _send_push(self, push: Push, arguments: Sequence[Any]) -> None:

@@ -34,6 +34,7 @@ from appliance.contracts import NOTHING_AT_RISK, AtRisk, Checkpoint, Chunk, no_c
 from appliance.errors import Unavailable
 from appliance.frame import Gap
 from appliance.framing import NEWLINE, Cut, Ending, cut
+from appliance.sources.ahead import AHEAD_BYTES_MAX, Ahead, ahead
 from appliance.sources.beginnings import Beginning, Beginnings
 from appliance.sources.kernel import Kernel, Seen, Stretch
 from appliance.sources.parts import PARTS_MAX, ChunkMaker, Part, from_files, gaps_in, lost
@@ -138,6 +139,9 @@ class HeldSource:
         size = max(limits.frame_bytes_max, limits.record_bytes_max + 1)
         self._buffer = bytearray(size)
         self._view = memoryview(self._buffer)
+        self._spare = bytearray()  # as large, from the first flood on
+        self._ahead: Ahead | None = None  # in the spare buffer
+        self._flooding: Connection | None = None  # the chunk that is shown is its alone, and full
         self._connections: dict[int, Connection] = {}  # by cookie
         self._by_fd: dict[int, Connection] = {}
         self._passed_over: list[Connection] = []
@@ -265,14 +269,24 @@ class HeldSource:
         if self._stop_by is not None and self._monotonic() >= self._stop_by:
             self._stop_here()  # also while a sender never lets us come to wait
         self._forget_beginnings()
-        maker = ChunkMaker(self._buffer, self._clock(), self._limits.record_bytes_max)
-        self._visit(self._ready(), maker)
+        ready = self._ready()
+        maker = self._from_ahead(ready) or self._gathered(ready)
         gaps = self._gaps(maker.empty)
         if maker.empty and not gaps:
             return None
         chunk = maker.chunk(self._clock(), sorted(self._skipping)[:SKIPPING_MAX], gaps)
         chunk.rest_s = self._rest_s
+        is_full = len(chunk.body) > len(self._buffer) // 2
+        self._flooding = ready[0] if is_full and len(ready) == 1 else None
         return chunk
+
+    def _gathered(self, ready: list[Connection]) -> ChunkMaker:
+        maker = self._maker()
+        self._visit(ready, maker)
+        return maker
+
+    def _maker(self) -> ChunkMaker:
+        return ChunkMaker(self._buffer, self._clock(), self._limits.record_bytes_max)
 
     def _visit(self, ready: list[Connection], maker: ChunkMaker) -> None:
         """Look at each of them, as long as there is room in the chunk."""
@@ -350,6 +364,45 @@ class HeldSource:
         self._connections.clear()
         self._by_fd.clear()
 
+    # ── a look ahead ────────────────────────────────────────────────────────────────────
+
+    def look_ahead(self) -> None:
+        """Get the next chunk ready while the one that is shown is handed over (see ahead.py).
+
+        Only where a whole frame waits behind it: what waits there less is more by its turn.
+        """
+        connection, chunk, self._flooding = self._flooding, self._shown, None
+        if connection is None or chunk is None or not self._may_look_ahead(connection):
+            return
+        size, shown = len(self._buffer), Part(*chunk.claim["parts"][0])
+        if self._kernel.observe(connection.socket).available < shown.length + size:
+            return
+        self._spare = self._spare or bytearray(size)
+        view = memoryview(self._spare)
+        if self._kernel.peek_behind(connection.socket, shown.length, view) == size:
+            at = shown.start + shown.length
+            self._ahead = ahead(shown.cookie, at, self._spare, self._limits.record_bytes_max)
+        self._checkpoint("ahead")
+
+    def _may_look_ahead(self, connection: Connection) -> bool:
+        """Whether it goes on as usual, and nothing of the chunk was read for good."""
+        as_usual = connection.position is not None and not connection.beginning
+        held = not self.fleeting and len(self._buffer) <= AHEAD_BYTES_MAX
+        return as_usual and held and self._kernel.peeks_behind
+
+    def _from_ahead(self, ready: list[Connection]) -> ChunkMaker | None:
+        """The chunk that was got ready, if it is what a look at these would show."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or len(ready) != 1 or not _shows(ready[0], ahead):
+            return None
+        self._passed_over = []
+        self._buffer, self._spare = self._spare, self._buffer
+        self._view = memoryview(self._buffer)
+        maker = self._maker()
+        self._add_usual(ready[0], ahead.position, ahead.cut, maker)
+        maker.crc = ahead.crc
+        return maker
+
     # ── polling ─────────────────────────────────────────────────────────────────────────
 
     def _ready(self) -> list[Connection]:
@@ -389,6 +442,7 @@ class HeldSource:
         if cookie in self._connections:
             connection.close()
             return
+        self._kernel.adopt(connection)
         new = Connection(connection, cookie, self._kernel.wake_at(connection, 1))
         self._connections[cookie] = self._by_fd[connection.fileno()] = new
         self._epoll.register(connection.fileno(), new.events)
@@ -442,10 +496,15 @@ class HeldSource:
         found = cut(self._buffer, used, used + got, record_bytes_max=self._limits.record_bytes_max)
         if found.taken < self._kernel.part_bytes_min or found.skipping:
             return 0
+        self._add_usual(connection, position, found, maker)
+        return found.taken
+
+    def _add_usual(
+        self, connection: Connection, position: int, found: Cut, maker: ChunkMaker
+    ) -> None:
         self._mark(connection.socket, found.taken)
         part = Part(connection.cookie, position, found.taken, False, records=found.records)
         maker.add(part, found)
-        return found.taken
 
     def _peek_closely(self, connection: Connection, used: int, maker: ChunkMaker) -> int:
         """Whatever a connection may have, and what is to be done about it."""
@@ -781,6 +840,15 @@ class Looks:
         """Seconds to the next moment; infinite if there is none."""
         soonest = min((at for _, at in self._at.values()), default=math.inf)
         return max(0.0, soonest - self._monotonic())
+
+
+def _shows(connection: Connection, ahead: Ahead) -> bool:
+    """Whether a look at the connection would show these bytes: it goes on as usual behind them.
+
+    Its position is None as soon as it doesn't.
+    """
+    at = (connection.cookie, connection.position)
+    return at == (ahead.cookie, ahead.position) and connection.wake_at == 1
 
 
 def _shutdown(connection: socket.socket, how: int) -> None:

@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol
 
 BACKLOG = 1024  # senders that wait to be accepted; the kernel's own limit is net.core.somaxconn
 POLLED = select.EPOLLIN | select.EPOLLRDHUP
+SO_PEEK_OFF = 42  # of a socket: where peeks start
+AT_REST = -1  # at the front, and nothing moves it
 ARRIVAL_S = 1.0  # from one end of a connection to the other, on one machine
 
 
@@ -54,6 +56,13 @@ class Kernel(Protocol):
     def wakes_when_full(self) -> bool:
         """Whether poll wakes for no new byte when the kernel will hold no more of a record."""
 
+    @property
+    def peeks_behind(self) -> bool:
+        """Whether `peek_behind` works on the running kernel."""
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Before anything else: undo what a predecessor may have left that was killed."""
+
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, consistent in itself."""
 
@@ -62,6 +71,9 @@ class Kernel(Protocol):
 
         Less than that where a piece ends that was sent apart: the rest shows behind it.
         """
+
+    def peek_behind(self, connection: socket.socket, length: int, view: memoryview) -> int:
+        """Show what is available behind the first `length` bytes. No mark is touched."""
 
     def mark(self, connection: socket.socket, length: int) -> None:
         """From here on `left_of` can tell: done before the first byte may be read for good."""
@@ -81,6 +93,10 @@ class PlainKernel:
 
     part_bytes_min = 1
     wakes_when_full = False
+    peeks_behind = False
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Nothing is left."""
 
     def observe(self, connection: socket.socket) -> Seen:
         """An end is looked for first: nothing comes behind it, so what is there then is all."""
@@ -92,6 +108,10 @@ class PlainKernel:
     def peek(self, connection: socket.socket, view: memoryview) -> int:
         """Show what is available."""
         return connection.recv_into(view, len(view), socket.MSG_PEEK)
+
+    def peek_behind(self, connection: socket.socket, length: int, view: memoryview) -> int:
+        """Nobody asks for it."""
+        raise NotImplementedError
 
     def mark(self, connection: socket.socket, length: int) -> None:
         """Nothing would tell."""

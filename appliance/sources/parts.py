@@ -53,7 +53,12 @@ BEGINNING = Part._fields.index("beginning")
 
 
 class ChunkMaker:
-    """Collects the parts of many connections, which lie in one buffer, into one chunk."""
+    """Collects the parts of many connections, which lie in one buffer, into one chunk.
+
+    crc: the body's checksum, where it is known.
+    """
+
+    crc: int | None = None
 
     def __init__(self, buffer: bytearray, first_received: float, record_bytes_max: int) -> None:
         self.record_bytes_max = record_bytes_max
@@ -121,6 +126,7 @@ class ChunkMaker:
             rejected=self._rejected,
             gaps=(*told, *gaps_of(self._rejected), *lost),
             skipped_bytes=self._skipped_bytes,
+            crc=self.crc,
         )
 
 

@@ -14,16 +14,29 @@ good. Facts behind the code, each tried on Linux:
   unfinished record pins a coalesced buffer of its whole size, the window stays shut and the
   stream stalls.
 - A receive with MSG_TRUNC discards without copying (tcp(7)).
+- SO_PEEK_OFF lets a peek start behind bytes that were shown (Linux 6.9, IPv6 later). It is the
+  socket's, which outlives us, and is set for one peek only: who takes a connection over resets it.
 """
 
 import select
 import socket
 import struct
+from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 from appliance.errors import AddressError, Unavailable
 from appliance.sources.dialled import Target
-from appliance.sources.kernel import BACKLOG, POLLED, Seen, Stretch, readable
+from appliance.sources.kernel import (
+    ARRIVAL_S,
+    AT_REST,
+    BACKLOG,
+    POLLED,
+    SO_PEEK_OFF,
+    Seen,
+    Stretch,
+    readable,
+)
 
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
 
@@ -65,6 +78,21 @@ class TcpKernel:
     part_bytes_min = 2
     wakes_when_full = True
 
+    @cached_property
+    def peeks_behind(self) -> bool:
+        """Tried once in each process that asks, and not before."""
+        try:
+            ours, theirs = connected()
+        except OSError:
+            return False
+        with ours, theirs:
+            return _peeks_behind(self, ours, theirs)
+
+    def adopt(self, connection: socket.socket) -> None:
+        """A predecessor may have died amid `peek_behind`."""
+        with suppress(OSError):  # where it can't be set, nobody has
+            connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, AT_REST)
+
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, read until the kernel agrees with itself."""
         state, received = _info(connection)
@@ -81,6 +109,19 @@ class TcpKernel:
     def peek(self, connection: socket.socket, view: memoryview) -> int:
         """Show what is available."""
         return connection.recv_into(view, len(view), socket.MSG_PEEK)
+
+    def peek_behind(self, connection: socket.socket, length: int, view: memoryview) -> int:
+        """Show what is available behind the first `length` bytes; 0 where that can't be done."""
+        try:
+            connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, length)
+        except OSError:
+            return 0
+        try:
+            shown = self.peek(connection, view)
+        except OSError:
+            shown = 0
+        connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, AT_REST)
+        return shown
 
     def mark(self, connection: socket.socket, length: int) -> None:
         """The position tells without."""
@@ -100,6 +141,21 @@ class TcpKernel:
         """Low-water mark of poll (SO_RCVLOWAT); the kernel caps it at half its buffer."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, available)
         return POLLED
+
+
+def _peeks_behind(kernel: TcpKernel, ours: socket.socket, theirs: socket.socket) -> bool:
+    """Whether what is shown behind two bytes are the two behind them, and a peek all four again."""
+    view = memoryview(bytearray(8))
+    theirs.sendall(b"abcd")
+    poller = select.poll()
+    poller.register(ours, select.POLLIN)
+    poller.poll(ARRIVAL_S * 1000)
+    behind = bytes(view[: kernel.peek_behind(ours, 2, view)])
+    try:
+        all_of_it = bytes(view[: kernel.peek(ours, view)])
+    except OSError:
+        return False
+    return (behind, all_of_it) == (b"cd", b"abcd")
 
 
 def prepare(connection: socket.socket) -> None:

@@ -29,10 +29,7 @@ from pathlib import Path
 from appliance.contracts import Remark
 from appliance.errors import AddressError, ConfigError
 from appliance.sources.dialled import Target
-from appliance.sources.kernel import BACKLOG, PlainKernel, Stretch
-
-SO_PEEK_OFF = 42
-AT_REST = -1
+from appliance.sources.kernel import AT_REST, BACKLOG, SO_PEEK_OFF, PlainKernel, Stretch
 
 
 class UnixKernel(PlainKernel):

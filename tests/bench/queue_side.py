@@ -22,7 +22,7 @@ import redis
 
 from appliance.frame import decode
 from appliance.queues.keys import Keys
-from appliance.redis_server import SETTINGS
+from appliance.redis_server import ENVIRONMENT, SETTINGS
 from tests.bench.measure import (
     RECORDS_PER_S,
     Comparison,
@@ -201,9 +201,13 @@ def own_client(daemon: Daemon) -> "redis.Redis":
 
 @contextmanager
 def server(settings: Mapping[str, str]) -> Iterator["redis.Redis"]:
-    """A client on one connection to a private server of the binary that we embed."""
+    """A client on one connection to a private server of the binary that we embed.
+
+    Its memory is managed as that of ours. As glibc does it by itself, a server gives its memory
+    back at each push or never: some hundred bytes more or less in a value decide it.
+    """
     with (
-        PrivateRedis(find_valkey(), options=settings) as private,
+        PrivateRedis(find_valkey(), options=settings, environ=ENVIRONMENT) as private,
         private.client(single_connection_client=True) as client,
     ):
         yield client

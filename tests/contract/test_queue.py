@@ -52,6 +52,7 @@ RUN = "0190c0de" + "0" * 24
 OLDER_RUN = "0190c0dd" + "f" * 24
 NEWER_RUN = "0190c0df" + "0" * 24
 NAMES = itertools.count(1)
+ARRIVAL_S = 10.0  # of a frame that was sent
 
 
 def a_push(number: int, body: bytes = b"record\n", run: str = RUN, **more: Any) -> Push:
@@ -218,6 +219,21 @@ def test_a_push_sent_again_is_recognised(bench: Bench) -> None:
     assert queue.push(a_push(2)) is Pushed.HAVE_IT
     assert bench.queue().push(a_push(2)) is Pushed.HAVE_IT
     assert bench.look().working == [item_of(a_push(1)), item_of(a_push(2))]
+
+
+def test_something_else_is_done_while_a_push_is_answered(real: RedisBench) -> None:
+    """The frame is on its way by then, and its answer is not read."""
+    seen: list[list[bytes]] = []
+
+    def meanwhile() -> None:
+        deadline = time.monotonic() + ARRIVAL_S
+        while not (frames := real.look().working) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        seen.append(frames)
+
+    queue = real.queue(meanwhile=meanwhile)
+    assert queue.push(a_push(1)) is Pushed.TAKEN
+    assert seen == [[item_of(a_push(1))]]
 
 
 def test_what_was_last_pushed_is_remembered_for_each_source(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from appliance import link
 from appliance.acceptor import Acceptor
 from appliance.collector import Collector
-from appliance.contracts import Pushed, Source, Spool, Store
+from appliance.contracts import Push, Pushed, Source, Spool, Store
 from appliance.errors import Unavailable
 from appliance.frame import Frame, decode
 from appliance.link import cookie_of
@@ -32,7 +32,7 @@ from appliance.sources.absence import SERVER_AWAY, Absence
 from appliance.sources.beginnings import Beginnings
 from appliance.sources.dialled import DialledSource, Dialler
 from appliance.sources.file import FileSource
-from appliance.sources.kernel import Kernel, Seen
+from appliance.sources.kernel import AT_REST, SO_PEEK_OFF, Kernel, Seen
 from appliance.subscriber import Subscriber
 from tests.fake_queue import Killed, MemoryQueue, MemoryRedis
 from tests.fake_spool import MemoryDisk, MemorySpool
@@ -488,6 +488,57 @@ class HurriedWorld(World):
 
     def _how(self) -> dict[str, Any]:
         return {"checkpoint": self.steps, "monotonic": itertools.count().__next__}
+
+
+class SteppedTcp(tcp.TcpKernel):
+    """A peek behind the frame in hand is a step: then the socket's offset is not at rest."""
+
+    steps: Steps
+    peeks_behind = True
+
+    def peek(self, connection: socket.socket, view: memoryview) -> int:
+        shown = super().peek(connection, view)
+        if connection.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF) != AT_REST:
+            self.steps("peeked behind")
+        return shown
+
+
+class AheadWorld(World):
+    """The same, where the collector looks ahead while the queue takes a frame, or has taken it."""
+
+    has_taken = True
+
+    def _open(self) -> None:
+        super()._open()
+        self.kernel = SteppedTcp()
+        self.kernel.steps = self.steps
+
+    def _how(self) -> dict[str, Any]:
+        return {"checkpoint": self.steps}
+
+    def _born_collector(self) -> tuple[Collector, Source]:
+        collector, source = super()._born_collector()
+        queue = collector._queue
+        assert isinstance(queue, SteppedQueue)
+        assert isinstance(source, held.HeldSource)
+        push, look_ahead = queue.push, source.look_ahead
+
+        def pushed(one: Push) -> Pushed:
+            if self.has_taken:
+                answer = push(one)
+                look_ahead()
+                return answer
+            look_ahead()
+            return push(one)
+
+        queue.push = pushed  # type: ignore[method-assign]
+        return collector, source
+
+
+class UnansweredWorld(AheadWorld):
+    """It looks ahead before the queue takes the frame."""
+
+    has_taken = False
 
 
 class UnixWorld(HurriedWorld):

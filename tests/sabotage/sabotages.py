@@ -678,6 +678,29 @@ SABOTAGES = (
         "tests/test_formats.py::test_a_frame_of_a_later_format_is_refused_by_its_number[0.1.0]",
     ),
     Sabotage(
+        "ahead: a successor begins to read where one was killed amid a look ahead",
+        "appliance/sources/held.py",
+        "        self._kernel.adopt(connection)\n",
+        "",
+        "tests/crash/test_ahead.py::test_killed_at_every_step_and_again_soon_behind",
+        basic=True,
+    ),
+    Sabotage(
+        "ahead: what was got ready is used wherever the connection stands",
+        "appliance/sources/held.py",
+        "    return at == (ahead.cookie, ahead.position) and connection.wake_at == 1",
+        "    return at[0] == ahead.cookie",
+        "tests/test_source_ahead.py"
+        "::test_it_is_thrown_away_where_a_look_would_show_something_else[it_closed]",
+    ),
+    Sabotage(
+        "ahead: less than a frame is taken for a whole one",
+        "appliance/sources/held.py",
+        "view) == size:",
+        "view):",
+        "tests/test_source_ahead.py::test_an_urgent_byte_stays_where_it_was_sent",
+    ),
+    Sabotage(
         "bulk: a bulk has any number of rows, and the server leaves keys out",
         "appliance/stores/bulk.py",
         "COUNTS = tuple(2**step - 1 for",

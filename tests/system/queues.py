@@ -1,5 +1,7 @@
 """What of an instance is in Redis, looked at with a plain client."""
 
+from collections.abc import Iterator
+
 import redis
 
 from appliance.frame import Header, decode
@@ -33,6 +35,11 @@ class QueueUnderTest:
         """Frames in somebody's hands: {busy list: frames}."""
         lists = self._client.scan_iter(self._keys.every_busy, count=1000)
         return {name.decode(): int(self._client.llen(name)) for name in lists}
+
+    def items(self) -> Iterator[bytes]:
+        """The frames that wait, oldest first; they stay."""
+        for index in range(self.waiting()):
+            yield self._client.lindex(self._keys.working, index)
 
     def take_out(self, index: int) -> Header:
         """Take a waiting frame away, as nobody should; what it was."""
