@@ -152,7 +152,7 @@ class MemoryQueue:
             self.server.busy.setdefault(self.owner, []).extend(items)
             attempts = self.server.attempts
             names = [name for name in map(name_of, items) if name in attempts]
-            return Lease(self.owner, items, {name: attempts[name] for name in names})
+            return Lease(self.owner, len(items), items, {name: attempts[name] for name in names})
 
     def confirm(self, lease: Lease) -> None:
         with self._holding(lease):

@@ -56,6 +56,7 @@ ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
 JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
+LEASE_STEP_BYTES = 256 * 1024  # a lease of more is read in steps of so much, or of one frame
 HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
 UNBLOCK_TRIES_MAX = 50  # so often a server is asked to end our wait,
 UNBLOCK_AGAIN_S = 0.1  # each time that nothing has come for so long
@@ -127,16 +128,38 @@ if not known[1] or newer(run, known[1])
 end
 """
 
-TAKE = """#!lua flags=allow-oom
-local items, size, records = {}, 0, 0
+NAME_OF = """
+local function name_of(item)
+  local line = item:match('^[^\\n]*')
+  local run, number = line:match('"run":"([0-9a-f]+)"'), line:match('"number":([0-9]+)')
+  return run and number and run .. ':' .. number
+end
+"""
+
+# A small lease comes with the answer. Of a large one only the number of frames in each step: it is
+# read from the busy list when it is wanted, so that neither side ever holds all of it once more.
+TAKE = f"""#!lua flags=allow-oom
+local bytes_max, records_max, step_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local has_deaths = redis.call('EXISTS', KEYS[3]) == 1
+local items, steps, deaths = {{}}, {{}}, {{}}
+local size, records, step = 0, 0, step_bytes
+{NAME_OF}
 repeat
   local item = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
   if not item then break end
+  if step >= step_bytes then steps[#steps + 1], step = 0, 0 end
+  steps[#steps], step, size = steps[#steps] + 1, step + #item, size + #item
+  items = size < step_bytes and items or {{}}
   items[#items + 1] = item
-  size = size + #item
   records = records + (item:sub(1, 256):match('"records":([0-9]+)') or 0)
-until size >= tonumber(ARGV[1]) or records >= tonumber(ARGV[2])
-return {items, redis.call('HGETALL', KEYS[3])}
+  local name = has_deaths and name_of(item)
+  local known = name and redis.call('HGET', KEYS[3], name)
+  if known then
+    deaths[#deaths + 1] = name
+    deaths[#deaths + 1] = known
+  end
+until size >= bytes_max or records >= records_max
+return {{size < step_bytes and items or {{}}, steps, size, deaths}}
 """
 
 CONFIRM = """#!lua flags=allow-oom
@@ -155,16 +178,10 @@ return frames
 # What a dead owner left, with its death beside the frames that it had in hand (ARGV: the one
 # frame's name, or none for all; the death's word; limits). In one step: given back once, told
 # once. With several frames in hand none of them was one that goes alone.
-GIVE_BACK_OF_DEAD = """#!lua flags=allow-oom
+GIVE_BACK_OF_DEAD = f"""#!lua flags=allow-oom
 local frame, word, alone_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local chars_max, fields_max, expire_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-
-local function name_of(item)
-  local line = item:match('^[^\\n]*')
-  local run, number = line:match('"run":"([0-9a-f]+)"'), line:match('"number":([0-9]+)')
-  return run and number and run .. ':' .. number
-end
-
+{NAME_OF}
 local function write_down(name)
   local known = redis.call('HGET', KEYS[3], name)
   if not known then
@@ -245,14 +262,10 @@ SCRIPTS = (
 )
 
 
-def _deaths_over(items: Sequence[bytes], attempts: Sequence[bytes]) -> dict[str, str]:
-    """Of all that is written down (field, value, field, value …) what is about these frames."""
-    if not attempts:
-        return {}
+def _deaths(attempts: Sequence[bytes]) -> dict[str, str]:
+    """What is written down over frames, as Redis tells a hash: field, value, field, value …"""
     pairs = zip(attempts[::2], attempts[1::2], strict=True)
-    known = {field.decode(): value.decode() for field, value in pairs}
-    names = map(name_of, items)
-    return {name: known[name] for name in names if name in known}
+    return {field.decode(): value.decode() for field, value in pairs}
 
 
 # ── queue ───────────────────────────────────────────────────────────────────────────────
@@ -301,6 +314,7 @@ class RedisQueue:
         self._owner = ""  # empty: not connected, nothing is ours
         self._client = 0  # the server's own number for the connection
         self._held_bytes = 0  # in our busy list
+        self._unread = 0  # frames of them that we haven't seen yet
         self._shas: dict[str, bytes] = {}
         self._server = ""  # its name and version
 
@@ -412,18 +426,40 @@ class RedisQueue:
         with self._talking():
             lists = (self._keys.working, self._keys.busy(self._owner))
             keys = (*lists, self._keys.attempts)
-            items, attempts = self._run(TAKE, keys, bytes_max, LEASE_RECORDS_MAX)
-            if not items:
-                items, attempts = self._wait_for_one(lists, wait_s)
-        if not items:
+            limits = (bytes_max, LEASE_RECORDS_MAX, LEASE_STEP_BYTES)
+            items, steps, size, attempts = self._run(TAKE, keys, *limits)
+            deaths, frames = _deaths(attempts), sum(steps)
+            if not frames:
+                items, deaths = self._wait_for_one(lists, wait_s)
+                frames, size = len(items), sum(map(len, items))
+        if not frames:
             return None
-        self._held_bytes = sum(map(len, items))
-        return Lease(self._owner, items, _deaths_over(items, attempts))
+        self._held_bytes, self._unread = size, frames - len(items)
+        return Lease(self._owner, frames, items or self._read(self._owner, steps), deaths)
 
-    def _wait_for_one(self, lists: tuple[str, str], wait_s: float) -> tuple[list[Any], list[Any]]:
-        """One frame, if there is one in time, and the attempts as they are then."""
+    def _read(self, owner: str, steps: Sequence[int]) -> Iterator[bytes]:
+        """The items of a lease in steps of so many, oldest first; each is ours only for its turn.
+
+        Counted from the right: what is set aside meanwhile was read, so it moves nothing there.
+        """
+        busy = self._keys.busy(owner)
+        for count in steps:
+            with self._holding(owner):
+                last = count - self._unread - 1
+                items = self._command("LRANGE", busy, -self._unread, last)
+                if len(items) != count:
+                    raise Unavailable("frames in hand are gone from the queue: was it emptied?")
+            self._unread -= count
+            items.reverse()
+            while items:
+                yield items.pop()
+
+    def _wait_for_one(
+        self, lists: tuple[str, str], wait_s: float
+    ) -> tuple[list[bytes], dict[str, str]]:
+        """One frame, if there is one in time, and the deaths over it as they are then."""
         if wait_s < BLOCK_S_MIN:
-            return [], []
+            return [], {}
         take = ("BLMOVE", *lists, "LEFT", "RIGHT", f"{wait_s:.3f}")
         # Sent together: the server answers the second when the first is done.
         self._send(self._connection.pack_commands([take, ("HGETALL", self._keys.attempts)]))
@@ -434,10 +470,13 @@ class RedisQueue:
             item = self._reply()
         except OutOfMemoryError:  # refused before it did anything, so the connection is sound
             item, is_full = None, True
-        attempts = self._reply()
+        known = _deaths(self._reply())
         if is_full:
             self._sleep(min(FULL_WAIT_S, wait_s))
-        return ([] if item is None else [item]), attempts
+        if item is None:
+            return [], {}
+        name = name_of(item) if known else ""
+        return [item], ({name: known[name]} if name in known else {})
 
     def _is_woken(self, wait_s: float) -> bool:
         """Block until the server answers; True: until somebody wants us.
@@ -483,16 +522,17 @@ class RedisQueue:
 
         Raises Unavailable if the owner's connection is gone (somebody else may have it).
         """
-        with self._holding(lease):
+        assert not self._unread, "nobody has seen all of what would be forgotten"
+        with self._holding(lease.owner):
             keys = (self._keys.busy(lease.owner), self._keys.bytes, self._keys.attempts)
             self._run(CONFIRM, keys, self._held_bytes, *lease.deaths)
             self._held_bytes = 0
 
     def give_back(self, lease: Lease) -> None:
         """Put the lease back in front, oldest first. Raises like confirm."""
-        with self._holding(lease):
+        with self._holding(lease.owner):
             self._run(GIVE_BACK, (self._keys.busy(lease.owner), self._keys.working))
-            self._held_bytes = 0
+            self._held_bytes = self._unread = 0
 
     def set_aside(self, lease: Lease, item: bytes) -> bool:
         """Move one item of the lease that can't be read to the list of bad items.
@@ -500,7 +540,7 @@ class RedisQueue:
         False: that list is full, so the item is gone.
         """
         keys = self._keys
-        with self._holding(lease):
+        with self._holding(lease.owner):
             places = (keys.busy(lease.owner), keys.bytes, keys.bad, keys.bad_bytes)
             done = self._run(SET_ASIDE, places, item, BAD_BYTES_MAX)
             self._held_bytes -= 0 if done == b"not there" else len(item)
@@ -644,7 +684,7 @@ class RedisQueue:
     def close(self) -> None:
         """Drop connection, name and lease; what is in the busy list becomes an orphan."""
         connection, self._connection = self._connection, None
-        self._owner, self._held_bytes = "", 0
+        self._owner, self._held_bytes, self._unread = "", 0, 0
         if connection is not None:
             connection.disconnect()
 
@@ -668,9 +708,9 @@ class RedisQueue:
                 self.close()
 
     @contextmanager
-    def _holding(self, lease: Lease) -> Iterator[None]:
+    def _holding(self, owner: str) -> Iterator[None]:
         """Commands about a lease: under the connection that took it, or not at all."""
-        if lease.owner != self._owner:
+        if owner != self._owner:
             raise Unavailable("the connection that held the lease is gone; it is given back")
         with self._talking():
             yield

@@ -348,7 +348,7 @@ SABOTAGES = (
     Sabotage(
         "lease: it is confirmed under another name",
         "appliance/queues/redis.py",
-        "        if lease.owner != self._owner:\n",
+        "        if owner != self._owner:\n",
         "        if False:\n",
         "tests/contract/test_queue.py::test_a_lease_needs_the_connection_that_took_it[redis]",
     ),
