@@ -203,15 +203,15 @@ class Lease:
         frames: how many they are.
         items: each of them, oldest first, to be gone through once, before anything else is asked
             of the queue but `set_aside`. The queue keeps them, and shows a large lease little by
-            little: what is made of an item may take its place in memory. Raises Unavailable like
-            all methods of the queue: then the lease is dropped.
+            little, each item until the next one: what is made of it may take its place in memory.
+            Raises Unavailable like all methods of the queue: then the lease is dropped.
         deaths: {frame's name: what earlier holders of it died of}, for those of its frames that
             were in hand at a death: the words of `Death`, oldest first, with spaces between.
     """
 
     owner: str
     frames: int
-    items: Iterable[bytes]
+    items: Iterable[Buffer]
     deaths: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -297,7 +297,7 @@ class Queue(Protocol):
     def give_back(self, lease: Lease) -> None:
         """Put the lease back in front, oldest first. Raises like confirm."""
 
-    def set_aside(self, lease: Lease, item: bytes) -> bool:
+    def set_aside(self, lease: Lease, item: Buffer) -> bool:
         """Move one item of the lease that can't be read to the list of bad items.
 
         False: that list is full, so the item is gone; say so. Never waits for room.

@@ -34,6 +34,7 @@ Buffer = bytes | bytearray | memoryview
 
 _RUN = re.compile(rb'"run":"([0-9a-f]+)"')
 _NUMBER = re.compile(rb'"number":([0-9]+)')
+_NEWLINE = re.compile(rb"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +139,16 @@ def encode_header(header: Header) -> bytes:
     return _JSON.encode(kept).encode() + b"\n"
 
 
-def decode(item: bytes) -> Frame:
-    """Take a Redis item apart.
+def decode(item: Buffer) -> Frame:
+    """Take a Redis item apart; what comes of it is copied.
 
     Raises:
         Corrupt: not one of our frames, a format newer than this program, or damaged bytes.
     """
-    line, newline, body = item.partition(b"\n")
+    newline = _NEWLINE.search(item)
     if not newline:
         raise Corrupt("a queue item has no header line")
-    header = decode_header(line)
+    header, body = decode_header(bytes(item[: newline.start()])), bytes(item[newline.end() :])
     if len(body) != header.body_bytes or checksum(body) != header.crc:
         raise Corrupt(f"frame {header.number} of run {header.run}: body and checksum differ")
     return Frame(header, body)

@@ -29,7 +29,7 @@ from appliance.contracts import (
     no_checkpoint,
 )
 from appliance.errors import Corrupt, Unavailable
-from appliance.frame import Frame, Header, decode
+from appliance.frame import Buffer, Frame, Header, decode
 from appliance.logs import Outage
 from appliance.pace import Pace
 from appliance.refusals import Refusals
@@ -236,7 +236,7 @@ class Subscriber:
             del frame  # … is read: its rows have taken its place
         return batches, alone
 
-    def _decoded(self, lease: Lease, item: bytes) -> Frame | None:
+    def _decoded(self, lease: Lease, item: Buffer) -> Frame | None:
         """An item as a frame; None: it can't be read, and is set aside."""
         self._gauge.beat()
         try:

@@ -24,7 +24,7 @@ from appliance.contracts import (
     SourceState,
 )
 from appliance.errors import Occupied, Unavailable
-from appliance.frame import name_of
+from appliance.frame import Buffer, name_of
 from appliance.poison import judge
 
 
@@ -167,7 +167,8 @@ class MemoryQueue:
             self._give_back(lease.owner)
             self._held_bytes = 0
 
-    def set_aside(self, lease: Lease, item: bytes) -> bool:
+    def set_aside(self, lease: Lease, item: Buffer) -> bool:
+        item = bytes(item)
         kept = True
         with self._holding(lease):
             busy = self.server.busy.get(lease.owner, [])

@@ -21,6 +21,8 @@ of the two at every instant. What keeps that true:
 Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 """
 
+import errno
+import os
 import re
 import secrets
 import select
@@ -42,7 +44,7 @@ from appliance.contracts import (
     SourceState,
 )
 from appliance.errors import Occupied, Unavailable
-from appliance.frame import name_of
+from appliance.frame import Buffer, name_of
 from appliance.poison import ALONE_AFTER
 from appliance.queues.address import RedisAddress
 from appliance.queues.hints import check_version, durability, unavailable
@@ -56,7 +58,7 @@ ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
 JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
-LEASE_STEP_BYTES = 256 * 1024  # a lease of more is read in steps of so much, or of one frame
+LEASE_STEP_BYTES = 256 * 1024  # a lease of more is read in steps of less, or of one larger frame
 HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
 UNBLOCK_TRIES_MAX = 50  # so often a server is asked to end our wait,
 UNBLOCK_AGAIN_S = 0.1  # each time that nothing has come for so long
@@ -64,6 +66,8 @@ LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
 BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
 GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
+SAID_BYTES_MAX = 100  # of an answer that isn't what was asked for
+BESIDE_ONE = 64  # bytes around a list of one item, as Redis sends it
 
 
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
@@ -136,19 +140,22 @@ local function name_of(item)
 end
 """
 
-# A small lease comes with the answer. Of a large one only the number of frames in each step: it is
-# read from the busy list when it is wanted, so that neither side ever holds all of it once more.
+# A small lease comes with the answer. Of a large one only its steps (frames, bytes, frames …): it
+# is read from the busy list when it is wanted, so that nobody ever holds all of it once more.
 TAKE = f"""#!lua flags=allow-oom
 local bytes_max, records_max, step_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local has_deaths = redis.call('EXISTS', KEYS[3]) == 1
-local items, steps, deaths = {{}}, {{}}, {{}}
-local size, records, step = 0, 0, step_bytes
+local items, steps, deaths, size, records, at = {{}}, {{}}, {{}}, 0, 0, -1
 {NAME_OF}
 repeat
   local item = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
   if not item then break end
-  if step >= step_bytes then steps[#steps + 1], step = 0, 0 end
-  steps[#steps], step, size = steps[#steps] + 1, step + #item, size + #item
+  size = size + #item
+  if at < 0 or steps[at + 1] + #item >= step_bytes then
+    at = at + 2
+    steps[at], steps[at + 1] = 0, 0
+  end
+  steps[at], steps[at + 1] = steps[at] + 1, steps[at + 1] + #item
   items = size < step_bytes and items or {{}}
   items[#items + 1] = item
   records = records + (item:sub(1, 256):match('"records":([0-9]+)') or 0)
@@ -159,7 +166,7 @@ repeat
     deaths[#deaths + 1] = known
   end
 until size >= bytes_max or records >= records_max
-return {{size < step_bytes and items or {{}}, steps, size, deaths}}
+return {{size < step_bytes and items or {{}}, steps, deaths}}
 """
 
 CONFIRM = """#!lua flags=allow-oom
@@ -427,8 +434,8 @@ class RedisQueue:
             lists = (self._keys.working, self._keys.busy(self._owner))
             keys = (*lists, self._keys.attempts)
             limits = (bytes_max, LEASE_RECORDS_MAX, LEASE_STEP_BYTES)
-            items, steps, size, attempts = self._run(TAKE, keys, *limits)
-            deaths, frames = _deaths(attempts), sum(steps)
+            items, steps, attempts = self._run(TAKE, keys, *limits)
+            frames, size, deaths = sum(steps[::2]), sum(steps[1::2]), _deaths(attempts)
             if not frames:
                 items, deaths = self._wait_for_one(lists, wait_s)
                 frames, size = len(items), sum(map(len, items))
@@ -437,22 +444,49 @@ class RedisQueue:
         self._held_bytes, self._unread = size, frames - len(items)
         return Lease(self._owner, frames, items or self._read(self._owner, steps), deaths)
 
-    def _read(self, owner: str, steps: Sequence[int]) -> Iterator[bytes]:
-        """The items of a lease in steps of so many, oldest first; each is ours only for its turn.
+    def _read(self, owner: str, steps: Sequence[int]) -> Iterator[Buffer]:
+        """The items of a lease in its steps, oldest first.
 
         Counted from the right: what is set aside meanwhile was read, so it moves nothing there.
         """
-        busy = self._keys.busy(owner)
-        for count in steps:
+        room = bytearray()
+        for count, size in zip(steps[::2], steps[1::2], strict=True):
             with self._holding(owner):
                 last = count - self._unread - 1
-                items = self._command("LRANGE", busy, -self._unread, last)
+                asked = ("LRANGE", self._keys.busy(owner), -self._unread, last)
+                if count > 1:
+                    items: list[Buffer] = self._command(*asked)
+                else:
+                    room = room if len(room) >= size + BESIDE_ONE else bytearray(size + BESIDE_ONE)
+                    items = [self._command_for_one(asked, size, memoryview(room))]
                 if len(items) != count:
-                    raise Unavailable("frames in hand are gone from the queue: was it emptied?")
+                    raise Unavailable(f"Redis at {self._address}: frames in hand are gone")
             self._unread -= count
             items.reverse()
             while items:
                 yield items.pop()
+
+    def _command_for_one(self, words: Sequence[Any], size: int, room: memoryview) -> memoryview:
+        """Ask for a list of one item of this size, and have it received where it shall be.
+
+        redis-py would have it in memory three times for a moment: as it came, in pieces, and as
+        the answer. That costs more than the kernel's copy.
+        """
+        head = b"*1\r\n$%d\r\n" % size
+        end = len(head) + size
+        self._send(self._connection.pack_command(*words))
+        came = 0
+        while came < end + len(b"\r\n"):
+            more = self._connection._sock.recv_into(room[came : end + len(b"\r\n")])
+            if not more:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            came += more
+            known = min(came, len(head))
+            if room[:known] != head[:known]:
+                said = bytes(room[: min(came, SAID_BYTES_MAX)])
+                raise Unavailable(f"Redis at {self._address}: no frame came, but {said!r}")
+        self._beat()
+        return room[len(head) : end]
 
     def _wait_for_one(
         self, lists: tuple[str, str], wait_s: float
@@ -534,7 +568,7 @@ class RedisQueue:
             self._run(GIVE_BACK, (self._keys.busy(lease.owner), self._keys.working))
             self._held_bytes = self._unread = 0
 
-    def set_aside(self, lease: Lease, item: bytes) -> bool:
+    def set_aside(self, lease: Lease, item: Buffer) -> bool:
         """Move one item of the lease that can't be read to the list of bad items.
 
         False: that list is full, so the item is gone.
@@ -542,7 +576,7 @@ class RedisQueue:
         keys = self._keys
         with self._holding(lease.owner):
             places = (keys.busy(lease.owner), keys.bytes, keys.bad, keys.bad_bytes)
-            done = self._run(SET_ASIDE, places, item, BAD_BYTES_MAX)
+            done = self._run(SET_ASIDE, places, bytes(item), BAD_BYTES_MAX)
             self._held_bytes -= 0 if done == b"not there" else len(item)
         return bool(done != b"gone")
 

@@ -924,7 +924,7 @@ class Performer:
         match verb:
             case "take" if lease is None:
                 lease = self.leases[who] = queue.take(what, 0.0)
-                self.items[who] = [*lease.items] if lease else []
+                self.items[who] = [*map(bytes, lease.items)] if lease else []
                 return lease and (lease.frames, self.items[who], lease.deaths)
             case "confirm" | "give_back" if lease:
                 self.leases[who] = None
@@ -1117,8 +1117,12 @@ def stepwise(real: RedisBench, monkeypatch: pytest.MonkeyPatch) -> RedisBench:
     queue = real.queue("collector")
     for number in range(1, 8):
         queue.push(a_push(number, b"x" * (100 if number < 6 else 1000)))
-    monkeypatch.setattr(redis_queue, "LEASE_STEP_BYTES", 2 * len(item_of(a_push(1, b"x" * 100))))
+    step_bytes = 2 * len(item_of(a_push(1, b"x" * 100))) + 1
+    monkeypatch.setattr(redis_queue, "LEASE_STEP_BYTES", step_bytes)
     return real
+
+
+STEPS = (1, 1, 2, 2, 3, 4, 5)  # which of them each frame is read in
 
 
 def stepwise_items() -> list[bytes]:
@@ -1129,23 +1133,21 @@ def test_a_large_lease_is_read_in_steps_oldest_first(stepwise: RedisBench) -> No
     queue, wanted = stepwise.queue(), stepwise_items()
     lease = taken(queue)
     assert not isinstance(lease.items, list)
-    assert (lease.frames, [*lease.items]) == (7, wanted)
+    assert (lease.frames, [*map(bytes, lease.items)]) == (7, wanted)
     assert stepwise.look().busy == {lease.owner: wanted}, "the queue keeps them until confirmed"
     assert queue.depth() == Depth(0, 7, sum(map(len, wanted)))
     queue.confirm(lease)
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_of_a_large_lease_one_step_at_a_time_is_read(stepwise: RedisBench) -> None:
-    commands: list[tuple[Any, ...]] = []
+def test_of_a_large_lease_one_step_at_a_time_is_read(
+    stepwise: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue = stepwise.queue()
     queue.depth()
-    run = queue._command
-    queue._command = lambda *words: commands.append(words) or run(*words)  # type: ignore
-    lease = taken(queue)
-    at = [len(commands) for _ in lease.items]
-    assert at == [2, 2, 3, 3, 4, 4, 5], "frames 5 and 6, since 5 is less than a step"
-    assert {words[0] for words in commands[1:]} == {"LRANGE"}
+    lease, sent, send = taken(queue), [], queue._send
+    monkeypatch.setattr(queue, "_send", lambda packed: sent.append(packed) or send(packed))
+    assert tuple(len(sent) for _ in lease.items) == STEPS
 
 
 def test_what_is_set_aside_while_a_lease_is_read_moves_nothing(stepwise: RedisBench) -> None:
@@ -1153,7 +1155,7 @@ def test_what_is_set_aside_while_a_lease_is_read_moves_nothing(stepwise: RedisBe
     lease = taken(queue)
     seen = []
     for item in lease.items:
-        seen.append(item)
+        seen.append(bytes(item))
         if item in wanted[::2]:
             assert queue.set_aside(lease, item)
     assert seen == wanted
@@ -1181,7 +1183,7 @@ def test_a_lease_is_confirmed_only_when_all_of_it_was_seen(stepwise: RedisBench)
 
 def test_a_connection_cut_while_a_lease_is_read_loses_nothing(stepwise: RedisBench) -> None:
     wanted = stepwise_items()
-    for seen in range(1, 6):
+    for seen in range(1, 7):
         queue = stepwise.queue()
         lease = taken(queue)
         items = iter(lease.items)
@@ -1197,15 +1199,65 @@ def test_a_connection_cut_while_a_lease_is_read_loses_nothing(stepwise: RedisBen
         assert stepwise.look().working == wanted
 
 
-def test_a_lease_that_is_no_longer_there_ends_with_an_error(stepwise: RedisBench) -> None:
+@pytest.mark.parametrize("seen", [2, 5])
+def test_what_is_no_frame_in_an_answer_is_said_and_drops_the_lease(
+    stepwise: RedisBench, seen: int
+) -> None:
     queue = stepwise.queue()
     lease = taken(queue)
     items = iter(lease.items)
-    next(items)
-    stepwise.flush()
-    with pytest.raises(Unavailable, match="gone from the queue"):
+    for _ in range(seen):
+        next(items)
+    with stepwise.server.client() as client:
+        client.delete(stepwise.keys.busy(lease.owner))
+        client.set(stepwise.keys.busy(lease.owner), "no list")
+    with pytest.raises(Unavailable, match="WRONGTYPE"):
         list(items)
     assert queue.owner == ""
+
+
+@pytest.mark.parametrize(("frames", "seen"), [(4, 1), (7, 5)])
+def test_a_lease_that_is_no_longer_there_ends_with_an_error(
+    stepwise: RedisBench, frames: int, seen: int
+) -> None:
+    queue = stepwise.queue()
+    lease = taken(queue, sum(map(len, stepwise_items()[:frames])))
+    items = iter(lease.items)
+    for _ in range(seen):
+        next(items)
+    stepwise.flush()
+    with pytest.raises(Unavailable, match=r"frames in hand are gone|no frame came"):
+        list(items)
+    assert queue.owner == ""
+
+
+def test_an_answer_that_ends_in_the_middle_of_a_frame_is_none(
+    stepwise: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = stepwise.queue()
+    items = iter(taken(queue).items)
+    for _ in range(5):
+        next(items)
+    monkeypatch.setattr(queue._connection, "_sock", Ending(queue._connection._sock))
+    with pytest.raises(Unavailable, match="reset"):
+        next(items)
+    assert queue.owner == ""
+
+
+class Ending:
+    """A socket on which ten bytes come, and then the end."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self._left = 10
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def recv_into(self, room: Any) -> int:
+        came: int = self._real.recv_into(room[: self._left]) if self._left else 0
+        self._left -= came
+        return came
 
 
 def test_the_deaths_over_a_large_lease_are_known_before_it_is_read(stepwise: RedisBench) -> None:
@@ -1214,7 +1266,7 @@ def test_the_deaths_over_a_large_lease_are_known_before_it_is_read(stepwise: Red
     recovery.sweep([die(stepwise, 2)])
     lease = taken(queue)
     assert lease.deaths == {name_of(7): "SIGSEGV@3", name_of(2): "SIGSEGV"}
-    assert [*lease.items] == stepwise_items()
+    assert [*map(bytes, lease.items)] == stepwise_items()
     queue.confirm(lease)
     assert stepwise.look().attempts == {}
 
