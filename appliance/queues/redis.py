@@ -59,7 +59,9 @@ ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of
 JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
 LEASE_STEP_BYTES = 256 * 1024  # a lease of more is read in steps of less, or of one larger frame
-HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
+HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds,
+HEADERS_STEP_SMALL = 128  # or as many as this, where those of the step before were small:
+SMALL_BYTES = 4096  # less than this each, on an average
 UNBLOCK_TRIES_MAX = 50  # so often a server is asked to end our wait,
 UNBLOCK_AGAIN_S = 0.1  # each time that nothing has come for so long
 LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
@@ -246,11 +248,12 @@ return {redis.call('LLEN', KEYS[1]), busy, tonumber(redis.call('GET', KEYS[2]) o
 
 # Whole items stay where they are: only their first lines come out.
 HEADERS = """#!lua flags=no-writes,allow-oom
-local lines = {}
+local lines, size = {}, 0
 for _, item in ipairs(redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])) do
   lines[#lines + 1] = item:match('^[^\\n]*')
+  size = size + #item
 end
-return lines
+return {lines, size}
 """
 
 SCRIPTS = (
@@ -640,14 +643,17 @@ class RedisQueue:
 
         It begins with the newest and counts from the right. So whatever is taken from the left
         meanwhile, or given back there, moves no frame past us; a push makes us read some twice.
+        To find its place costs the server the way there from the nearer end, in each step.
         """
         at = max(0, self._command("LLEN", key) - frames_max)
+        step = HEADERS_STEP
         while True:
-            step = self._run(HEADERS, (key,), -at - HEADERS_STEP, -at - 1)
-            yield step
-            if len(step) < HEADERS_STEP:
+            lines, size = self._run(HEADERS, (key,), -at - step, -at - 1)
+            yield lines
+            if len(lines) < step:
                 return
-            at += HEADERS_STEP
+            at += step
+            step = HEADERS_STEP_SMALL if size < SMALL_BYTES * step else HEADERS_STEP
 
     # check
 
