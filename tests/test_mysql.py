@@ -1,12 +1,10 @@
 """MySQL: what only MariaDB's own server or no server is needed for.
 
-Sizes, sessions, full disks, addresses, and the table of errors itself. What each error does is in
+Sizes, sessions, full disks, addresses. What each error does is in
 tests/contract/ (test_answers.py, test_outages.py, test_tables.py), over every kind of server.
 """
 
-import itertools
 import os
-import re
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,27 +15,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Values
+from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts
 from appliance.config import Column
 from appliance.errors import ConfigError, Unavailable
 from appliance.rows import PART_KEPT
 from appliance.stores.address import MySQLAddress, parse_url
-from appliance.stores.mysql import (
-    ERRORS,
-    MySQLStore,
-    Reaction,
-    Refuse,
-    Wait,
-    cut,
-    reaction_to,
-    row_text,
-    row_texts,
-    text_of,
-)
+from appliance.stores.mysql import MySQLStore
+from appliance.stores.row_text import row_text, text_of
 from appliance.stores.tables import TABLES
-from tests.conftest import find_service
 from tests.database_server import PASSWORD, Database, DatabaseServer
 from tests.mariadb_server import private_mariadb
+from tests.test_row_text import MEANT
 
 RUN = bytes(range(16))
 ISOLATION = {"mariadb": "tx_isolation", "mysql": "transaction_isolation"}
@@ -148,85 +136,6 @@ def test_packets_made_smaller_while_it_runs(small_packets: Database) -> None:
     sizes = small_packets.run("SELECT LENGTH(x) FROM records ORDER BY seq")
     assert sizes == [(200_000,), (100_000,), (100_000,), (100_000,), (1,)]
     store.close()
-
-
-@given(st.lists(st.integers(1, 50)), st.integers(1, 100))
-def test_cut_keeps_all_and_puts_neighbours_together(sizes: list[int], size_max: int) -> None:
-    parts = cut(sizes, size_max)
-    assert [at for lo, hi in parts for at in range(lo, hi)] == list(range(len(sizes)))
-    assert all(sum(sizes[lo:hi]) <= size_max or hi - lo == 1 for lo, hi in parts)
-    for (lo, hi), (_, after) in itertools.pairwise(parts):
-        assert sum(sizes[lo : hi + 1]) > size_max
-        assert hi < after
-
-
-def test_literals() -> None:
-    assert row_text((None, 1, -2.5, 1e300, "a'b\\", b"\x00'", 2**64)) == (
-        rb"(NULL,1,-2.5e0,1e+300,'a\'b\\',X'0027',18446744073709551616)"
-    )
-
-
-FLOATS = st.floats(allow_nan=False, allow_infinity=False)  # JSON has neither
-VALUES = st.none() | st.integers(-(2**64), 2**64) | FLOATS | st.text() | st.binary()
-MEANT = st.text(alphabet="%_bfnuZ0\\'\",()[]\n\0\f\x1b\x7féÿ\u2028🏈", max_size=6)
-"""What the text of a row is made of, and what means something to JSON or SQL."""
-
-
-@st.composite
-def blocks(draw: st.DrawFn) -> Block:
-    """Any rows, as columns of any kinds in any order."""
-    count = draw(st.integers(0, 4))
-    rows = {"min_size": count, "max_size": count}
-    column: st.SearchStrategy[Values] = st.one_of(
-        st.builds(Same, VALUES | MEANT),
-        st.builds(Texts, st.lists((MEANT | st.text()).map(str.encode), **rows)),
-        st.lists(VALUES | MEANT, **rows),
-    )
-    return Block(count, tuple(draw(st.lists(column, min_size=1, max_size=4))))
-
-
-LITERAL = re.compile(
-    rb"""(?:NULL|null|X'[0-9a-f]*'|[-+.0-9e]+|'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)")""", re.S
-)
-ESCAPES = {b"0": b"\0", b"b": b"\b", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"Z": b"\x1a"}
-
-
-def read(text: bytes) -> list[list[bytes]]:
-    """The rows of a statement, with each text as the server understands it, a quote before it."""
-    rows, at = [], 0
-    while text:
-        row: list[bytes] = []
-        while text[at : at + 1] in (b"(", b","):
-            found = LITERAL.match(text, at + 1)
-            assert found, text[at:]
-            quoted = found[1] if found[1] is not None else found[2]
-            row.append(found[0].upper() if quoted is None else b"'" + unescaped(quoted))
-            at = found.end()
-        assert text[at : at + 1] == b")", text[at:]
-        rows.append(row)
-        if at + 1 == len(text):
-            break
-        assert text[at + 1 : at + 2] == b",", text[at:]
-        at += 2
-    return rows
-
-
-def unescaped(quoted: bytes) -> bytes:
-    """As MySQL's manual has it, String Literals: \\% and \\_ stay as they are."""
-
-    def meant(found: "re.Match[bytes]") -> bytes:
-        return found[0] if found[1] in b"%_" else ESCAPES.get(found[1], found[1])
-
-    return re.sub(rb"\\(.)", meant, quoted, flags=re.DOTALL)
-
-
-@given(blocks())
-def test_a_block_is_written_as_its_rows_are(block: Block) -> None:
-    one_by_one = [row_text(row) for row in block]
-    assert row_texts(list(block)) == one_by_one
-    assert text_of(list(block)) == b",".join(one_by_one)
-    assert text_of(block) == b",".join(row_texts(block))
-    assert read(text_of(block)) == read(b",".join(one_by_one))
 
 
 @pytest.mark.parametrize("name", ["mariadb_database", "mysql_database"])
@@ -545,47 +454,3 @@ def test_a_deadlock_is_an_outage_not_a_dead_letter(server_database: Database) ->
     assert store.store([batch(1, [(1,), (2,)])]) == Stored(frames=1, stored=2)
     assert dead(server_database) == []
     store.close()
-
-
-# ── the table of errors ─────────────────────────────────────────────────────────────────────
-
-
-def test_the_table_of_errors_has_short_codes_and_hints() -> None:
-    for name, reaction in ERRORS.values():
-        assert name.startswith(("ER_", "CR_", "WARN_", "HA_ERR_"))
-        if isinstance(reaction, Refuse):
-            assert 0 < len(reaction.code) <= 32
-
-
-def test_the_table_of_errors_names_them_as_the_server_does() -> None:
-    """From 3000 on MariaDB's numbers mean other things than MySQL's; 2000 to 2999 are clients'."""
-    program = find_service("perror")
-    numbers = [number for number in ERRORS if 1000 <= number < 2000]
-    said = subprocess.run(
-        [program, *map(str, numbers)], capture_output=True, text=True, check=False
-    ).stdout
-    names = dict(re.findall(r"error code (\d+) \((\w+)\)", said))
-    assert len(names) > 100
-    only_mysql = {"ER_INNODB_FORCED_RECOVERY"}
-    wrong = {n: ERRORS[n][0] for n in numbers if names.get(str(n)) != ERRORS[n][0]}
-    assert set(wrong.values()) == only_mysql
-
-
-@pytest.mark.parametrize(
-    ("number", "sqlstate", "reaction"),
-    [
-        (1406, "22001", Refuse("too long")),
-        (65000, "22001", Refuse("value")),
-        (65000, "23000", Refuse("constraint")),
-        (65000, "08S01", Wait()),
-        (65000, "40001", Wait()),
-        (65000, "45000", Refuse("signal")),
-        (1213, "45001", Refuse("signal")),
-        (65000, "HY000", None),
-        (65000, "", None),
-    ],
-)
-def test_what_a_number_and_its_sqlstate_mean(
-    number: int, sqlstate: str, reaction: Reaction | None
-) -> None:
-    assert reaction_to(number, sqlstate)[1] == reaction

@@ -8,7 +8,7 @@ from appliance.batch import DeadLetter, Stored
 from appliance.counters import TEXT_BYTES_MAX
 from appliance.refusals import FIXES, REFUSALS_MAX, Refusals, advice
 from appliance.rows import REASONS
-from appliance.stores import mysql, sqlite
+from appliance.stores import mysql_errors, sqlite
 
 LETTER = DeadLetter(0, b"{}", "too long", "Data too long for column 'team' at row 1 (1406 …)")
 
@@ -53,8 +53,10 @@ def test_any_history(leases: list[tuple[bool, int]]) -> None:
 
 
 def test_each_code_has_its_fix_and_all_of_it_fits_into_a_slot() -> None:
-    reactions = [reaction for _, reaction in mysql.ERRORS.values()] + [*mysql.CLASSES.values()]
-    codes = {reaction.code for reaction in reactions if isinstance(reaction, mysql.Refuse)}
+    reactions = [reaction for _, reaction in mysql_errors.ERRORS.values()] + [
+        *mysql_errors.CLASSES.values()
+    ]
+    codes = {reaction.code for reaction in reactions if isinstance(reaction, mysql_errors.Refuse)}
     codes |= {*sqlite.CODES.values(), *REASONS, "json", "utf8"}
     assert codes == FIXES.keys()
     for code, fix in FIXES.items():

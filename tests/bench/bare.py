@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 
 import msgspec
-import pymysql
 
 from appliance.frame import Frame, Header
 from appliance.redis_server import SETTINGS
 from appliance.rows import RowMaker
 from appliance.settings import Column
-from appliance.stores import bound
-from appliance.stores.mysql import STATEMENT_BYTES_MAX, text_of
+from appliance.stores import bulk
+from appliance.stores.mysql import STATEMENT_BYTES_MAX
+from appliance.stores.row_text import text_of
 from tests.bench.database import Database
 from tests.bench.lines import Lines
 from tests.bench.processes import Usage, usage
@@ -52,26 +52,27 @@ def database_alone(database: Database, lines: Lines, columns: str, model: str) -
     return used()
 
 
-Insert = tuple[bytes, int, bytes]  # a statement, how many ? it has, the values in their places
+Insert = tuple[bytes, Sequence[bulk.Kind], bytes]
+"""A statement, and what kinds of values it gets in bulk, in which rows."""
 
 
 def _inserts(columns: Mapping[str, Column], lease: bytes) -> list[Insert]:
-    """The rows of a lease as stream-daemon writes them: bound where it does so, else as text."""
+    """The rows of a lease as stream-daemon writes them: in bulk where it does so, else as text."""
     header = Header("0" * 32, 1, "lines", 0, 0, 0, len(lease), 0, 0.0, 0.0)
     block = RowMaker(columns, "json", (), "lines").batch(Frame(header, lease)).rows
     head = f"INSERT INTO `{TABLE}` ({','.join(f'`{name}`' for name in columns)}) VALUES ".encode()
-    rows = bound.bound_rows([block], len(columns))
+    rows = bulk.bulk_rows([block])
     if rows is None:
-        return [(head + text_of(block), 0, b"")]
-    marks = b"(" + b",".join([b"?"] * len(columns)) + b")"
+        return [(head + text_of(block), (), b"")]
+    one = head + b"(" + b",".join([b"?"] * len(columns)) + b")"
     return [
-        (head + b",".join([marks] * (hi - lo)), (hi - lo) * len(columns), rows.sent(lo, hi))
-        for (lo, hi), _ in bound.cut(rows.sizes, len(columns), STATEMENT_BYTES_MAX)
+        (one, rows.kinds, b"".join(rows.rows[lo:hi]))
+        for (lo, hi), _ in bulk.cut(list(map(len, rows.rows)), STATEMENT_BYTES_MAX)
     ]
 
 
 def _work(database: Database, leases: Sequence[Sequence[Insert]]) -> None:
-    connection = pymysql.connect(
+    connection = bulk.Connection(
         unix_socket=database.server.unix_socket,
         user=database.user,
         password=database.password,
@@ -80,12 +81,12 @@ def _work(database: Database, leases: Sequence[Sequence[Insert]]) -> None:
         sql_mode="STRICT_ALL_TABLES",
         init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     )
-    prepared = bound.Prepared(connection)
+    prepared = bulk.Prepared(connection)
     with closing(connection), connection.cursor() as cursor:
         for lease in leases:
-            for statement, parameters, values in lease:
-                if parameters:
-                    prepared.insert(statement, parameters, values)
+            for statement, kinds, rows in lease:
+                if kinds:
+                    prepared.insert(statement, kinds, rows)
                 else:
                     cursor.execute(statement)
             connection.commit()

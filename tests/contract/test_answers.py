@@ -1,7 +1,8 @@
 """What a database refuses: every answer about a record, produced for real.
 
 The cases are a table (tests/error_cases.py); here they run over every kind of server, then refused
-records stand at every position of a frame, in masses, and among others.
+records stand at every position of a frame, in masses, and among others. MariaDB answers once
+more as everything goes in bulk (stores/bulk.py), which else takes more rows than these cases have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from appliance.batch import Stored
 from appliance.config import Column
+from appliance.stores import bulk
 from tests import error_cases
+from tests.database_server import DatabaseServer
 from tests.error_cases import CASES, Case, batch_of
 from tests.sql_server import SQLDatabase, SQLServer, empty_database
 
@@ -32,6 +35,7 @@ KINDS = {  # what is refused, with which codes it may be
     "json": (b'{"n": %d, ', ("json",)),
     "utf8": (b'{"n": %d, "x": "\xff"}', ("utf8",)),
 }
+MIXTURES = st.lists(st.sampled_from(list(KINDS)), max_size=60)
 MASS = 10_000
 LENGTH = 9  # records of a frame in which each position is tried
 
@@ -75,6 +79,12 @@ def stream(sql_server: SQLServer) -> Iterator[Stream]:
         yield Stream(database)
 
 
+@pytest.fixture
+def all_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few rows as there may be go in bulk, too."""
+    monkeypatch.setattr(bulk, "ROWS_MIN", 1)
+
+
 # ── one record ──────────────────────────────────────────────────────────────────────────
 
 
@@ -83,6 +93,15 @@ def test_one_record_is_refused(sql_database: SQLDatabase, case: Case) -> None:
     if case.answer_of(sql_database.server.flavour) is None:
         pytest.skip(f"{sql_database.server.flavour} has no such thing")
     error_cases.check(sql_database, case)
+
+
+@pytest.mark.usefixtures("all_in_bulk")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_record_is_refused_among_some_in_bulk(mariadb: DatabaseServer, case: Case) -> None:
+    if case.answer_of(mariadb.flavour) is None:
+        pytest.skip(f"{mariadb.flavour} has no such thing")
+    with empty_database(mariadb) as database:
+        error_cases.check(database, case)
 
 
 # ── many ────────────────────────────────────────────────────────────────────────────────
@@ -98,10 +117,23 @@ def test_at_every_position_of_a_frame(stream: Stream, kind: str) -> None:
     stream.send([kind, "good"] * LENGTH)
 
 
-@given(st.lists(st.sampled_from(list(KINDS)), max_size=60))
+@given(MIXTURES)
 @settings(max_examples=60, deadline=None)
 def test_any_mixture(stream: Stream, kinds: list[str]) -> None:
     stream.send(kinds)
+
+
+@pytest.mark.usefixtures("all_in_bulk")
+def test_any_mixture_in_bulk(mariadb: DatabaseServer) -> None:
+    with empty_database(mariadb) as database:
+        stream = Stream(database)
+
+        @given(MIXTURES)
+        @settings(max_examples=60, deadline=None)
+        def check(kinds: list[str]) -> None:
+            stream.send(kinds)
+
+        check()
 
 
 def test_ten_thousand_in_a_row(stream: Stream) -> None:

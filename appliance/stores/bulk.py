@@ -1,0 +1,257 @@
+"""Rows in bulk: one INSERT that MariaDB has parsed once, and many rows of values for it.
+
+A text in a statement costs the server half of storing it: to find its end, to undo the escapes,
+to count its characters, to make an item of each value. A bulk has neither text nor items: the one
+row that was parsed is filled again and again. It means the same, since the server judges and
+converts a value by what it is: a text, an integer, a double, bytes. So a column has to be of one
+of these through all rows of a bulk; rows of others go as a statement's text. So do those of a bulk
+that was refused: a type that takes no integers refuses a NULL, too, that comes among some.
+
+MariaDB alone has this (COM_STMT_BULK_EXECUTE, from 10.2 on), for a client that said at the start
+that it would use it. PyMySQL does not, and offers no prepared statements at all, but what it
+greets, sends and reads packets with. The tests tell when another version of it has changed that.
+
+How many automatic keys a bulk will take, the server doesn't know: it reserves one, then two, four
+and so on, and those left over are never used. Nobody shall wonder whether rows are missing, so a
+bulk has as many rows as some of these steps have together (COUNTS).
+
+Source: https://mariadb.com/kb/en/com_stmt_bulk_execute/, and sql/handler.cc of the server
+(update_auto_increment) for the keys.
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, repeat
+from typing import Any
+
+import pymysql
+from pymysql.charset import charset_by_name
+from pymysql.constants import FIELD_TYPE
+from pymysql.protocol import FieldDescriptorPacket
+
+from appliance.batch import Block, Same, Texts, Values
+from appliance.stores.tables import Rows, Span
+
+COUNTS = tuple(2**step - 1 for step in range(12, 1, -1))  # rows of a bulk: 4095, 2047 … 7, 3
+ROWS_MIN = 16  # fewer go as text, in one statement, whatever their number
+
+COM_STMT_PREPARE, COM_STMT_BULK_EXECUTE = 0x16, 0xFA
+PREPARED = struct.Struct("<xIHHxH")  # number, columns, parameters, warnings
+EXECUTE = struct.Struct("<IH")  # number, flags
+SENDS_TYPES = 128
+CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
+    1295,  # ER_UNSUPPORTED_PS
+    1461,  # ER_MAX_PREPARED_STMT_COUNT_REACHED: of all sessions together
+}
+
+Kind = int  # what the server shall take a column's values for
+TEXT, BYTES = FIELD_TYPE.VAR_STRING, FIELD_TYPE.BLOB
+INTEGER, DOUBLE = FIELD_TYPE.LONGLONG, FIELD_TYPE.DOUBLE
+KINDS = {str: TEXT, bytes: BYTES, int: INTEGER, float: DOUBLE}
+
+# Before each value stands whether it is one; before a text or bytes, too, how many bytes it has.
+NULL = b"\x01"
+EMPTY: dict[Kind, Any] = {TEXT: "", BYTES: b""}  # what stands behind a NULL
+NUMBERS = {INTEGER: struct.Struct("<xq"), DOUBLE: struct.Struct("<xd")}
+SHORT = [bytes([0, size]) for size in range(251)]
+LONG = struct.Struct("<xBQ")
+EIGHT_BYTES = 0xFE  # says that the length has so many
+
+
+# ── rows ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class BulkRows:
+    """Rows as they are sent, and what kind of value each column has."""
+
+    kinds: Sequence[Kind]
+    rows: Sequence[bytes]
+
+
+def bulk_rows(blocks: Iterable[Rows]) -> BulkRows | None:
+    """All rows as they are sent; None where they have to go as text."""
+    parts = [_as_block(rows) for rows in blocks if rows]
+    columns = zip(*(block.columns for block in parts), strict=True)
+    kinds = [set().union(*map(_kinds, column)) for column in columns]
+    if not kinds or any(len(one) > 1 for one in kinds):
+        return None
+    plain = [one.pop() if one else TEXT for one in kinds]  # without a value it may be any
+    try:
+        return BulkRows(plain, [row for block in parts for row in _rows(block, plain)])
+    except struct.error:  # an integer of more than 64 bit
+        return None
+
+
+def _as_block(rows: Rows) -> Block:
+    if isinstance(rows, Block):
+        return rows
+    return Block(len(rows), tuple(map(list, zip(*rows, strict=True))))
+
+
+def _kinds(column: Values) -> set[Kind]:
+    """What kinds of values a column has; NULL is none."""
+    if isinstance(column, Texts):
+        return {TEXT}
+    values = [column.value] if isinstance(column, Same) else column
+    return {KINDS[found] for found in set(map(type, values)) - {type(None)}}
+
+
+def _rows(block: Block, kinds: Sequence[Kind]) -> Iterable[bytes]:
+    columns = zip(block.columns, kinds, strict=True)
+    cells = [cells for column, kind in columns for cells in _cells(column, kind, len(block))]
+    return map(b"".join, zip(*cells, strict=True))
+
+
+def _cells(column: Values, kind: Kind, rows: int) -> list[Iterable[bytes]]:
+    """What a column puts into each row, in one part or in two."""
+    if isinstance(column, Same):
+        parts = _cells([column.value], kind, 1)
+        return [repeat(b"".join(chain(*parts)), rows)]
+    if isinstance(column, Texts):
+        return [_lengths(column.utf8), column.utf8]
+    return _numbers(column, kind) if kind in NUMBERS else _texts(column, kind)
+
+
+def _numbers(column: Sequence[Any], kind: Kind) -> list[Iterable[bytes]]:
+    pack = NUMBERS[kind].pack
+    if None in column:
+        return [[NULL if value is None else pack(value) for value in column]]
+    return [map(pack, column)]
+
+
+def _texts(column: Sequence[Any], kind: Kind) -> list[Iterable[bytes]]:
+    """Texts, or bytes."""
+    has_nulls = None in column
+    there = [value or EMPTY[kind] for value in column] if has_nulls else column
+    encoded = list(map(str.encode, there)) if kind == TEXT else there
+    lengths = _lengths(encoded)
+    if has_nulls:
+        pairs = zip(column, lengths, strict=True)
+        lengths = [NULL if value is None else length for value, length in pairs]
+    return [lengths, encoded]
+
+
+def _lengths(values: Sequence[bytes]) -> Iterable[bytes]:
+    sizes = list(map(len, values))
+    if max(sizes, default=0) < len(SHORT):
+        return map(SHORT.__getitem__, sizes)
+    return map(LONG.pack, repeat(EIGHT_BYTES), sizes)
+
+
+def cut(sizes: Sequence[int], size_max: int) -> list[tuple[Span, bool]]:
+    """Neighbours put together, as many as COUNTS and the limit allow; whether they go in bulk.
+
+    What doesn't are too few rows, or a single one that is too long.
+    """
+    ends = [0, *accumulate(sizes)]
+    parts: list[tuple[Span, bool]] = []
+    lo = 0
+    while lo < len(sizes):
+        fitting = bisect_right(ends, ends[lo] + size_max) - 1 - lo
+        is_rest = fitting == len(sizes) - lo < ROWS_MIN
+        count = 0 if is_rest else next((count for count in COUNTS if count <= fitting), 0)
+        hi = lo + (count or fitting or 1)
+        parts.append(((lo, hi), count > 0))
+        lo = hi
+    return parts
+
+
+# ── the protocol ────────────────────────────────────────────────────────────────────────
+
+CLIENT_MYSQL = 1  # a server that doesn't set it has capabilities of MariaDB's, too
+CAN_BULK = 1 << 2  # one of those
+MORE = struct.Struct("<I")  # where they are: the last four of what else is zero
+GREETING = struct.Struct("<xHBHHx6xI")  # behind the first part of the salt: low … high … more
+ANSWER = struct.Struct("<I28s")  # our capabilities, and what follows
+PACKET_BYTES_MAX = 2**24 - 1
+
+
+class Connection(pymysql.connections.Connection):  # type: ignore[misc]
+    """A connection that tells MariaDB that it may send rows in bulk.
+
+    can_bulk: whether the server takes them.
+    """
+
+    can_bulk = False
+    _is_greeted = False
+
+    def _read_packet(self, *arguments: Any) -> Any:
+        packet = super()._read_packet(*arguments)
+        if not self._is_greeted:
+            self._is_greeted = True
+            self.can_bulk = can_bulk(packet.get_all_data())
+        return packet
+
+    def write_packet(self, payload: bytes) -> None:
+        super().write_packet(self._with_bulk(payload) if self.can_bulk else payload)
+
+    def _with_bulk(self, payload: bytes) -> bytes:
+        """The answer to the greeting, or its beginning that asks for TLS, with MariaDB's part."""
+        charset = charset_by_name(self.charset).id
+        same = struct.pack("<IB23s", PACKET_BYTES_MAX, charset, b"")
+        if payload[4 : ANSWER.size] != same:
+            return payload
+        flags, rest = ANSWER.unpack_from(payload)
+        begin = ANSWER.pack(flags & ~CLIENT_MYSQL, rest[: -MORE.size] + MORE.pack(CAN_BULK))
+        return begin + payload[ANSWER.size :]
+
+
+def can_bulk(greeting: bytes) -> bool:
+    """Whether a server that greets like this takes rows in bulk.
+
+    Source: https://mariadb.com/kb/en/connection/#initial-handshake-packet
+    """
+    at = greeting.find(b"\0", 1) + 1 + 4 + 8  # version, session, the first part of the salt
+    if len(greeting) < at + GREETING.size:
+        return False
+    low, _charset, _status, _high, more = GREETING.unpack_from(greeting, at)
+    return not low & CLIENT_MYSQL and bool(more & CAN_BULK)
+
+
+class Prepared:
+    """The INSERTs that one connection's server has parsed; gone with the connection.
+
+    can_prepare: False once it was seen that rows can't go this way.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._numbers: dict[bytes, int] = {}
+        self.can_prepare = connection.can_bulk
+
+    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: bytes) -> bool:
+        """Run an INSERT of one row of ? for so many rows.
+
+        False: the server can't prepare it; nothing has happened.
+        """
+        number = self._number(statement)
+        if number is None:
+            return False
+        types = b"".join(bytes([kind, 0]) for kind in kinds)
+        head = EXECUTE.pack(number, SENDS_TYPES) + types
+        self._connection._execute_command(COM_STMT_BULK_EXECUTE, head + rows)
+        self._connection._read_query_result()
+        return True
+
+    def _number(self, statement: bytes) -> int | None:
+        if statement not in self._numbers and self.can_prepare:
+            try:
+                self._numbers[statement] = self._prepare(statement)
+            except pymysql.err.Error as error:
+                if error.args[:1] == () or error.args[0] not in CANT_PREPARE:
+                    raise
+                self.can_prepare = False
+        return self._numbers.get(statement)
+
+    def _prepare(self, statement: bytes) -> int:
+        """Have it parsed: the number that it has from then on."""
+        self._connection._execute_command(COM_STMT_PREPARE, statement)
+        answer = self._connection._read_packet().get_all_data()
+        number, _columns, parameters, _warnings = PREPARED.unpack_from(answer)
+        for _ in range(parameters):
+            self._connection._read_packet(FieldDescriptorPacket)
+        self._connection._read_packet()  # that this was all
+        return int(number)
