@@ -563,6 +563,19 @@ def test_every_header_and_every_source(real: RedisBench) -> None:
     assert states == {name: queue.source_state(name) for name in ("tweets", "other")}
 
 
+@pytest.mark.parametrize(("small_bytes", "frames"), [(1, 32), (redis_queue.SMALL_BYTES, 128)])
+def test_more_headers_are_read_at_once_where_frames_are_small(
+    real: RedisBench, monkeypatch: pytest.MonkeyPatch, small_bytes: int, frames: int
+) -> None:
+    monkeypatch.setattr(redis_queue, "SMALL_BYTES", small_bytes)
+    queue = real.queue()
+    for number in range(1, 170):
+        queue.push(a_push(number))
+    steps = [*queue.every_header()]
+    assert (len(steps[0]), max(map(len, steps))) == (32, frames)
+    assert sorted(numbers_in(itertools.chain(*steps))) == [*range(1, 170)]
+
+
 def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     queue, later = bench.queue(), bench.queue()
     queue.bind("a" * 32)
