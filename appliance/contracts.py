@@ -4,7 +4,7 @@ Every implementation of a contract runs the same suite in tests/contract/. Contr
 crossed per chunk, frame or batch, never per record.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -201,21 +201,20 @@ LEASE_RECORDS_MAX = 100_000
 class Lease:
     """Frames that one owner holds: confirm or give back, under the same owner only.
 
-    The queue keeps them until then, so `items` are only there to be unpacked.
-
-    `deaths`: {frame's name: what earlier holders of it died of}, for those of its frames that
-    were in hand at a death: the words of `Death`, oldest first, with spaces between.
+    Attributes:
+        frames: how many they are.
+        items: each of them, oldest first, to be gone through once, before anything else is asked
+            of the queue but `set_aside`. The queue keeps them, and shows a large lease little by
+            little, each item until the next one: what is made of it may take its place in memory.
+            Raises Unavailable like all methods of the queue: then the lease is dropped.
+        deaths: {frame's name: what earlier holders of it died of}, for those of its frames that
+            were in hand at a death: the words of `Death`, oldest first, with spaces between.
     """
 
     owner: str
-    items: list[bytes]
+    frames: int
+    items: Iterable[Buffer]
     deaths: Mapping[str, str] = field(default_factory=dict)
-
-    def unpacked(self) -> Iterator[bytes]:
-        """Each item, oldest first, and no longer kept: what is made of it takes its place."""
-        self.items.reverse()
-        while self.items:
-            yield self.items.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +292,14 @@ class Queue(Protocol):
     def confirm(self, lease: Lease) -> None:
         """Forget the lease, and the deaths over its frames: the store has committed it.
 
-        Raises Unavailable if the owner's connection is gone (somebody else may have it).
+        Only when all its items were seen. Raises Unavailable if the owner's connection is gone
+        (somebody else may have it).
         """
 
     def give_back(self, lease: Lease) -> None:
         """Put the lease back in front, oldest first. Raises like confirm."""
 
-    def set_aside(self, lease: Lease, item: bytes) -> bool:
+    def set_aside(self, lease: Lease, item: Buffer) -> bool:
         """Move one item of the lease that can't be read to the list of bad items.
 
         False: that list is full, so the item is gone; say so. Never waits for room.

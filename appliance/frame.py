@@ -34,6 +34,7 @@ Buffer = bytes | bytearray | memoryview
 
 _RUN = re.compile(rb'"run":"([0-9a-f]+)"')
 _NUMBER = re.compile(rb'"number":([0-9]+)')
+_NEWLINE = re.compile(rb"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +139,16 @@ def encode_header(header: Header) -> bytes:
     return _JSON.encode(kept).encode() + b"\n"
 
 
-def decode(item: bytes) -> Frame:
-    """Take a Redis item apart.
+def decode(item: Buffer) -> Frame:
+    """Take a Redis item apart; what comes of it is copied.
 
     Raises:
         Corrupt: not one of our frames, a format newer than this program, or damaged bytes.
     """
-    line, newline, body = item.partition(b"\n")
+    newline = _NEWLINE.search(item)
     if not newline:
         raise Corrupt("a queue item has no header line")
-    header = decode_header(line)
+    header, body = decode_header(bytes(item[: newline.start()])), bytes(item[newline.end() :])
     if len(body) != header.body_bytes or checksum(body) != header.crc:
         raise Corrupt(f"frame {header.number} of run {header.run}: body and checksum differ")
     return Frame(header, body)
@@ -167,7 +168,7 @@ def decode_header(line: bytes) -> Header:
         Corrupt: not one of our frames, or a format newer than this program.
     """
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode())  # of bytes it would guess the encoding first
         if not isinstance(fields, dict) or "format" not in fields:
             raise Corrupt("a queue item has no frame header")
         if fields["format"] != FORMAT or fields["layout"] != LINES or fields["codec"] != "none":
@@ -198,18 +199,20 @@ def _check(header: Header) -> None:
         if len(bytes.fromhex(end.run)) > RUN_BYTES:
             raise ValueError("the run before is none")
     words = (header.source, header.hole or "", *(gap.cause for gap in header.gaps))
-    if any(type(word) is not str for word in words):
+    if {*map(type, words)} != {str}:
         raise ValueError("a source or a cause is none")
 
 
 def _check_counts(*counts: int) -> None:
-    if any(type(count) is not int or not 0 <= count < COUNT_MAX for count in counts):
-        raise ValueError("a number or a count is none")
+    for count in counts:
+        if type(count) is not int or not 0 <= count < COUNT_MAX:
+            raise ValueError("a number or a count is none")
 
 
 def _check_times(*times: float) -> None:
-    if not all(0 <= time < TIME_S_MAX for time in times):
-        raise ValueError("a time is none")
+    for time in times:
+        if not 0 <= time < TIME_S_MAX:
+            raise ValueError("a time is none")
 
 
 def _revived(fields: dict[str, Any]) -> dict[str, Any]:

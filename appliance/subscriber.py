@@ -29,7 +29,7 @@ from appliance.contracts import (
     no_checkpoint,
 )
 from appliance.errors import Corrupt, Unavailable
-from appliance.frame import Frame, Header, decode
+from appliance.frame import Buffer, Frame, Header, decode
 from appliance.logs import Outage
 from appliance.pace import Pace
 from appliance.refusals import Refusals
@@ -163,9 +163,8 @@ class Subscriber:
                 if not self._bring_back():
                     return not self._dropped or self._is_empty()
                 continue
-            taken = len(lease.items)
             if self._work(lease):
-                done += taken
+                done += lease.frames
                 progress(min(done, frames), frames)
             else:
                 self._dropped = True
@@ -224,26 +223,31 @@ class Subscriber:
         """What goes together and what goes alone; what can't be read is set aside."""
         batches: list[Batch] = []
         alone: list[Suspect] = []
-        for item in lease.unpacked():
-            self._gauge.beat()
-            try:
-                frame = decode(item)
-            except Corrupt as error:
-                self._log.error("a queue item is set aside: %s", error.line)
-                self._gauge.error(error.message)
-                if not self._queue.set_aside(lease, item):
-                    self._log.error(
-                        "it is lost, all %d bytes: the list of bad items is full", len(item)
-                    )
-                continue
-            name = frame.header.name
-            deaths = lease.deaths.get(name)
-            if deaths and (verdict := poison.judge(deaths)).alone:
-                alone.append((frame, verdict))
-            else:
-                self._gauge.in_hand(lease.owner, name)
-                batches.append(self._maker(frame.header.source).batch(frame))
+        for item in lease.items:
+            frame = self._decoded(lease, item)
+            del item  # a frame is here once while its rows are made, and not at all when the next
+            if frame:
+                name = frame.header.name
+                deaths = lease.deaths.get(name)
+                if deaths and (verdict := poison.judge(deaths)).alone:
+                    alone.append((frame, verdict))
+                else:
+                    self._gauge.in_hand(lease.owner, name)
+                    batches.append(self._maker(frame.header.source).batch(frame))
+            del frame  # … is read: its rows have taken its place
         return batches, alone
+
+    def _decoded(self, lease: Lease, item: Buffer) -> Frame | None:
+        """An item as a frame; None: it can't be read, and is set aside."""
+        self._gauge.beat()
+        try:
+            return decode(item)
+        except Corrupt as error:
+            self._log.error("a queue item is set aside: %s", error.line)
+            self._gauge.error(error.message)
+        if not self._queue.set_aside(lease, item):
+            self._log.error("it is lost, all %d bytes: the list of bad items is full", len(item))
+        return None
 
     def _maker(self, source: str) -> MakesBatches:
         """Frames of a source that is no longer configured are stored all the same."""

@@ -24,7 +24,7 @@ from appliance.contracts import (
     SourceState,
 )
 from appliance.errors import Occupied, Unavailable
-from appliance.frame import name_of
+from appliance.frame import Buffer, name_of
 from appliance.poison import judge
 
 
@@ -152,7 +152,7 @@ class MemoryQueue:
             self.server.busy.setdefault(self.owner, []).extend(items)
             attempts = self.server.attempts
             names = [name for name in map(name_of, items) if name in attempts]
-            return Lease(self.owner, items, {name: attempts[name] for name in names})
+            return Lease(self.owner, len(items), items, {name: attempts[name] for name in names})
 
     def confirm(self, lease: Lease) -> None:
         with self._holding(lease):
@@ -167,7 +167,8 @@ class MemoryQueue:
             self._give_back(lease.owner)
             self._held_bytes = 0
 
-    def set_aside(self, lease: Lease, item: bytes) -> bool:
+    def set_aside(self, lease: Lease, item: Buffer) -> bool:
+        item = bytes(item)
         kept = True
         with self._holding(lease):
             busy = self.server.busy.get(lease.owner, [])

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -38,8 +39,12 @@ def test_both_figures_are_measured_and_printed(
     words = ["B5", "B7", "--records", "4000", "--rounds", "1", "--json", str(file)]
     assert program.main(words) == 0
     figures = json.loads(file.read_text())["figures"]
+    seconds = json.loads(file.read_text())["seconds"]
     assert figures.keys() == {"B5", "B7"}
+    assert seconds.keys() == {"B5", "B7", "all"}
+    assert 0 < seconds["B5"] + seconds["B7"] < seconds["all"]
     printed = capsys.readouterr().out
+    assert "seconds by the clock" in printed
     for name, figure in figures.items():
         assert measure.shown(figure["ours"]["median"]) in printed
         assert name in printed
@@ -232,6 +237,38 @@ def test_what_processes_use_is_read_of_the_whole_family() -> None:
         assert 0.05 < (family.total() - before).cpu_s < 10
         os.kill(next(pid for pid, name in family.names.items() if name == "sleep"), SIGKILL)
     assert role(os.getpid()).startswith(("python", "pytest"))
+
+
+def test_who_ends_between_two_readings_has_handed_what_it_used_to_its_parent() -> None:
+    """As the server's child does that writes its file anew."""
+    ended = (
+        "import os, sys\nif not (pid := os.fork()):\n sys.stdin.readline()\n sum(range(10**7))\n"
+    )
+    ended += " os._exit(0)\nprint(os.waitpid(pid, 0), flush=True)\nsys.stdin.readline()"
+    with subprocess.Popen(
+        [sys.executable, "-c", ended], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        until(lambda: len(family_of(parent.pid).names) == 2, 10, "its child")
+        family = family_of(parent.pid)
+        before, clocks = family.usage(), idle._clocks(family)
+        parent.stdin.write("go\n")
+        parent.stdin.flush()
+        parent.stdout.readline()
+        after = family.usage()
+        assert after.keys() == before.keys()
+        assert sum(one.cpu_s for one in after.values()) > sum(one.cpu_s for one in before.values())
+        assert idle._uses(family, clocks, idle._clocks(family)).keys() == before.keys()
+        assert len(family_of(parent.pid).names) == 1
+        parent.stdin.close()
+
+
+def test_the_servers_child_that_writes_its_file_anew_is_the_server() -> None:
+    title = "exec -a valkey-aof-rewrite sleep 60"
+    with subprocess.Popen(["bash", "-c", title]) as child:
+        until(lambda: role(child.pid) == "valkey-server", 10, "its title")
+        child.kill()
 
 
 def test_a_figure_that_the_other_way_lacks_is_no_reason_to_stop() -> None:

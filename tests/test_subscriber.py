@@ -4,7 +4,8 @@ Rows are made by the real RowMaker; what is compared is what the database has in
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -16,7 +17,7 @@ from appliance import backoff, signals, subscriber
 from appliance.batch import Batch, Stored
 from appliance.contracts import NO_RECORD, Hold, Hole, Lease
 from appliance.errors import Rejected, Unavailable
-from appliance.frame import Gap, Header, RunEnd, checksum, decode, encode_header
+from appliance.frame import Frame, Gap, Header, RunEnd, checksum, decode, encode_header
 from appliance.pace import LEASE_BYTES_MIN, LEASE_BYTES_START, LEASE_S_MAX
 from appliance.rows import RowMaker
 from appliance.settings import Column, Filter
@@ -144,11 +145,12 @@ class World:
         self.queue = TimedQueue(self.redis, self.clock)
         self.store = CountingStore(self.database, self.clock)
         words = Filter(path="team", any=("packers", "bears"))
+        self.maker = RowMaker(COLUMNS, "json", (words,), "tweets")
         self.subscriber = Subscriber(
             "1",
             self.queue,
             self.store,
-            {"tweets": RowMaker(COLUMNS, "json", (words,), "tweets")},
+            {"tweets": self.maker},
             self.other,
             self.gauge,
             self.wish,
@@ -238,20 +240,57 @@ def test_nothing_is_waited_for_longer_than_until_the_next_fold(world: World) -> 
     assert world.is_empty()
 
 
-def test_an_item_is_not_kept_behind_its_batch(world: World) -> None:
+def test_a_frame_is_not_kept_behind_its_batch(world: World) -> None:
     """Or the lease would be in memory twice while the database works."""
     world.push(*(item(n, tweet("bears", n)) for n in range(1, 4)))
-    left: list[int] = []
+    bodies: list[bytes] = []
+    kept: list[tuple[int, int]] = []
+
+    def unpacked(lease: Lease) -> Iterator[bytes]:
+        for taken in [*lease.items]:
+            fresh = bytes(bytearray(taken))
+            yield fresh
+            kept.append((sys.getrefcount(fresh), sys.getrefcount(bodies[-1])))
 
     def take(bytes_max: int, wait_s: float) -> Lease | None:
         lease = TimedQueue.take(world.queue, bytes_max, wait_s)
-        world.queue.before_confirm = lambda: left.append(len(lease.items) if lease else -1)
-        return lease
+        return lease and replace(lease, items=unpacked(lease))
+
+    def batch(frame: Frame) -> Batch:
+        bodies.append(frame.body)
+        return RowMaker.batch(world.maker, frame)
+
+    world.queue.take = take  # type: ignore[method-assign]
+    world.maker.batch = batch  # type: ignore[method-assign]
+    world.run(stop_after_s=3)
+    assert world.frames() == [1, 2, 3]
+    assert kept == [(2, 2)] * 3, "of the item and of its body: ours, and the one of the call"
+
+
+def test_a_lease_that_breaks_off_while_it_is_read_is_dropped_whole(world: World) -> None:
+    """Nothing of it is stored, nothing forgotten: it comes again under another name."""
+    world.push(*(item(n, tweet("bears", n)) for n in range(1, 4)))
+    broken: list[str] = []
+
+    def breaks_off(lease: Lease) -> Iterator[bytes]:
+        yield next(iter(lease.items))
+        broken.append(lease.owner)
+        world.queue.close()
+        raise Unavailable("Redis is gone")
+
+    def take(bytes_max: int, wait_s: float) -> Lease | None:
+        lease = TimedQueue.take(world.queue, bytes_max, wait_s)
+        return lease if broken or lease is None else replace(lease, items=breaks_off(lease))
 
     world.queue.take = take  # type: ignore[method-assign]
     world.run(stop_after_s=3)
+    assert len(broken) == 1
+    assert world.frames() == []
+    assert [*world.redis.busy] == broken
+    assert world.die_and_sweep() == 3
+    world.born()
+    world.run(stop_after_s=3)
     assert world.frames() == [1, 2, 3]
-    assert left == [0]
 
 
 def test_a_lease_whose_items_are_gone_is_given_back_whole(world: World) -> None:

@@ -21,6 +21,8 @@ of the two at every instant. What keeps that true:
 Who adds a script names it in SCRIPTS; all are loaded on each new connection.
 """
 
+import errno
+import os
 import re
 import secrets
 import select
@@ -42,7 +44,7 @@ from appliance.contracts import (
     SourceState,
 )
 from appliance.errors import Occupied, Unavailable
-from appliance.frame import name_of
+from appliance.frame import Buffer, name_of
 from appliance.poison import ALONE_AFTER
 from appliance.queues.address import RedisAddress
 from appliance.queues.hints import check_version, durability, unavailable
@@ -56,13 +58,18 @@ ATTEMPTS_FRAMES_MAX = 10_000  # frames that something is written down over
 ATTEMPTS_S = 24 * 3600  # without a new death all of it is forgotten: nothing of it stays for ever
 JOINED_BYTES_MAX = 64 * 1024  # of a frame that is copied once more, to be one call instead of three
 SCAN_COUNT = 1000  # keys that one SCAN step looks at
-HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds
+LEASE_STEP_BYTES = 256 * 1024  # a lease of more is read in steps of less, or of one larger frame
+HEADERS_STEP = 32  # frames whose headers are read in one step, some milliseconds,
+HEADERS_STEP_SMALL = 128  # or as many as this, where those of the step before were small:
+SMALL_BYTES = 4096  # less than this each, on an average
 UNBLOCK_TRIES_MAX = 50  # so often a server is asked to end our wait,
 UNBLOCK_AGAIN_S = 0.1  # each time that nothing has come for so long
 LIST_FRAMES_MAX = 2**32 - 1  # what a list of Redis can hold
 BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
 GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
+SAID_BYTES_MAX = 100  # of an answer that isn't what was asked for
+BESIDE_ONE = 64  # bytes around a list of one item, as Redis sends it
 
 
 # ── scripts ─────────────────────────────────────────────────────────────────────────────
@@ -127,16 +134,41 @@ if not known[1] or newer(run, known[1])
 end
 """
 
-TAKE = """#!lua flags=allow-oom
-local items, size, records = {}, 0, 0
+NAME_OF = """
+local function name_of(item)
+  local line = item:match('^[^\\n]*')
+  local run, number = line:match('"run":"([0-9a-f]+)"'), line:match('"number":([0-9]+)')
+  return run and number and run .. ':' .. number
+end
+"""
+
+# A small lease comes with the answer. Of a large one only its steps (frames, bytes, frames …): it
+# is read from the busy list when it is wanted, so that nobody ever holds all of it once more.
+TAKE = f"""#!lua flags=allow-oom
+local bytes_max, records_max, step_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local has_deaths = redis.call('EXISTS', KEYS[3]) == 1
+local items, steps, deaths, size, records, at = {{}}, {{}}, {{}}, 0, 0, -1
+{NAME_OF}
 repeat
   local item = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
   if not item then break end
-  items[#items + 1] = item
   size = size + #item
+  if at < 0 or steps[at + 1] + #item >= step_bytes then
+    at = at + 2
+    steps[at], steps[at + 1] = 0, 0
+  end
+  steps[at], steps[at + 1] = steps[at] + 1, steps[at + 1] + #item
+  items = size < step_bytes and items or {{}}
+  items[#items + 1] = item
   records = records + (item:sub(1, 256):match('"records":([0-9]+)') or 0)
-until size >= tonumber(ARGV[1]) or records >= tonumber(ARGV[2])
-return {items, redis.call('HGETALL', KEYS[3])}
+  local name = has_deaths and name_of(item)
+  local known = name and redis.call('HGET', KEYS[3], name)
+  if known then
+    deaths[#deaths + 1] = name
+    deaths[#deaths + 1] = known
+  end
+until size >= bytes_max or records >= records_max
+return {{size < step_bytes and items or {{}}, steps, deaths}}
 """
 
 CONFIRM = """#!lua flags=allow-oom
@@ -155,16 +187,10 @@ return frames
 # What a dead owner left, with its death beside the frames that it had in hand (ARGV: the one
 # frame's name, or none for all; the death's word; limits). In one step: given back once, told
 # once. With several frames in hand none of them was one that goes alone.
-GIVE_BACK_OF_DEAD = """#!lua flags=allow-oom
+GIVE_BACK_OF_DEAD = f"""#!lua flags=allow-oom
 local frame, word, alone_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local chars_max, fields_max, expire_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-
-local function name_of(item)
-  local line = item:match('^[^\\n]*')
-  local run, number = line:match('"run":"([0-9a-f]+)"'), line:match('"number":([0-9]+)')
-  return run and number and run .. ':' .. number
-end
-
+{NAME_OF}
 local function write_down(name)
   local known = redis.call('HGET', KEYS[3], name)
   if not known then
@@ -222,11 +248,12 @@ return {redis.call('LLEN', KEYS[1]), busy, tonumber(redis.call('GET', KEYS[2]) o
 
 # Whole items stay where they are: only their first lines come out.
 HEADERS = """#!lua flags=no-writes,allow-oom
-local lines = {}
+local lines, size = {}, 0
 for _, item in ipairs(redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])) do
   lines[#lines + 1] = item:match('^[^\\n]*')
+  size = size + #item
 end
-return lines
+return {lines, size}
 """
 
 SCRIPTS = (
@@ -245,14 +272,10 @@ SCRIPTS = (
 )
 
 
-def _deaths_over(items: Sequence[bytes], attempts: Sequence[bytes]) -> dict[str, str]:
-    """Of all that is written down (field, value, field, value …) what is about these frames."""
-    if not attempts:
-        return {}
+def _deaths(attempts: Sequence[bytes]) -> dict[str, str]:
+    """What is written down over frames, as Redis tells a hash: field, value, field, value …"""
     pairs = zip(attempts[::2], attempts[1::2], strict=True)
-    known = {field.decode(): value.decode() for field, value in pairs}
-    names = map(name_of, items)
-    return {name: known[name] for name in names if name in known}
+    return {field.decode(): value.decode() for field, value in pairs}
 
 
 # ── queue ───────────────────────────────────────────────────────────────────────────────
@@ -304,6 +327,7 @@ class RedisQueue:
         self._owner = ""  # empty: not connected, nothing is ours
         self._client = 0  # the server's own number for the connection
         self._held_bytes = 0  # in our busy list
+        self._unread = 0  # frames of them that we haven't seen yet
         self._shas: dict[str, bytes] = {}
         self._server = ""  # its name and version
 
@@ -416,18 +440,67 @@ class RedisQueue:
         with self._talking():
             lists = (self._keys.working, self._keys.busy(self._owner))
             keys = (*lists, self._keys.attempts)
-            items, attempts = self._run(TAKE, keys, bytes_max, LEASE_RECORDS_MAX)
-            if not items:
-                items, attempts = self._wait_for_one(lists, wait_s)
-        if not items:
+            limits = (bytes_max, LEASE_RECORDS_MAX, LEASE_STEP_BYTES)
+            items, steps, attempts = self._run(TAKE, keys, *limits)
+            frames, size, deaths = sum(steps[::2]), sum(steps[1::2]), _deaths(attempts)
+            if not frames:
+                items, deaths = self._wait_for_one(lists, wait_s)
+                frames, size = len(items), sum(map(len, items))
+        if not frames:
             return None
-        self._held_bytes = sum(map(len, items))
-        return Lease(self._owner, items, _deaths_over(items, attempts))
+        self._held_bytes, self._unread = size, frames - len(items)
+        return Lease(self._owner, frames, items or self._read(self._owner, steps), deaths)
 
-    def _wait_for_one(self, lists: tuple[str, str], wait_s: float) -> tuple[list[Any], list[Any]]:
-        """One frame, if there is one in time, and the attempts as they are then."""
+    def _read(self, owner: str, steps: Sequence[int]) -> Iterator[Buffer]:
+        """The items of a lease in its steps, oldest first.
+
+        Counted from the right: what is set aside meanwhile was read, so it moves nothing there.
+        """
+        room = bytearray()
+        for count, size in zip(steps[::2], steps[1::2], strict=True):
+            with self._holding(owner):
+                last = count - self._unread - 1
+                asked = ("LRANGE", self._keys.busy(owner), -self._unread, last)
+                if count > 1:
+                    items: list[Buffer] = self._command(*asked)
+                else:
+                    room = room if len(room) >= size + BESIDE_ONE else bytearray(size + BESIDE_ONE)
+                    items = [self._command_for_one(asked, size, memoryview(room))]
+                if len(items) != count:
+                    raise Unavailable(f"Redis at {self._address}: frames in hand are gone")
+            self._unread -= count
+            items.reverse()
+            while items:
+                yield items.pop()
+
+    def _command_for_one(self, words: Sequence[Any], size: int, room: memoryview) -> memoryview:
+        """Ask for a list of one item of this size, and have it received where it shall be.
+
+        redis-py would have it in memory three times for a moment: as it came, in pieces, and as
+        the answer. That costs more than the kernel's copy.
+        """
+        head = b"*1\r\n$%d\r\n" % size
+        end = len(head) + size
+        self._send(self._connection.pack_command(*words))
+        came = 0
+        while came < end + len(b"\r\n"):
+            more = self._connection._sock.recv_into(room[came : end + len(b"\r\n")])
+            if not more:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            came += more
+            known = min(came, len(head))
+            if room[:known] != head[:known]:
+                said = bytes(room[: min(came, SAID_BYTES_MAX)])
+                raise Unavailable(f"Redis at {self._address}: no frame came, but {said!r}")
+        self._beat()
+        return room[len(head) : end]
+
+    def _wait_for_one(
+        self, lists: tuple[str, str], wait_s: float
+    ) -> tuple[list[bytes], dict[str, str]]:
+        """One frame, if there is one in time, and the deaths over it as they are then."""
         if wait_s < BLOCK_S_MIN:
-            return [], []
+            return [], {}
         take = ("BLMOVE", *lists, "LEFT", "RIGHT", f"{wait_s:.3f}")
         # Sent together: the server answers the second when the first is done.
         self._send(self._connection.pack_commands([take, ("HGETALL", self._keys.attempts)]))
@@ -438,10 +511,13 @@ class RedisQueue:
             item = self._reply()
         except OutOfMemoryError:  # refused before it did anything, so the connection is sound
             item, is_full = None, True
-        attempts = self._reply()
+        known = _deaths(self._reply())
         if is_full:
             self._sleep(min(FULL_WAIT_S, wait_s))
-        return ([] if item is None else [item]), attempts
+        if item is None:
+            return [], {}
+        name = name_of(item) if known else ""
+        return [item], ({name: known[name]} if name in known else {})
 
     def _is_woken(self, wait_s: float) -> bool:
         """Block until the server answers; True: until somebody wants us.
@@ -487,26 +563,27 @@ class RedisQueue:
 
         Raises Unavailable if the owner's connection is gone (somebody else may have it).
         """
-        with self._holding(lease):
+        assert not self._unread, "nobody has seen all of what would be forgotten"
+        with self._holding(lease.owner):
             keys = (self._keys.busy(lease.owner), self._keys.bytes, self._keys.attempts)
             self._run(CONFIRM, keys, self._held_bytes, *lease.deaths)
             self._held_bytes = 0
 
     def give_back(self, lease: Lease) -> None:
         """Put the lease back in front, oldest first. Raises like confirm."""
-        with self._holding(lease):
+        with self._holding(lease.owner):
             self._run(GIVE_BACK, (self._keys.busy(lease.owner), self._keys.working))
-            self._held_bytes = 0
+            self._held_bytes = self._unread = 0
 
-    def set_aside(self, lease: Lease, item: bytes) -> bool:
+    def set_aside(self, lease: Lease, item: Buffer) -> bool:
         """Move one item of the lease that can't be read to the list of bad items.
 
         False: that list is full, so the item is gone.
         """
         keys = self._keys
-        with self._holding(lease):
+        with self._holding(lease.owner):
             places = (keys.busy(lease.owner), keys.bytes, keys.bad, keys.bad_bytes)
-            done = self._run(SET_ASIDE, places, item, BAD_BYTES_MAX)
+            done = self._run(SET_ASIDE, places, bytes(item), BAD_BYTES_MAX)
             self._held_bytes -= 0 if done == b"not there" else len(item)
         return bool(done != b"gone")
 
@@ -570,14 +647,17 @@ class RedisQueue:
 
         It begins with the newest and counts from the right. So whatever is taken from the left
         meanwhile, or given back there, moves no frame past us; a push makes us read some twice.
+        To find its place costs the server the way there from the nearer end, in each step.
         """
         at = max(0, self._command("LLEN", key) - frames_max)
+        step = HEADERS_STEP
         while True:
-            step = self._run(HEADERS, (key,), -at - HEADERS_STEP, -at - 1)
-            yield step
-            if len(step) < HEADERS_STEP:
+            lines, size = self._run(HEADERS, (key,), -at - step, -at - 1)
+            yield lines
+            if len(lines) < step:
                 return
-            at += HEADERS_STEP
+            at += step
+            step = HEADERS_STEP_SMALL if size < SMALL_BYTES * step else HEADERS_STEP
 
     # check
 
@@ -648,7 +728,7 @@ class RedisQueue:
     def close(self) -> None:
         """Drop connection, name and lease; what is in the busy list becomes an orphan."""
         connection, self._connection = self._connection, None
-        self._owner, self._held_bytes = "", 0
+        self._owner, self._held_bytes, self._unread = "", 0, 0
         if connection is not None:
             connection.disconnect()
 
@@ -672,9 +752,9 @@ class RedisQueue:
                 self.close()
 
     @contextmanager
-    def _holding(self, lease: Lease) -> Iterator[None]:
+    def _holding(self, owner: str) -> Iterator[None]:
         """Commands about a lease: under the connection that took it, or not at all."""
-        if lease.owner != self._owner:
+        if owner != self._owner:
             raise Unavailable("the connection that held the lease is gone; it is given back")
         with self._talking():
             yield

@@ -12,6 +12,7 @@ are no others.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,16 @@ def main(words: Sequence[str]) -> int:
     """Measure what is asked for."""
     asked = _arguments(words)
     try:
-        findings, settings = _measured(asked)
+        findings, settings, seconds = _measured(asked)
     except (pytest.skip.Exception, pytest.fail.Exception) as missing:
         print(missing, file=sys.stderr)
         return Exit.UNREACHABLE
     if not findings:
         return Exit.UNREACHABLE
-    print(report.text(findings), end="")
+    print(report.text([*findings, report.times(seconds)]), end="")
     if asked.json:
-        text = json.dumps(report.as_json(findings, settings), indent=2, ensure_ascii=False)
+        content = report.as_json(findings, settings) | {"seconds": seconds}
+        text = json.dumps(content, indent=2, ensure_ascii=False)
         asked.json.write_text(text + "\n")
     if asked.pictures:
         for name, picture in [item for found in findings for item in found.pictures.items()]:
@@ -52,7 +54,11 @@ def main(words: Sequence[str]) -> int:
     return Exit.OK
 
 
-def _measured(asked: argparse.Namespace) -> tuple[list[Findings], dict[str, Any]]:
+Seconds = dict[str, float]  # that each figure has taken, "all" of it
+
+
+def _measured(asked: argparse.Namespace) -> tuple[list[Findings], dict[str, Any], Seconds]:
+    began, seconds = time.perf_counter(), {}
     lines = make_lines(asked.records, asked.seed)
     _say(
         f"{asked.records:,} lines of {len(lines.body) / asked.records:.0f} bytes, seed {asked.seed}"
@@ -62,11 +68,15 @@ def _measured(asked: argparse.Namespace) -> tuple[list[Findings], dict[str, Any]
         findings = []
         for name in asked.figures or FIGURES:
             _say(f"{name}:")
+            at = time.perf_counter()
             try:
                 findings.append(FIGURES[name](run))
             except pytest.skip.Exception as missing:
                 _say(f"{name} is left out: {missing}")
+            seconds[name] = round(time.perf_counter() - at, 1)
+            _say(f"{name} took {seconds[name]:.0f} s")
         [(version,)] = database.run("SELECT VERSION()")
+    seconds["all"] = round(time.perf_counter() - began, 1)
     settings = {
         "records": asked.records,
         "line_bytes": round(len(lines.body) / asked.records, 1),
@@ -74,7 +84,7 @@ def _measured(asked: argparse.Namespace) -> tuple[list[Findings], dict[str, Any]
         "transaction_bytes": LEASE_BYTES,
         "database": f"{version}, {' '.join(OPTIONS)}",
     }
-    return findings, settings
+    return findings, settings, seconds
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

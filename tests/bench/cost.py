@@ -7,11 +7,10 @@ record takes from it in any case, and they add up over processes.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.bench.processes import Family, family_of
+from tests.bench.processes import family_of
 from tests.bench.ways import StreamDaemon
 
 DATABASE = "database"
-REWRITE = "-aof-rewrite"
 CPU_S_PER_MILLION = "CPU s/million records"
 
 
@@ -41,22 +40,12 @@ class Cost:
 def cost_of(way: StreamDaemon, work: Callable[[], float]) -> Cost:
     """What a piece of work has cost, which stores records and says in how many seconds."""
     stored = way.committed()
-    family = _family(way)
+    family = family_of(parent_of(way), {way.database.server.pid: DATABASE})
     before = family.usage()
     seconds = work()
     after = family.usage()
     cpu_s = {name: (after[name] - before[name]).cpu_s for name in after}
     return Cost(way.committed() - stored, seconds, cpu_s)
-
-
-def _family(way: StreamDaemon) -> Family:
-    """All of the instance, and the database: they live as long as both do.
-
-    Less the server's child that just writes its file anew: when that ends, its time is the
-    server's own.
-    """
-    names = family_of(parent_of(way), {way.database.server.pid: DATABASE}).names
-    return Family({pid: name for pid, name in names.items() if not name.endswith(REWRITE)})
 
 
 def parent_of(way: StreamDaemon) -> int:

@@ -7,7 +7,7 @@ in the same seconds, since neither has anything to do; the one that takes more c
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tests.bench.latency import embedded
@@ -119,18 +119,21 @@ def _round(families: Mapping[str, Family]) -> Mapping[str, Uses]:
 
 
 Clocks = tuple[float, dict[int, tuple[float, int]]]
-"""When it was read; {pid: seconds of a core, wakes} so far."""
+"""When it was read; {pid: seconds of a core, wakes} so far, of those that live."""
 
 
 def _clocks(family: Family) -> Clocks:
-    now = time.monotonic()
-    return now, {pid: (cpu_clock_s(pid), usage(pid).wakes) for pid in family.names}
+    now, clocks = time.monotonic(), {}
+    for pid in family.names:
+        with suppress(OSError):  # it has ended
+            clocks[pid] = cpu_clock_s(pid), usage(pid).wakes
+    return now, clocks
 
 
 def _uses(family: Family, before: Clocks, after: Clocks) -> Uses:
-    uses: dict[str, Use] = {}
+    uses = dict.fromkeys(family.names.values(), Use())
     took_s = after[0] - before[0]
-    for pid, role in family.names.items():
+    for pid in before[1].keys() & after[1].keys():
         cpu_s, wakes = (new - old for new, old in zip(after[1][pid], before[1][pid], strict=True))
-        uses[role] = uses.get(role, Use()) + Use(100 * cpu_s / took_s, wakes / took_s)
+        uses[family.names[pid]] += Use(100 * cpu_s / took_s, wakes / took_s)
     return uses

@@ -13,7 +13,7 @@ from tests.bench.cost import parent_of
 from tests.bench.lines import Content, Lines
 from tests.bench.measure import Comparison, Findings, Listing, Samples, check, limit, shown
 from tests.bench.pausing import Pausing
-from tests.bench.processes import family_of, pss_bytes
+from tests.bench.processes import GONE, family_of, pss_bytes
 from tests.bench.run import Run
 from tests.bench.ways import StreamDaemon, stream_daemon, wait_until
 from tests.system.daemon import connect
@@ -126,7 +126,7 @@ def _memory(way: StreamDaemon) -> Memory:
         name = SERVER if role.startswith(("valkey", "redis")) else role
         try:
             found[name] = found.get(name, 0) + pss_bytes(pid) / 1e6
-        except (FileNotFoundError, ProcessLookupError):
+        except GONE:
             continue  # the server's child, which has written its file anew
     return found
 

@@ -6,11 +6,14 @@ All read from /proc (proc(5)), from outside: nothing of what is measured knows o
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+REWRITE = "-aof-rewrite"  # behind "valkey" or "redis"
+GONE = (FileNotFoundError, ProcessLookupError)  # a process that has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,14 @@ class Family:
     names: Mapping[int, str] = field(default_factory=dict)
 
     def usage(self) -> dict[str, Usage]:
-        """What each has used so far, by name: several under one name are added up."""
-        used: dict[str, Usage] = {}
+        """What each has used so far, by name: several under one name are added up.
+
+        One that has ended meanwhile has handed what it used to its parent.
+        """
+        used = dict.fromkeys(self.names.values(), Usage())
         for pid, name in self.names.items():
-            used[name] = used.get(name, Usage()) + usage(pid)
+            with suppress(*GONE):
+                used[name] += usage(pid)
         return used
 
     def total(self) -> Usage:
@@ -61,16 +68,22 @@ class Family:
 
 def family_of(parent: int, others: Mapping[int, str] | None = None) -> Family:
     """An instance's parent and all that it has started, by their roles; `others` as named."""
-    pids = [parent, *_descendants(parent)]
-    return Family({pid: role(pid) for pid in pids} | dict(others or {}))
+    names: dict[int, str] = {}
+    for pid in (parent, *_descendants(parent)):
+        with suppress(*GONE):
+            names[pid] = role(pid)
+    return Family(names | dict(others or {}))
 
 
 def role(pid: int) -> str:
-    """A process's part in an instance, as its title says: "collector", "subscriber" …"""
+    """A process's part in an instance, as its title says: "collector", "subscriber" …
+
+    The server's child that just writes its file anew is the server: it ends at any moment.
+    """
     words = (PROC / f"{pid}" / "cmdline").read_bytes().replace(b"\0", b" ").decode().split()
     if words and words[0] == "stream-daemon":
         return words[2] if len(words) > 2 else "parent"
-    return Path(words[0]).name if words else "?"
+    return Path(words[0]).name.replace(REWRITE, "-server") if words else "?"
 
 
 def usage(pid: int) -> Usage:
@@ -116,7 +129,13 @@ def _field(file: Path, name: str) -> int:
 
 
 def _descendants(pid: int) -> Iterable[int]:
-    for task in (PROC / f"{pid}" / "task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)
-            yield from _descendants(int(child))
+    for child in _children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(*GONE):
+        tasks = (PROC / f"{pid}" / "task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return []

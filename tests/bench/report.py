@@ -59,6 +59,12 @@ def _printed(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) ->
     return captured.get()
 
 
+def times(seconds: Mapping[str, float]) -> Findings:
+    """What each figure took by the clock: where the time of a run goes."""
+    rows = [(name, f"{took:.0f}") for name, took in seconds.items()]
+    return Findings([], [Listing("time", ("figure", "seconds by the clock"), rows)])
+
+
 def as_json(findings: Sequence[Findings], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the single rounds, the machine and the settings."""
     return {

@@ -197,6 +197,14 @@ def taken(queue: Queue, bytes_max: int = GIB) -> Lease:
     return lease
 
 
+def items_of(lease: Lease | None) -> list[bytes]:
+    """All of a lease that is small enough to be gone through more than once."""
+    assert lease is not None
+    assert isinstance(lease.items, list)
+    assert lease.frames == len(lease.items)
+    return lease.items
+
+
 # ── push ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -206,7 +214,7 @@ def test_frames_come_out_as_they_went_in(bench: Bench) -> None:
     pushes.append(a_push(6, body=memoryview(b"a view of a buffer\n")[2:]))  # type: ignore[arg-type]
     pushes.append(a_push(7, body=bytearray(b"")))  # type: ignore[arg-type]
     assert [queue.push(push) for push in pushes] == [Pushed.TAKEN] * 7
-    assert taken(queue).items == [*map(item_of, pushes)]
+    assert items_of(taken(queue)) == [*map(item_of, pushes)]
 
 
 def test_a_push_sent_again_is_recognised(bench: Bench) -> None:
@@ -332,7 +340,7 @@ def test_a_lease_ends_with_the_frame_that_reaches_the_limit(bench: Bench) -> Non
         queue.push(push)
     for limit, expected in ((1, 1), (size, 1), (size + 1, 2), (GIB, 3)):
         lease = taken(queue, limit)
-        assert len(lease.items) == expected
+        assert lease.frames == expected
         queue.confirm(lease)
     assert queue.take(GIB, 0.0) is None
 
@@ -342,7 +350,7 @@ def test_a_frame_in_somebodys_hands_is_nobody_elses(bench: Bench) -> None:
     one.push(a_push(1))
     one.push(a_push(2))
     first, second = taken(one, 1), taken(other, 1)
-    assert (first.items, second.items) == ([item_of(a_push(1))], [item_of(a_push(2))])
+    assert (items_of(first), items_of(second)) == ([item_of(a_push(1))], [item_of(a_push(2))])
     assert one.depth() == Depth(0, 2, 2 * len(item_of(a_push(1))))
     one.confirm(first)
     assert bench.look().busy == {second.owner: [item_of(a_push(2))]}
@@ -357,7 +365,7 @@ def test_what_is_given_back_stands_in_front_in_its_old_order(bench: Bench) -> No
     assert bench.look().working == items
     assert bench.look().busy == {}
     assert bench.look().counted == sum(map(len, items))
-    assert taken(queue).items == [*items]
+    assert items_of(taken(queue)) == [*items]
 
 
 def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
@@ -370,7 +378,7 @@ def test_bytes_are_counted_until_confirmed_and_end_at_0(bench: Bench) -> None:
         assert queue.depth().bytes == sum(sizes)
     while lease := queue.take(300, 0.0):
         queue.confirm(lease)
-        del sizes[: len(lease.items)]
+        del sizes[: lease.frames]
         assert queue.depth().bytes == sum(sizes)
     assert queue.depth() == Depth(0, 0, 0)
 
@@ -387,7 +395,7 @@ def test_a_lease_ends_with_the_frame_that_reaches_the_limit_of_records(bench: Be
     for _ in range(3):
         leases.append(taken(queue))
         queue.confirm(leases[-1])
-    assert [len(lease.items) for lease in leases] == [2, 4, 3]
+    assert [lease.frames for lease in leases] == [2, 4, 3]
 
 
 def a_header(number: int, records: int) -> Header:
@@ -446,12 +454,12 @@ def test_an_item_set_aside_leaves_the_lease_and_the_sum(bench: Bench) -> None:
     for push in pushes:
         queue.push(push)
     lease = taken(queue)
-    queue.set_aside(lease, lease.items[1])
+    queue.set_aside(lease, items_of(lease)[1])
     queue.set_aside(lease, b"never there")
     seen = bench.look()
     assert seen.bad == [item_of(pushes[1])]
     assert seen.busy == {lease.owner: [item_of(pushes[0]), item_of(pushes[2])]}
-    assert seen.counted == len(lease.items[0]) + len(lease.items[2])
+    assert seen.counted == len(item_of(pushes[0])) + len(item_of(pushes[2]))
     queue.push(a_push(4))
     queue.confirm(lease)
     assert bench.look().busy == {}
@@ -462,11 +470,11 @@ def test_a_lease_may_be_set_aside_whole(bench: Bench) -> None:
     queue = bench.queue()
     queue.push(a_push(1))
     lease = taken(queue)
-    queue.set_aside(lease, lease.items[0])
+    queue.set_aside(lease, items_of(lease)[0])
     assert queue.depth() == Depth(0, 0, 0)
     queue.confirm(lease)
     queue.push(a_push(2))
-    assert taken(queue).items == [item_of(a_push(2))]
+    assert items_of(taken(queue)) == [item_of(a_push(2))]
 
 
 def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
@@ -479,7 +487,7 @@ def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
     for push in pushes:
         queue.push(push)
     lease = taken(queue)
-    assert [queue.set_aside(lease, item) for item in lease.items[:3]] == [True, True, False]
+    assert [queue.set_aside(lease, item) for item in items_of(lease)[:3]] == [True, True, False]
     seen = bench.look()
     assert seen.bad == [item_of(push) for push in pushes[:2]]
     assert seen.busy == {lease.owner: [item_of(pushes[3])]}, "also what is gone leaves the lease"
@@ -488,13 +496,13 @@ def test_what_cannot_be_read_is_kept_up_to_a_limit_the_oldest_first(
     assert queue.depth() == Depth(0, 0, 0)
     queue.push(a_push(5, b"x" * 400))
     lease = taken(queue)
-    assert not queue.set_aside(lease, lease.items[0])
+    assert not queue.set_aside(lease, items_of(lease)[0])
     _forget_bad(bench)  # the operator has looked at it
     queue.push(a_push(6, b"x" * 100))
     queue.confirm(lease)
     lease = taken(queue)
-    assert queue.set_aside(lease, lease.items[0])
-    assert bench.look().bad == list(lease.items)
+    assert queue.set_aside(lease, items_of(lease)[0])
+    assert bench.look().bad == items_of(lease)
 
 
 def _limit_bad(bench: Bench, monkeypatch: pytest.MonkeyPatch, bytes_max: int) -> None:
@@ -571,6 +579,19 @@ def test_every_header_and_every_source(real: RedisBench) -> None:
     assert states == {name: queue.source_state(name) for name in ("tweets", "other")}
 
 
+@pytest.mark.parametrize(("small_bytes", "frames"), [(1, 32), (redis_queue.SMALL_BYTES, 128)])
+def test_more_headers_are_read_at_once_where_frames_are_small(
+    real: RedisBench, monkeypatch: pytest.MonkeyPatch, small_bytes: int, frames: int
+) -> None:
+    monkeypatch.setattr(redis_queue, "SMALL_BYTES", small_bytes)
+    queue = real.queue()
+    for number in range(1, 170):
+        queue.push(a_push(number))
+    steps = [*queue.every_header()]
+    assert (len(steps[0]), max(map(len, steps))) == (32, frames)
+    assert sorted(numbers_in(itertools.chain(*steps))) == [*range(1, 170)]
+
+
 def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     queue, later = bench.queue(), bench.queue()
     queue.bind("a" * 32)
@@ -584,7 +605,7 @@ def test_a_queue_belongs_to_the_first_store(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         queue.bind("a" * 32)
     queue.bind("a" * 32)
-    assert taken(queue).items == [item_of(a_push(1))]
+    assert items_of(taken(queue)) == [item_of(a_push(1))]
     bench.flush()
     later.bind("b" * 32)
 
@@ -685,7 +706,7 @@ def test_a_closed_owner_is_a_dead_one(bench: Bench) -> None:
     queue.close()
     queue.close()
     assert _eventually(lambda: recovery.sweep() == 1)
-    assert taken(queue).items == [item_of(a_push(1))]
+    assert items_of(taken(queue)) == [item_of(a_push(1))]
 
 
 def test_the_sweep_mends_a_sum_that_has_drifted(bench: Bench) -> None:
@@ -725,7 +746,7 @@ def test_a_death_is_written_down_beside_the_frame_in_hand_alone(bench: Bench) ->
     assert bench.look().attempts == {name_of(2): "SIGSEGV"}
     assert recovery.sweep([die(bench, 2, 5)]) == 3
     lease = taken(queue)
-    assert lease.items == [item_of(a_push(n)) for n in (1, 2, 3)]
+    assert items_of(lease) == [item_of(a_push(n)) for n in (1, 2, 3)]
     assert lease.deaths == {name_of(2): "SIGSEGV SIGSEGV@5"}
 
 
@@ -852,7 +873,7 @@ def test_a_connection_cut_between_two_steps_loses_nothing(bench: Bench, cut_befo
         if name.startswith("push"):
             pushed[item_of(a_push(int(name[-1])))] += 1
         if name.startswith("confirm"):
-            pushed -= Counter(held["lease"].items)
+            pushed -= Counter(items_of(held["lease"]))
     assert len(names) == 1
     assert bench.look().items == pushed
     assert bench.look().busy == {}
@@ -915,6 +936,7 @@ class Performer:
         self.bench = bench
         self.queues = [bench.queue(role, bytes_max=400) for role in ("one", "two")]
         self.leases: list[Lease | None] = [None, None]
+        self.items: list[list[bytes]] = [[], []]
         self.deaths: list[Death] = []
 
     def perform(self, verb: str, who: int, what: Any) -> object:
@@ -931,12 +953,13 @@ class Performer:
         match verb:
             case "take" if lease is None:
                 lease = self.leases[who] = queue.take(what, 0.0)
-                return lease and (lease.items, lease.deaths)
+                self.items[who] = [*map(bytes, lease.items)] if lease else []
+                return lease and (lease.frames, self.items[who], lease.deaths)
             case "confirm" | "give_back" if lease:
                 self.leases[who] = None
                 return getattr(queue, verb)(lease)
             case "set_aside" if lease:
-                return queue.set_aside(lease, lease.items[0])
+                return queue.set_aside(lease, self.items[who][0])
             case "cut" if queue.owner:
                 self.bench.cut(queue)
             case "push":
@@ -960,8 +983,17 @@ class Performer:
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(actions=st.lists(ACTIONS, max_size=25))
-def test_the_fake_does_what_redis_does(real: RedisBench, actions: list[Any]) -> None:
+@given(actions=st.lists(ACTIONS, max_size=25), step_bytes=st.sampled_from([1, 150, 10_000]))
+def test_the_fake_does_what_redis_does(
+    real: RedisBench, actions: list[Any], step_bytes: int
+) -> None:
+    """However much of a lease is read in one step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_queue, "LEASE_STEP_BYTES", step_bytes)
+        _compare(real, actions)
+
+
+def _compare(real: RedisBench, actions: list[Any]) -> None:
     real.flush()
     real.tokens = itertools.count(1)  # owners are called alike, so sweeps go in the same order
     memory, redis = Performer(MemoryBench()), Performer(real)
@@ -982,7 +1014,7 @@ def test_a_take_waits_for_a_frame_and_not_longer_than_told(real: RedisBench) -> 
     threading.Timer(0.1, collector.push, [a_push(1)]).start()
     lease = queue.take(GIB, 20.0)
     assert lease is not None
-    assert lease.items == [item_of(a_push(1))]
+    assert items_of(lease) == [item_of(a_push(1))]
     queue.confirm(lease)
     assert queue.depth() == Depth(0, 0, 0)
 
@@ -1009,12 +1041,12 @@ def test_what_wakes_a_take_ends_its_waiting_and_costs_neither_name_nor_frame(
         pushing = threading.Timer(0.01 + number % 8 / 2000, collector.push, [a_push(number)])
         pushing.start()
         while lease := take_or_be_woken(queue):
-            taken.update(lease.items)
+            taken.update(items_of(lease))
             queue.confirm(lease)
         assert os.read(read, 1) == b"!"
         pushing.join()
     while lease := queue.take(GIB, 0):
-        taken.update(lease.items)
+        taken.update(items_of(lease))
         queue.confirm(lease)
     assert queue.owner == owner
     assert taken == Counter(item_of(a_push(number)) for number in range(1, 41))
@@ -1105,6 +1137,169 @@ def test_what_is_written_down_is_bounded_and_not_for_ever(real: RedisBench) -> N
         assert client.hlen(real.keys.attempts) == ATTEMPTS_FRAMES_MAX
 
 
+# ── a lease that is read in steps ───────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def stepwise(real: RedisBench, monkeypatch: pytest.MonkeyPatch) -> RedisBench:
+    """Frames 1 to 7 wait: a step is two of the first ones, or one of the larger last ones."""
+    queue = real.queue("collector")
+    for number in range(1, 8):
+        queue.push(a_push(number, b"x" * (100 if number < 6 else 1000)))
+    step_bytes = 2 * len(item_of(a_push(1, b"x" * 100))) + 1
+    monkeypatch.setattr(redis_queue, "LEASE_STEP_BYTES", step_bytes)
+    return real
+
+
+STEPS = (1, 1, 2, 2, 3, 4, 5)  # which of them each frame is read in
+
+
+def stepwise_items() -> list[bytes]:
+    return [item_of(a_push(n, b"x" * (100 if n < 6 else 1000))) for n in range(1, 8)]
+
+
+def test_a_large_lease_is_read_in_steps_oldest_first(stepwise: RedisBench) -> None:
+    queue, wanted = stepwise.queue(), stepwise_items()
+    lease = taken(queue)
+    assert not isinstance(lease.items, list)
+    assert (lease.frames, [*map(bytes, lease.items)]) == (7, wanted)
+    assert stepwise.look().busy == {lease.owner: wanted}, "the queue keeps them until confirmed"
+    assert queue.depth() == Depth(0, 7, sum(map(len, wanted)))
+    queue.confirm(lease)
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_of_a_large_lease_one_step_at_a_time_is_read(
+    stepwise: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = stepwise.queue()
+    queue.depth()
+    lease, sent, send = taken(queue), [], queue._send
+    monkeypatch.setattr(queue, "_send", lambda packed: sent.append(packed) or send(packed))
+    assert tuple(len(sent) for _ in lease.items) == STEPS
+
+
+def test_what_is_set_aside_while_a_lease_is_read_moves_nothing(stepwise: RedisBench) -> None:
+    queue, wanted = stepwise.queue(), stepwise_items()
+    lease = taken(queue)
+    seen = []
+    for item in lease.items:
+        seen.append(bytes(item))
+        if item in wanted[::2]:
+            assert queue.set_aside(lease, item)
+    assert seen == wanted
+    assert stepwise.look().bad == wanted[::2]
+    assert stepwise.look().busy == {lease.owner: wanted[1::2]}
+    queue.confirm(lease)
+    assert queue.depth() == Depth(0, 0, 0)
+
+
+def test_a_lease_is_confirmed_only_when_all_of_it_was_seen(stepwise: RedisBench) -> None:
+    queue, wanted = stepwise.queue(), stepwise_items()
+    lease = taken(queue)
+    items = iter(lease.items)
+    for _ in range(6):
+        next(items)
+        with pytest.raises(AssertionError):
+            queue.confirm(lease)
+    assert stepwise.look().busy == {lease.owner: wanted}
+    queue.give_back(lease)  # which needs none of it
+    assert stepwise.look().working == wanted
+    with pytest.raises(Unavailable):
+        next(items)
+    assert queue.owner == "", "as behind every error"
+
+
+def test_a_connection_cut_while_a_lease_is_read_loses_nothing(stepwise: RedisBench) -> None:
+    wanted = stepwise_items()
+    for seen in range(1, 7):
+        queue = stepwise.queue()
+        lease = taken(queue)
+        items = iter(lease.items)
+        for _ in range(seen):
+            next(items)
+        stepwise.cut(queue)
+        with pytest.raises(Unavailable):
+            list(items)
+        assert queue.owner == ""
+        with pytest.raises(Unavailable):
+            queue.confirm(lease)
+        assert stepwise.queue("recovery").sweep() == 7
+        assert stepwise.look().working == wanted
+
+
+@pytest.mark.parametrize("seen", [2, 5])
+def test_what_is_no_frame_in_an_answer_is_said_and_drops_the_lease(
+    stepwise: RedisBench, seen: int
+) -> None:
+    queue = stepwise.queue()
+    lease = taken(queue)
+    items = iter(lease.items)
+    for _ in range(seen):
+        next(items)
+    with stepwise.server.client() as client:
+        client.delete(stepwise.keys.busy(lease.owner))
+        client.set(stepwise.keys.busy(lease.owner), "no list")
+    with pytest.raises(Unavailable, match="WRONGTYPE"):
+        list(items)
+    assert queue.owner == ""
+
+
+@pytest.mark.parametrize(("frames", "seen"), [(4, 1), (7, 5)])
+def test_a_lease_that_is_no_longer_there_ends_with_an_error(
+    stepwise: RedisBench, frames: int, seen: int
+) -> None:
+    queue = stepwise.queue()
+    lease = taken(queue, sum(map(len, stepwise_items()[:frames])))
+    items = iter(lease.items)
+    for _ in range(seen):
+        next(items)
+    stepwise.flush()
+    with pytest.raises(Unavailable, match=r"frames in hand are gone|no frame came"):
+        list(items)
+    assert queue.owner == ""
+
+
+def test_an_answer_that_ends_in_the_middle_of_a_frame_is_none(
+    stepwise: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = stepwise.queue()
+    items = iter(taken(queue).items)
+    for _ in range(5):
+        next(items)
+    monkeypatch.setattr(queue._connection, "_sock", Ending(queue._connection._sock))
+    with pytest.raises(Unavailable, match="reset"):
+        next(items)
+    assert queue.owner == ""
+
+
+class Ending:
+    """A socket on which ten bytes come, and then the end."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self._left = 10
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def recv_into(self, room: Any) -> int:
+        came: int = self._real.recv_into(room[: self._left]) if self._left else 0
+        self._left -= came
+        return came
+
+
+def test_the_deaths_over_a_large_lease_are_known_before_it_is_read(stepwise: RedisBench) -> None:
+    queue, recovery = stepwise.queue(), stepwise.queue("recovery")
+    assert recovery.sweep([die(stepwise, 7, 3)]) == 7
+    recovery.sweep([die(stepwise, 2)])
+    lease = taken(queue)
+    assert lease.deaths == {name_of(7): "SIGSEGV@3", name_of(2): "SIGSEGV"}
+    assert [*map(bytes, lease.items)] == stepwise_items()
+    queue.confirm(lease)
+    assert stepwise.look().attempts == {}
+
+
 def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:
     """A BLMOVE may be served after its client has given up: under the name it had then."""
     queue, recovery = real.queue(), real.queue("recovery")
@@ -1119,7 +1314,7 @@ def test_a_frame_served_to_a_dead_owner_is_not_lost(real: RedisBench) -> None:
     assert queue.take(GIB, 0.0) is None
     assert queue.owner != lease.owner
     assert recovery.sweep() == 2
-    assert taken(queue).items == [item_of(a_push(1)), item_of(a_push(2))]
+    assert items_of(taken(queue)) == [item_of(a_push(1)), item_of(a_push(2))]
 
 
 def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -> None:
@@ -1139,7 +1334,7 @@ def test_a_server_that_hangs_is_unavailable_and_its_late_answers_harm_nobody() -
         sender.join()
         recovery = bench.queue("recovery")
         assert _eventually(lambda: bool(recovery.sweep() or bench.look().working))
-        assert taken(queue).items == [item_of(a_push(2))]
+        assert items_of(taken(queue)) == [item_of(a_push(2))]
         bench.close()
 
 
@@ -1165,7 +1360,7 @@ def test_nothing_is_lost_when_the_server_starts_again(real: RedisBench, end: str
         holder.confirm(lease)
     assert queue.sweep() == 1
     assert queue.depth() == Depth(3, 0, sum(map(len, items)))
-    assert taken(queue).items == [*items]
+    assert items_of(taken(queue)) == [*items]
 
 
 def test_scripts_that_somebody_flushed_are_loaded_again(real: RedisBench) -> None:
@@ -1211,7 +1406,7 @@ def test_an_exception_of_the_caller_drops_the_connection_too(real: RedisBench) -
         queue.take(GIB, 0.0)
     assert queue.owner == ""
     assert _eventually(lambda: real.queue("recovery").sweep() == 1)
-    assert taken(queue).items == [item_of(a_push(1))]
+    assert items_of(taken(queue)) == [item_of(a_push(1))]
     assert queue.owner != first
 
 
@@ -1255,12 +1450,12 @@ def test_a_server_out_of_memory_can_be_drained(record_bytes: int) -> None:
         queue.bind("a" * 32)
         queue.give_back(taken(queue, 10_000))
         lease = taken(queue, 1)
-        queue.set_aside(lease, lease.items[0])
+        queue.set_aside(lease, items_of(lease)[0])
         queue.confirm(lease)
         numbers = []
         while lease := queue.take(20_000, 5.0):  # type: ignore[assignment]
             owner = queue.owner
-            numbers += [int(item.split(b":", 2)[1].split(b",")[0]) for item in lease.items]
+            numbers += [int(item.split(b":", 2)[1].split(b",")[0]) for item in items_of(lease)]
             queue.confirm(lease)
         assert numbers == list(range(2, 200))
         assert slept == [0.2]  # the last take: nothing there, and no way to wait for it
@@ -1276,7 +1471,7 @@ def test_full_of_frames_in_other_hands_a_server_doesnt_stop_takers(real: RedisBe
     lease = taken(queue)
     assert other.take(1, 0.01) is None
     other.push(a_push(2))
-    assert taken(other).items == [item_of(a_push(2))]
+    assert items_of(taken(other)) == [item_of(a_push(2))]
     queue.confirm(lease)
 
 
@@ -1304,9 +1499,9 @@ def test_the_rights_named_in_the_hint_are_enough(real: RedisBench) -> None:
     queue.bind("a" * 32)
     queue.push(a_push(1))
     queue.sweep()
-    queue.set_aside(lease := taken(queue), lease.items[0])
+    queue.set_aside(lease := taken(queue), items_of(lease)[0])
     queue.confirm(lease)
-    queue.give_back(Lease(queue.owner, []))
+    queue.give_back(Lease(queue.owner, 0, []))
     owner = queue.owner
     assert queue.take(1, 1.0) is None, "and its wait is ended"
     os.close(awake)
@@ -1584,7 +1779,7 @@ class Pipe:
     def _store_one(self) -> None:
         lease = self.subscriber.take(200, 0.0)
         if lease:
-            self.stored += [item for item in lease.items if item not in self.stored]
+            self.stored += [item for item in items_of(lease) if item not in self.stored]
             self.subscriber.confirm(lease)
 
     def _check_no_doubles(self) -> None:

@@ -369,9 +369,26 @@ SABOTAGES = (
     Sabotage(
         "lease: it is confirmed under another name",
         "appliance/queues/redis.py",
-        "        if lease.owner != self._owner:\n",
+        "        if owner != self._owner:\n",
         "        if False:\n",
         "tests/contract/test_queue.py::test_a_lease_needs_the_connection_that_took_it[redis]",
+    ),
+    Sabotage(
+        "lease: it is confirmed before all of it was read",
+        "appliance/queues/redis.py",
+        "        assert not self._unread,",
+        "        assert True,",
+        "tests/contract/test_queue.py"
+        "::test_a_lease_is_confirmed_only_when_all_of_it_was_seen[redis]",
+    ),
+    Sabotage(
+        "lease: what is set aside moves what is read behind it",
+        "appliance/queues/redis.py",
+        "self._keys.busy(owner), -self._unread, last)",
+        "self._keys.busy(owner), sum(steps[::2]) - self._unread,"
+        " sum(steps[::2]) - self._unread + count - 1)",
+        "tests/contract/test_queue.py"
+        "::test_what_is_set_aside_while_a_lease_is_read_moves_nothing[redis]",
     ),
     Sabotage(
         "order: what is given back is turned round",
