@@ -656,4 +656,18 @@ SABOTAGES = (
         'if fields["layout"]',
         "tests/test_formats.py::test_a_frame_of_a_later_format_is_refused_by_its_number[0.1.0]",
     ),
+    Sabotage(
+        "bulk: a bulk has any number of rows, and the server leaves keys out",
+        "appliance/stores/bulk.py",
+        "COUNTS = tuple(2**step - 1 for",
+        "COUNTS = tuple(2**step for",
+        "tests/test_bulk.py::test_automatic_keys_have_no_holes",
+    ),
+    Sabotage(
+        "bulk: what was refused among others is given in bulk again",
+        "appliance/stores/mysql.py",
+        "in_bulk = (lo, hi) in self._in_bulk",
+        "in_bulk = True",
+        "tests/test_bulk.py::test_a_column_gets_what_it_gets_by_text[UUID]",
+    ),
 )
