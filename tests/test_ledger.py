@@ -177,6 +177,25 @@ def test_a_fold_goes_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     store.close()
 
 
+def test_a_fold_leaves_what_comes_meanwhile_to_the_next() -> None:
+    """Or it would go on, a frame at a time, as long as frames come: nobody stores meanwhile."""
+    store = SQLiteStore(":memory:", "nfl", "records", COLUMNS)
+    store.prepare()
+    frames = iter([[frame] for frame in frames_of([1] * 9)])
+    store.store(next(frames))
+    fold = store._fold_following
+
+    def fold_while_one_comes(run: bytes, frames_max: int) -> int:
+        folded = fold(run, frames_max)
+        store.store(next(frames))
+        return folded
+
+    store._fold_following = fold_while_one_comes  # type: ignore[method-assign]
+    assert store.fold() == []
+    assert store._query('SELECT "up_to" FROM nfl_runs') == [(1,)]
+    store.close()
+
+
 class Twins:
     """The ledger in SQL and the one in memory: both are told the same, and must say the same."""
 

@@ -138,6 +138,11 @@ class Account:
         """How far it is accounted for, and which of its frames are below (see `reach`)."""
         return reach(self.up_to, [frame.number for frame in self.frames], self.spans)
 
+    def is_plain(self, up_to: int, some: Sequence[int]) -> bool:
+        """Whether these frames just follow up_to, as far as the new one, and no gap is touched."""
+        in_gaps = any(gap.covers(number) for gap in self.gaps.values() for number in some)
+        return up_to == self.up_to + len(some) and not in_gaps
+
     def before(self) -> dict[int, Size]:
         """By number: the run's sums before it, where they are known."""
         found = {gap.span[0]: gap.before for gap in self.gaps.values() if gap.span}
@@ -189,13 +194,15 @@ class FoldingStore(TableStore):
         folded = 0
         while folded < frames_max:
             room = min(frames_max - folded, STEP_FRAMES_MAX)
-            if following := self._fold_following(run, room):
-                folded += following
+            following = self._fold_following(run, room)
+            folded += following
+            if following == room:
                 continue
             account = self._account(run, frames_max - folded)
             up_to, some = account.reach()
-            if up_to == account.up_to and not some:
-                return folded, holes_of(account, up_to)
+            has_moved = up_to != account.up_to or some
+            if not has_moved or (following and account.is_plain(up_to, some)):
+                return folded, holes_of(account, up_to)  # what came since is for the next fold
             folded += max(1, self._fold_looking(run, min(max(1, len(some)), room)))
         return folded, []
 
