@@ -71,7 +71,6 @@ def _measured(
     run: Run, name: str, what: str, columns: str, other: LoadData, aim: float
 ) -> Findings:
     with stream_daemon(run.database, columns, f"subscribers = {SUBSCRIBERS}\n") as way:
-        run.database.run(f"DROP TABLE IF EXISTS `{other.table}`")
         run.database.make_like(other.table, way.table)
         ours = run.side(Backlog(way))
         samples = in_turns(ours, run.side(other), RECORDS_PER_S, run.rounds, run.say)

@@ -100,9 +100,9 @@ def stream_daemon(
 
 
 def _forget(database: Database) -> None:
-    """Drop what an instance before has made: another one may want other columns."""
+    """Drop what an instance before has made, and LOAD DATA's copy: other columns may come."""
     for (name,) in database.run("SHOW TABLES"):
-        if name == StreamDaemon.table or name.startswith("bench_"):
+        if name in (StreamDaemon.table, LoadData.table) or name.startswith("bench_"):
             database.run(f"DROP TABLE `{name}`")
 
 
