@@ -167,6 +167,7 @@ MORE = struct.Struct("<I")  # where they are: the last four of what else is zero
 GREETING = struct.Struct("<xHBHHx6xI")  # behind the first part of the salt: low … high … more
 ANSWER = struct.Struct("<I28s")  # our capabilities, and what follows
 PACKET_BYTES_MAX = 2**24 - 1
+COMMAND = struct.Struct("<IB")  # a packet's length (three bytes), its number 0, and the command
 
 
 class Connection(pymysql.connections.Connection):  # type: ignore[misc]
@@ -222,7 +223,7 @@ class Prepared:
         self._numbers: dict[bytes, int] = {}
         self.can_prepare = connection.can_bulk
 
-    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: bytes) -> bool:
+    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> bool:
         """Run an INSERT of one row of ? for so many rows.
 
         False: the server can't prepare it; nothing has happened.
@@ -232,9 +233,18 @@ class Prepared:
             return False
         types = b"".join(bytes([kind, 0]) for kind in kinds)
         head = EXECUTE.pack(number, SENDS_TYPES) + types
-        self._connection._execute_command(COM_STMT_BULK_EXECUTE, head + rows)
+        self._send(COM_STMT_BULK_EXECUTE, [head, *rows])
         self._connection._read_query_result()
         return True
+
+    def _send(self, command: int, parts: Sequence[bytes]) -> None:
+        """Send a command as one packet, copied once: PyMySQL would copy all of it twice more."""
+        if not self._connection._sock:
+            raise pymysql.err.InterfaceError(0, "not connected")
+        size = 1 + sum(map(len, parts))
+        assert size <= PACKET_BYTES_MAX, "far more than STATEMENT_BYTES_MAX"
+        self._connection._write_bytes(b"".join([COMMAND.pack(size, command), *parts]))
+        self._connection._next_seq_id = 1
 
     def _number(self, statement: bytes) -> int | None:
         if statement not in self._numbers and self.can_prepare:

@@ -202,7 +202,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
                 answers.append(list(cursor.fetchall()))
             return answers
 
-    def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: bytes) -> bool:
+    def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
         """Run an INSERT of one row for many (see bulk.py); whether the server can do that."""
         with self._talking():
             assert self._prepared is not None
@@ -431,7 +431,7 @@ class _Insert:
             )
         self.store.run(statement)
 
-    def bulk(self, kinds: Sequence[bulk.Kind], rows: bytes) -> bool:
+    def bulk(self, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
         """Insert rows that are values of these kinds; whether the server can do that."""
         marks = b"(" + b",".join([b"?"] * self.columns) + b")"
         return self.store.run_bulk(self.head + marks + self.tail, kinds, rows)
@@ -474,7 +474,7 @@ class _Bulks(Writer):
 
     def insert(self, lo: int, hi: int) -> None:
         in_bulk = (lo, hi) in self._in_bulk
-        sent = b"".join(self._rows.rows[lo:hi]) if in_bulk else b""
+        sent = self._rows.rows[lo:hi] if in_bulk else []
         if not in_bulk or not self._insert.bulk(self._rows.kinds, sent):
             self._insert.text(b",".join(map(row_text, self._rows_from(lo, hi))))
 
