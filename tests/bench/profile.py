@@ -32,7 +32,7 @@ from tests.bench.measure import Findings, Listing
 from tests.bench.processes import Family, Usage, family_of, machine_busy_s
 from tests.bench.run import one_of
 from tests.bench.sampling import OWNERS, NoSamplesError, Shares, find_sampler, sampled
-from tests.bench.store_side import TYPED
+from tests.bench.store_side import TYPED, TypedLines
 from tests.bench.ways import RAW, StreamDaemon, stream_daemon, wait_until
 from tests.system.daemon import connect
 
@@ -98,7 +98,8 @@ def _profiled(names: Iterable[str], lines: Lines) -> Findings:
         for name in names:
             work = FIGURES[name]
             print(f"{name}: {work.what}", file=sys.stderr, flush=True)
-            done, alone = _measured(database, work, lines)
+            its = TypedLines.made_from(lines) if work.columns == TYPED else lines
+            done, alone = _measured(database, work, its)
             listings.append(_listing(f"{name}: {work.what}", done, alone, lines.content.count))
             limits.append(_limit(name, done, alone, lines.content.count))
     title = (
