@@ -9,11 +9,12 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.errors import AddressError
-from appliance.sources import tcp
+from appliance.sources import held, tcp
 from tests.socket_place import TCP, Place
 
 
@@ -56,6 +57,32 @@ def test_bytes_that_arrive_while_it_is_looked_at_move_no_position(
         monkeypatch.setattr(tcp, "readable", arriving)
         seen = tcp.TcpKernel().observe(ours)
         assert (seen.available, seen.position) == (5, 0)
+
+
+class Calls(socket.socket):
+    """Counts what is read of it."""
+
+    count = 0
+
+    def recv_into(self, *how: Any) -> int:
+        self.count += 1
+        return super().recv_into(*how)
+
+
+def test_a_frame_is_discarded_in_one_call_whatever_the_limits_are_now(place: Place) -> None:
+    """Killed between two calls, it would count as discarded, and its rest be shown once more."""
+    place.connect().sendall(b"12345678\n" * 20)
+    noted = place.peek()
+    narrower = held.Limits(record_bytes_max=50, frame_bytes_max=50, close_wait_s=0.2)
+    source = place.born(narrower)
+    (connection,) = source._connections.values()
+    calls = connection.socket = Calls(fileno=connection.socket.detach())
+    again = source.again(noted.claim)
+    assert again is not None
+    calls.count = 0
+    source.discard(again)
+    assert calls.count == 1
+    assert source.peek() is None
 
 
 @pytest.mark.parametrize("how", ["fin", "reset", "more", "half-closed, then fin"])

@@ -132,10 +132,12 @@ class TcpKernel:
         return 0 if moved >= (1 if stretch.ending else 2) else stretch.length
 
     def discard(self, connection: socket.socket, length: int, scratch: memoryview) -> None:
-        """Forget `length` available bytes without copying them."""
+        """Forget `length` available bytes without copying them, all in one call (`left_of`)."""
+        if length > len(scratch):  # a frame of a predecessor, whose limit was larger
+            scratch = memoryview(bytearray(length))
         left = length
         while left:
-            left -= connection.recv_into(scratch, min(left, len(scratch)), socket.MSG_TRUNC)
+            left -= connection.recv_into(scratch, left, socket.MSG_TRUNC)
 
     def wake_at(self, connection: socket.socket, available: int) -> int:
         """Low-water mark of poll (SO_RCVLOWAT); the kernel caps it at half its buffer."""

@@ -251,6 +251,16 @@ SABOTAGES = (
         "tests/test_source_unix.py::test_the_rest_of_a_part_that_was_begun_is_discarded",
     ),
     Sabotage(
+        "begun discard: a frame that is longer than ours is discarded in several calls",
+        "appliance/sources/tcp.py",
+        "        if length > len(scratch):  #",
+        "        while length > len(scratch):\n"
+        "            length -= connection.recv_into(scratch, len(scratch), socket.MSG_TRUNC)\n"
+        "        if False:  #",
+        "tests/test_source_tcp.py"
+        "::test_a_frame_is_discarded_in_one_call_whatever_the_limits_are_now",
+    ),
+    Sabotage(
         "begun discard: what is left of a frame that was handed over stays",
         "appliance/sources/held.py",
         "                self._discard_one(self._connections[part.cookie], left[part.cookie],"
