@@ -20,7 +20,8 @@ from appliance import link
 from appliance.contracts import Chunk
 from appliance.frame import Gap
 from appliance.sources import held, parts, tcp
-from tests.socket_place import LIMITS, TCP, UNIX, HurriedTcp, Kind, Place
+from appliance.sources.kernel import SO_PEEK_OFF, PlainKernel
+from tests.socket_place import LIMITS, PEEKS_BEHIND, TCP, UNIX, HurriedTcp, Kind, Place
 
 NOT_AT_ONCE_S = 0.3
 NEVER = 1000
@@ -89,6 +90,21 @@ def test_made_again_from_the_noted_bytes_whatever_the_limits_are_now(place: Plac
     assert again is not None
     assert bytes(again.body) == bytes(noted.body)
     assert again.rejected == noted.rejected
+
+
+def test_who_cannot_tell_begins_at_the_front_of_what_a_held_one_has_left(place: Place) -> None:
+    """Whether the kernel holds is tried anew at each start and reload, and may come to nothing."""
+    data = b"".join(b"line %d\n" % number for number in range(100))
+    sender = place.connect()
+    sender.sendall(data)
+    noted = place.peek()
+    if place.kind is UNIX or PEEKS_BEHIND:  # as at a kill
+        place.kept[0].setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, len(noted.body))
+    place.kind = Kind(PlainKernel(), place.kind.connected)
+    place.born(fleeting=True)
+    sender.close()
+    assert place.collect() == data
+    assert not place.source.connections
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────

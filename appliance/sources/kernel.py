@@ -12,6 +12,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 BACKLOG = 1024  # senders that wait to be accepted; the kernel's own limit is net.core.somaxconn
@@ -96,7 +97,8 @@ class PlainKernel:
     peeks_behind = False
 
     def adopt(self, connection: socket.socket) -> None:
-        """Nothing is left."""
+        """A predecessor may have been held: one that could tell, and has left its mark."""
+        rest(connection)
 
     def observe(self, connection: socket.socket) -> Seen:
         """An end is looked for first: nothing comes behind it, so what is there then is all."""
@@ -167,6 +169,12 @@ def _holds(kernel: Kernel, ours: socket.socket, theirs: socket.socket) -> bool:
         0,
         b"ef",
     )
+
+
+def rest(connection: socket.socket) -> None:
+    """Let peeks begin at the front."""
+    with suppress(OSError):  # where it can't be set, nobody has
+        connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, AT_REST)
 
 
 def readable(connection: socket.socket) -> int:

@@ -21,7 +21,6 @@ good. Facts behind the code, each tried on Linux:
 import select
 import socket
 import struct
-from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
@@ -36,6 +35,7 @@ from appliance.sources.kernel import (
     Seen,
     Stretch,
     readable,
+    rest,
 )
 
 RECEIVE_BUFFER_BYTES = 3 * 1024**2
@@ -90,8 +90,7 @@ class TcpKernel:
 
     def adopt(self, connection: socket.socket) -> None:
         """A predecessor may have died amid `peek_behind`."""
-        with suppress(OSError):  # where it can't be set, nobody has
-            connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, AT_REST)
+        rest(connection)
 
     def observe(self, connection: socket.socket) -> Seen:
         """The connection's state, read until the kernel agrees with itself."""

@@ -35,6 +35,9 @@ from appliance.sources.kernel import AT_REST, BACKLOG, SO_PEEK_OFF, PlainKernel,
 class UnixKernel(PlainKernel):
     """A Unix stream connection as `held.HeldSource` needs it (contract: `kernel.Kernel`)."""
 
+    def adopt(self, connection: socket.socket) -> None:
+        """What a predecessor has left is what `left_of` asks for."""
+
     def peek(self, connection: socket.socket, view: memoryview) -> int:
         """Show what is available, up to where a sender's piece ends that carries more."""
         connection.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, AT_REST)
