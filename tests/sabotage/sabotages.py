@@ -533,9 +533,9 @@ SABOTAGES = (
     Sabotage(
         "at once: rows in bulk go before the ledger's, which were held back",
         "appliance/stores/mysql.py",
-        "        self._let_go()\n        with self._talking():\n",
-        "        with self._talking():\n",
-        "tests/contract/test_store.py::test_rows_in_bulk_come_behind_their_ledger_row",
+        "if self._held_back is not None or self._prepared is None:",
+        "if self._prepared is None:",
+        "tests/contract/test_store.py::test_the_rows_of_a_small_lease_are_text_behind_their_ledger_row",
     ),
     Sabotage(
         "fold: it goes over a hole",
