@@ -483,6 +483,7 @@ def test_the_rows_of_a_small_lease_are_text_behind_their_ledger_row(
         ledger_row, rows, commit = at_once.split(b";")
         assert ledger_row.startswith(b"INSERT INTO `nfl_frames`")
         assert rows.startswith(b"INSERT INTO `records`")
+        assert rows.count(b"),(") == 20 - 1
         assert commit == b"COMMIT"
     store.close()
 
