@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.batch import Batch, Block, Same, Stored, Texts, Values
+from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Values
 from appliance.config import Column
 from appliance.errors import Unavailable
 from appliance.stores import bulk
@@ -245,6 +245,29 @@ def test_a_bulk_is_never_longer_than_a_packet(setting: Database) -> None:
         assert store.store([text_batch(number, texts, same="")]) == Stored(1, len(texts))
     assert stored(setting) == list(itertools.chain(*frames))
     assert store.bulks > 3
+    store.close()
+
+
+@pytest.mark.parametrize("setting", [("max_allowed_packet", 1048576)], indirect=True)
+def test_what_is_left_of_a_bulk_is_never_longer_than_a_packet_either(setting: Database) -> None:
+    check_large_dead_letters(setting)
+
+
+@pytest.mark.parametrize("setting", [("max_allowed_packet", 1048576)], indirect=True)
+def test_nor_are_rows_that_were_to_go_in_bulk(setting: Database) -> None:
+    setting.server.run("SET GLOBAL max_prepared_stmt_count = 0")
+    try:
+        check_large_dead_letters(setting)
+    finally:
+        setting.server.run("SET GLOBAL max_prepared_stmt_count = DEFAULT")
+
+
+def check_large_dead_letters(database: Database) -> None:
+    """As text they are twice as long."""
+    store = store_of(database)
+    dead = [DeadLetter(position, b"x" * 60_000, "json", "no") for position in range(30)]
+    frame = Batch(RUN, 1, "tweets", 30, 1_800_000, 1.0, 2.0, [], [], [], dead)
+    assert store.store([frame]) == Stored(1, dead=30)
     store.close()
 
 

@@ -32,7 +32,7 @@ from appliance.stores.disposable import Disposable
 from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.mysql_errors import LOGIN, PLUGIN, Mend, Refuse, Wait, reaction_to
-from appliance.stores.row_text import cut, pieces, row_text, row_texts
+from appliance.stores.row_text import cut, pieces, row_texts
 from appliance.stores.tables import (
     TABLES,
     Row,
@@ -476,7 +476,13 @@ class _Bulks(Writer):
         in_bulk = (lo, hi) in self._in_bulk
         sent = self._rows.rows[lo:hi] if in_bulk else []
         if not in_bulk or not self._insert.bulk(self._rows.kinds, sent):
-            self._insert.text(b",".join(map(row_text, self._rows_from(lo, hi))))
+            self._insert_text(list(self._rows_from(lo, hi)))
+
+    def _insert_text(self, rows: Rows) -> None:
+        """Insert rows as text, which may be twice as long: in as many statements as it takes."""
+        statements = _Statements(self._insert, [rows])
+        for part in statements.parts:
+            statements.insert(*part)
 
     def _rows_from(self, lo: int, hi: int) -> Iterator[Row]:
         first = 0
