@@ -217,6 +217,24 @@ def test_a_changed_table_and_a_new_connection(mariadb_database: Database) -> Non
     store.close()
 
 
+@pytest.mark.parametrize("when", ["BEFORE INSERT", "AFTER INSERT", "BEFORE UPDATE"])
+def test_a_trigger_may_insert_rows_of_its_own(mariadb_database: Database, when: str) -> None:
+    store = store_of(mariadb_database, on_duplicate="update")
+    mariadb_database.run("ALTER TABLE records MODIFY x VARCHAR(9) UNIQUE")
+    mariadb_database.run("CREATE TABLE seen (x VARCHAR(9))")
+    mariadb_database.run(
+        f"CREATE TRIGGER seeing {when} ON records FOR EACH ROW INSERT INTO seen VALUES (NEW.x)"
+    )
+    texts = [f"{n}" for n in range(31)]
+    for number in (1, 2):
+        assert store.store([text_batch(number, texts)]) == Stored(1, 31)
+    assert stored(mariadb_database) == texts
+    [(seen,)] = mariadb_database.run("SELECT COUNT(*) FROM seen")
+    assert seen == (62 if when == "BEFORE INSERT" else 31)
+    assert store.bulks
+    store.close()
+
+
 @pytest.fixture
 def setting(mariadb_database: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A database on a server with another setting, for as long as the test takes."""
@@ -338,7 +356,34 @@ def test_how_values_are_sent() -> None:
     [(0xF7FE, 0x1D, True), (0xF7FF, 0x1D, False), (0xF7FE, 0x19, False)],
 )
 def test_who_takes_bulks_says_so_when_it_greets(capabilities: int, more: int, can: bool) -> None:
-    greeting = b"\x0a5.5.5-10.11.6-MariaDB\0" + bytes(4) + b"saltsalt\0"
-    greeting += struct.pack("<HBHHB6xI", capabilities, 45, 2, 0x81FF, 21, more) + b"more salt  \0"
-    assert bulk.can_bulk(greeting) is can
-    assert not bulk.can_bulk(greeting[:40])
+    assert bulk.can_bulk(greeting(capabilities, more)) is can
+    assert not bulk.can_bulk(greeting(capabilities, more)[:40])
+
+
+@pytest.mark.parametrize(
+    ("version", "can"),
+    [
+        ("5.5.5-10.3.39-MariaDB", False),
+        ("5.5.5-10.5.26-MariaDB", False),
+        ("5.5.5-10.5.27-MariaDB", True),
+        ("5.5.5-10.6.19-15-MariaDB-enterprise", False),
+        ("5.5.5-10.6.20-16-MariaDB-enterprise", True),
+        ("5.5.5-10.10.99-MariaDB", False),
+        ("5.5.5-10.11.10-MariaDB-0+deb12u1", True),
+        ("11.4.3-MariaDB", False),
+        ("11.4.4-MariaDB-log", True),
+        ("11.5.2-MariaDB", False),
+        ("11.7.1-MariaDB", True),
+        ("12.0.2-MariaDB", True),
+        ("MariaDB", False),
+    ],
+)
+def test_servers_whose_triggers_take_values_of_a_bulk_get_none(version: str, can: bool) -> None:
+    assert bulk.can_bulk(greeting(0xF7FE, 0x1D, version)) is can
+
+
+def greeting(capabilities: int, more: int, version: str = "5.5.5-10.11.19-MariaDB") -> bytes:
+    """What a server says first."""
+    begin = b"\x0a" + version.encode() + b"\0" + bytes(4) + b"saltsalt\0"
+    numbers = struct.pack("<HBHHB6xI", capabilities, 45, 2, 0x81FF, 21, more)
+    return begin + numbers + b"more salt  \0"

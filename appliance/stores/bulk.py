@@ -15,10 +15,14 @@ How many automatic keys a bulk will take, the server doesn't know: it reserves o
 and so on, and those left over are never used. Nobody shall wonder whether rows are missing, so a
 bulk has as many rows as some of these steps have together (COUNTS).
 
+Older servers give values of a bulk to the statements of a trigger, too, and leave out rows without
+a word (MDEV-24411, and MDEV-34718 for UPDATE and DELETE): these get text (TRIGGERS_WORK).
+
 Source: https://mariadb.com/kb/en/com_stmt_bulk_execute/, and sql/handler.cc of the server
 (update_auto_increment) for the keys.
 """
 
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -166,6 +170,9 @@ CAN_BULK = 1 << 2  # one of those
 MORE = struct.Struct("<I")  # where they are: the last four of what else is zero
 GREETING = struct.Struct("<xHBHHx6xI")  # behind the first part of the salt: low … high … more
 ANSWER = struct.Struct("<I28s")  # our capabilities, and what follows
+VERSION = re.compile(rb"(?:5\.5\.5-)?(\d+)\.(\d+)\.(\d+)")  # 5.5.5 is for old replicas
+# The first release of a series whose bulks leave a trigger's statements alone; all later series.
+TRIGGERS_WORK = {(10, 5): 27, (10, 6): 20, (10, 11): 10, (11, 2): 6, (11, 4): 4, (11, 6): 2}
 PACKET_BYTES_MAX = 2**24 - 1
 COMMAND = struct.Struct("<IB")  # a packet's length (three bytes), its number 0, and the command
 
@@ -205,11 +212,22 @@ def can_bulk(greeting: bytes) -> bool:
 
     Source: https://mariadb.com/kb/en/connection/#initial-handshake-packet
     """
-    at = greeting.find(b"\0", 1) + 1 + 4 + 8  # version, session, the first part of the salt
+    end = greeting.find(b"\0", 1)
+    at = end + 1 + 4 + 8  # version, session, the first part of the salt
     if len(greeting) < at + GREETING.size:
         return False
     low, _charset, _status, _high, more = GREETING.unpack_from(greeting, at)
-    return not low & CLIENT_MYSQL and bool(more & CAN_BULK)
+    return not low & CLIENT_MYSQL and bool(more & CAN_BULK) and _triggers_work(greeting[1:end])
+
+
+def _triggers_work(version: bytes) -> bool:
+    """Whether a trigger may run statements of its own while rows go in bulk."""
+    found = VERSION.match(version)
+    if not found:
+        return False
+    *series, release = map(int, found.groups())
+    first = TRIGGERS_WORK.get((series[0], series[1]))
+    return release >= first if first is not None else series > [*max(TRIGGERS_WORK)]
 
 
 class Prepared:
