@@ -241,19 +241,18 @@ class Prepared:
         self._numbers: dict[bytes, int] = {}
         self.can_prepare = connection.can_bulk
 
-    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> bool:
-        """Run an INSERT of one row of ? for so many rows.
+    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
+        """Run an INSERT of one row of ? for so many rows; how many the server has changed.
 
-        False: the server can't prepare it; nothing has happened.
+        None: the server can't prepare it; nothing has happened.
         """
         number = self._number(statement)
         if number is None:
-            return False
+            return None
         types = b"".join(bytes([kind, 0]) for kind in kinds)
         head = EXECUTE.pack(number, SENDS_TYPES) + types
         self._send(COM_STMT_BULK_EXECUTE, [head, *rows])
-        self._connection._read_query_result()
-        return True
+        return int(self._connection._read_query_result())
 
     def _send(self, command: int, parts: Sequence[bytes]) -> None:
         """Send a command as one packet, copied once: PyMySQL would copy all of it twice more."""

@@ -202,8 +202,13 @@ class MySQLStore(Books, Letters, GapList, Disposable):
                 answers.append(list(cursor.fetchall()))
             return answers
 
-    def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
-        """Run an INSERT of one row for many (see bulk.py); whether the server can do that."""
+    def run_bulk(
+        self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]
+    ) -> int | None:
+        """Run an INSERT of one row for many (see bulk.py); how many the server has changed.
+
+        None: it can't do that; nothing has happened.
+        """
         with self._talking():
             assert self._prepared is not None
             return self._prepared.insert(statement, kinds, rows)
@@ -434,7 +439,11 @@ class _Insert:
     def bulk(self, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
         """Insert rows that are values of these kinds; whether the server can do that."""
         marks = b"(" + b",".join([b"?"] * self.columns) + b")"
-        return self.store.run_bulk(self.head + marks + self.tail, kinds, rows)
+        changed = self.store.run_bulk(self.head + marks + self.tail, kinds, rows)
+        if changed not in (None, len(rows)) and not self.tail:  # an update counts as 0 or 2
+            said = f"the server took {changed} of the {len(rows)} rows of a bulk"
+            raise Rejected(said, "count")  # so they go as text
+        return changed is not None
 
 
 class _Statements(Writer):
