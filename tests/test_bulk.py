@@ -232,6 +232,20 @@ def test_where_a_server_leaves_out_rows_without_a_word_they_go_as_text(
     store.close()
 
 
+@pytest.mark.parametrize("command", ["COM_STMT_PREPARE", "COM_STMT_BULK_EXECUTE"])
+def test_where_a_command_is_unknown_the_next_session_does_without(
+    mariadb_database: Database, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(bulk, command, 0xEE)
+    store = store_of(mariadb_database)
+    texts = [f"{n}" for n in range(100)]
+    with pytest.raises(Unavailable, match="1047"):
+        store.store([text_batch(1, texts)])
+    assert store.store([text_batch(1, texts)]) == Stored(1, 100)
+    assert stored(mariadb_database) == texts
+    store.close()
+
+
 @pytest.mark.parametrize("when", ["BEFORE INSERT", "AFTER INSERT", "BEFORE UPDATE"])
 def test_a_trigger_may_insert_rows_of_its_own(mariadb_database: Database, when: str) -> None:
     store = store_of(mariadb_database, on_duplicate="update")

@@ -49,6 +49,7 @@ CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
     1295,  # ER_UNSUPPORTED_PS
     1461,  # ER_MAX_PREPARED_STMT_COUNT_REACHED: of all sessions together
 }
+UNKNOWN_COMMAND = 1047  # of a proxy that passes on the server's greeting, but not all commands
 
 Kind = int  # what the server shall take a column's values for
 TEXT, BYTES = FIELD_TYPE.VAR_STRING, FIELD_TYPE.BLOB
@@ -234,18 +235,28 @@ class Prepared:
     """The INSERTs that one connection's server has parsed; gone with the connection.
 
     can_prepare: False once it was seen that rows can't go this way.
+    is_unknown: the server, or who stands before it, doesn't know what a bulk is: the session is
+        lost by that, and the next one shall do without.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, before: "Prepared | None" = None) -> None:
         self._connection = connection
         self._numbers: dict[bytes, int] = {}
-        self.can_prepare = connection.can_bulk
+        self.is_unknown = False
+        self.can_prepare = connection.can_bulk and not (before and before.is_unknown)
 
     def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
         """Run an INSERT of one row of ? for so many rows; how many the server has changed.
 
         None: the server can't prepare it; nothing has happened.
         """
+        try:
+            return self._insert(statement, kinds, rows)
+        except pymysql.err.Error as error:
+            self.is_unknown = error.args[:1] == (UNKNOWN_COMMAND,)
+            raise
+
+    def _insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
         number = self._number(statement)
         if number is None:
             return None

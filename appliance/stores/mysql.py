@@ -166,7 +166,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
             raise Unavailable(said, PLUGIN.hint, loud=True) from error
         finally:
             self._beat()
-        self._prepared = bulk.Prepared(self._connection)
+        self._prepared = bulk.Prepared(self._connection, self._prepared)
         self._query(ISOLATION)
         [(packet_bytes_max,)] = self._query("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
