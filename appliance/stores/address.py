@@ -47,6 +47,11 @@ class MySQLAddress:
         place = self.unix_socket or f"{self.host}:{self.port}"
         return f"{self.user}@{place}/{self.database}"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is on this machine, as far as its address tells."""
+        return self.unix_socket is not None or _is_here(self.host)
+
     def tls_options(self) -> dict[str, Any]:
         """What PyMySQL is told about TLS.
 

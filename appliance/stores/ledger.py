@@ -344,14 +344,15 @@ class LedgerStore(FoldingStore):
 
         From then on each statement gets a savepoint of its own, as long as there are refusals.
         """
-        self._query("SAVEPOINT part")
+        begin, end = ([self._turn[0]], [self._turn[1]]) if self._turn else ([], [])
+        self._query_all(*begin, ("SAVEPOINT part",))
         try:
             for part in writer.parts:
                 writer.insert(*part)
         except Rejected:
             self._query("ROLLBACK TO SAVEPOINT part")
             self._is_wary = True
-        self._query("RELEASE SAVEPOINT part")
+        self._query_all(("RELEASE SAVEPOINT part",), *end)
         return not self._is_wary
 
     def _guarded(self, insert: Insert) -> Insert:

@@ -44,6 +44,7 @@ from appliance.stores.tables import (
     Writer,
     quoted_names,
 )
+from appliance.stores.turns import turn
 
 CONNECT_S = 10
 IO_S = 60  # one read from or write to the server; well above its own lock wait
@@ -171,6 +172,18 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         [(packet_bytes_max,)] = self._query("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
         self._check_packet()
+        self._turn = self._found_turn()
+
+    def _found_turn(self) -> tuple[Statement, Statement] | None:
+        """How to take turns with others who store into this table; None where that is no use."""
+        if not (self._address.is_here and self._prepared and self._prepared.can_prepare):
+            return None
+        found = turn(self._address.database, self._table)
+        try:
+            self._query_all(*found)
+        except Unavailable:  # some clusters have no such locks
+            return None
+        return found
 
     @contextmanager
     def _giving_way(self) -> Iterator[None]:

@@ -151,6 +151,7 @@ class TableStore(ABC):
     INSERT_NEW: ClassVar[str]  # begins an INSERT that passes over rows that are there
     SERIAL: ClassVar[str]  # type of a key that numbers itself
     KINDS: ClassVar[Mapping[str, str]]  # the types of the ledger's columns
+    _turn: tuple[Statement, Statement] | None = None  # begins and ends one, where they are taken
 
     def __init__(
         self,
