@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.batch import Batch, Block, Same, Stored, Texts, Values
+from appliance.batch import Batch, Block, DeadLetter, Same, Stored, Texts, Values
 from appliance.config import Column
 from appliance.errors import Unavailable
 from appliance.stores import bulk
@@ -30,11 +30,14 @@ class Watched(MySQLStore):
     """Counts the bulks that the server takes."""
 
     bulks = 0
+    leaves_out = 0  # so many rows of each
 
-    def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: bytes) -> bool:
-        done = super().run_bulk(statement, kinds, rows)
-        self.bulks += done
-        return done
+    def run_bulk(
+        self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]
+    ) -> int | None:
+        changed = super().run_bulk(statement, kinds, rows[self.leaves_out :])
+        self.bulks += changed is not None
+        return changed
 
 
 def store_of(database: Database, options: str = "", **more: Any) -> Watched:
@@ -217,6 +220,50 @@ def test_a_changed_table_and_a_new_connection(mariadb_database: Database) -> Non
     store.close()
 
 
+def test_where_a_server_leaves_out_rows_without_a_word_they_go_as_text(
+    mariadb_database: Database,
+) -> None:
+    store = store_of(mariadb_database)
+    store.leaves_out = 1
+    texts = [f"{n}" for n in range(100)]
+    assert store.store([text_batch(1, texts)]) == Stored(1, 100)
+    assert sorted(stored(mariadb_database)) == sorted(texts)
+    assert store.bulks
+    store.close()
+
+
+@pytest.mark.parametrize("command", ["COM_STMT_PREPARE", "COM_STMT_BULK_EXECUTE"])
+def test_where_a_command_is_unknown_the_next_session_does_without(
+    mariadb_database: Database, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(bulk, command, 0xEE)
+    store = store_of(mariadb_database)
+    texts = [f"{n}" for n in range(100)]
+    with pytest.raises(Unavailable, match="1047"):
+        store.store([text_batch(1, texts)])
+    assert store.store([text_batch(1, texts)]) == Stored(1, 100)
+    assert stored(mariadb_database) == texts
+    store.close()
+
+
+@pytest.mark.parametrize("when", ["BEFORE INSERT", "AFTER INSERT", "BEFORE UPDATE"])
+def test_a_trigger_may_insert_rows_of_its_own(mariadb_database: Database, when: str) -> None:
+    store = store_of(mariadb_database, on_duplicate="update")
+    mariadb_database.run("ALTER TABLE records MODIFY x VARCHAR(9) UNIQUE")
+    mariadb_database.run("CREATE TABLE seen (x VARCHAR(9))")
+    mariadb_database.run(
+        f"CREATE TRIGGER seeing {when} ON records FOR EACH ROW INSERT INTO seen VALUES (NEW.x)"
+    )
+    texts = [f"{n}" for n in range(31)]
+    for number in (1, 2):
+        assert store.store([text_batch(number, texts)]) == Stored(1, 31)
+    assert stored(mariadb_database) == texts
+    [(seen,)] = mariadb_database.run("SELECT COUNT(*) FROM seen")
+    assert seen == (62 if when == "BEFORE INSERT" else 31)
+    assert store.bulks
+    store.close()
+
+
 @pytest.fixture
 def setting(mariadb_database: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A database on a server with another setting, for as long as the test takes."""
@@ -245,6 +292,29 @@ def test_a_bulk_is_never_longer_than_a_packet(setting: Database) -> None:
         assert store.store([text_batch(number, texts, same="")]) == Stored(1, len(texts))
     assert stored(setting) == list(itertools.chain(*frames))
     assert store.bulks > 3
+    store.close()
+
+
+@pytest.mark.parametrize("setting", [("max_allowed_packet", 1048576)], indirect=True)
+def test_what_is_left_of_a_bulk_is_never_longer_than_a_packet_either(setting: Database) -> None:
+    check_large_dead_letters(setting)
+
+
+@pytest.mark.parametrize("setting", [("max_allowed_packet", 1048576)], indirect=True)
+def test_nor_are_rows_that_were_to_go_in_bulk(setting: Database) -> None:
+    setting.server.run("SET GLOBAL max_prepared_stmt_count = 0")
+    try:
+        check_large_dead_letters(setting)
+    finally:
+        setting.server.run("SET GLOBAL max_prepared_stmt_count = DEFAULT")
+
+
+def check_large_dead_letters(database: Database) -> None:
+    """As text they are twice as long."""
+    store = store_of(database)
+    dead = [DeadLetter(position, b"x" * 60_000, "json", "no") for position in range(30)]
+    frame = Batch(RUN, 1, "tweets", 30, 1_800_000, 1.0, 2.0, [], [], [], dead)
+    assert store.store([frame]) == Stored(1, dead=30)
     store.close()
 
 
@@ -315,7 +385,34 @@ def test_how_values_are_sent() -> None:
     [(0xF7FE, 0x1D, True), (0xF7FF, 0x1D, False), (0xF7FE, 0x19, False)],
 )
 def test_who_takes_bulks_says_so_when_it_greets(capabilities: int, more: int, can: bool) -> None:
-    greeting = b"\x0a5.5.5-10.11.6-MariaDB\0" + bytes(4) + b"saltsalt\0"
-    greeting += struct.pack("<HBHHB6xI", capabilities, 45, 2, 0x81FF, 21, more) + b"more salt  \0"
-    assert bulk.can_bulk(greeting) is can
-    assert not bulk.can_bulk(greeting[:40])
+    assert bulk.can_bulk(greeting(capabilities, more)) is can
+    assert not bulk.can_bulk(greeting(capabilities, more)[:40])
+
+
+@pytest.mark.parametrize(
+    ("version", "can"),
+    [
+        ("5.5.5-10.3.39-MariaDB", False),
+        ("5.5.5-10.5.26-MariaDB", False),
+        ("5.5.5-10.5.27-MariaDB", True),
+        ("5.5.5-10.6.19-15-MariaDB-enterprise", False),
+        ("5.5.5-10.6.20-16-MariaDB-enterprise", True),
+        ("5.5.5-10.10.99-MariaDB", False),
+        ("5.5.5-10.11.10-MariaDB-0+deb12u1", True),
+        ("11.4.3-MariaDB", False),
+        ("11.4.4-MariaDB-log", True),
+        ("11.5.2-MariaDB", False),
+        ("11.7.1-MariaDB", True),
+        ("12.0.2-MariaDB", True),
+        ("MariaDB", False),
+    ],
+)
+def test_servers_whose_triggers_take_values_of_a_bulk_get_none(version: str, can: bool) -> None:
+    assert bulk.can_bulk(greeting(0xF7FE, 0x1D, version)) is can
+
+
+def greeting(capabilities: int, more: int, version: str = "5.5.5-10.11.19-MariaDB") -> bytes:
+    """What a server says first."""
+    begin = b"\x0a" + version.encode() + b"\0" + bytes(4) + b"saltsalt\0"
+    numbers = struct.pack("<HBHHB6xI", capabilities, 45, 2, 0x81FF, 21, more)
+    return begin + numbers + b"more salt  \0"

@@ -15,10 +15,14 @@ How many automatic keys a bulk will take, the server doesn't know: it reserves o
 and so on, and those left over are never used. Nobody shall wonder whether rows are missing, so a
 bulk has as many rows as some of these steps have together (COUNTS).
 
+Older servers give values of a bulk to the statements of a trigger, too, and leave out rows without
+a word (MDEV-24411, and MDEV-34718 for UPDATE and DELETE): these get text (TRIGGERS_WORK).
+
 Source: https://mariadb.com/kb/en/com_stmt_bulk_execute/, and sql/handler.cc of the server
 (update_auto_increment) for the keys.
 """
 
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -45,6 +49,7 @@ CANT_PREPARE = {  # the server works, but prepares nothing, or nothing more
     1295,  # ER_UNSUPPORTED_PS
     1461,  # ER_MAX_PREPARED_STMT_COUNT_REACHED: of all sessions together
 }
+UNKNOWN_COMMAND = 1047  # of a proxy that passes on the server's greeting, but not all commands
 
 Kind = int  # what the server shall take a column's values for
 TEXT, BYTES = FIELD_TYPE.VAR_STRING, FIELD_TYPE.BLOB
@@ -166,6 +171,9 @@ CAN_BULK = 1 << 2  # one of those
 MORE = struct.Struct("<I")  # where they are: the last four of what else is zero
 GREETING = struct.Struct("<xHBHHx6xI")  # behind the first part of the salt: low … high … more
 ANSWER = struct.Struct("<I28s")  # our capabilities, and what follows
+VERSION = re.compile(rb"(?:5\.5\.5-)?(\d+)\.(\d+)\.(\d+)")  # 5.5.5 is for old replicas
+# The first release of a series whose bulks leave a trigger's statements alone; all later series.
+TRIGGERS_WORK = {(10, 5): 27, (10, 6): 20, (10, 11): 10, (11, 2): 6, (11, 4): 4, (11, 6): 2}
 PACKET_BYTES_MAX = 2**24 - 1
 COMMAND = struct.Struct("<IB")  # a packet's length (three bytes), its number 0, and the command
 
@@ -205,37 +213,57 @@ def can_bulk(greeting: bytes) -> bool:
 
     Source: https://mariadb.com/kb/en/connection/#initial-handshake-packet
     """
-    at = greeting.find(b"\0", 1) + 1 + 4 + 8  # version, session, the first part of the salt
+    end = greeting.find(b"\0", 1)
+    at = end + 1 + 4 + 8  # version, session, the first part of the salt
     if len(greeting) < at + GREETING.size:
         return False
     low, _charset, _status, _high, more = GREETING.unpack_from(greeting, at)
-    return not low & CLIENT_MYSQL and bool(more & CAN_BULK)
+    return not low & CLIENT_MYSQL and bool(more & CAN_BULK) and _triggers_work(greeting[1:end])
+
+
+def _triggers_work(version: bytes) -> bool:
+    """Whether a trigger may run statements of its own while rows go in bulk."""
+    found = VERSION.match(version)
+    if not found:
+        return False
+    *series, release = map(int, found.groups())
+    first = TRIGGERS_WORK.get((series[0], series[1]))
+    return release >= first if first is not None else series > [*max(TRIGGERS_WORK)]
 
 
 class Prepared:
     """The INSERTs that one connection's server has parsed; gone with the connection.
 
     can_prepare: False once it was seen that rows can't go this way.
+    is_unknown: the server, or who stands before it, doesn't know what a bulk is: the session is
+        lost by that, and the next one shall do without.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, before: "Prepared | None" = None) -> None:
         self._connection = connection
         self._numbers: dict[bytes, int] = {}
-        self.can_prepare = connection.can_bulk
+        self.is_unknown = False
+        self.can_prepare = connection.can_bulk and not (before and before.is_unknown)
 
-    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> bool:
-        """Run an INSERT of one row of ? for so many rows.
+    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
+        """Run an INSERT of one row of ? for so many rows; how many the server has changed.
 
-        False: the server can't prepare it; nothing has happened.
+        None: the server can't prepare it; nothing has happened.
         """
+        try:
+            return self._insert(statement, kinds, rows)
+        except pymysql.err.Error as error:
+            self.is_unknown = error.args[:1] == (UNKNOWN_COMMAND,)
+            raise
+
+    def _insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
         number = self._number(statement)
         if number is None:
-            return False
+            return None
         types = b"".join(bytes([kind, 0]) for kind in kinds)
         head = EXECUTE.pack(number, SENDS_TYPES) + types
         self._send(COM_STMT_BULK_EXECUTE, [head, *rows])
-        self._connection._read_query_result()
-        return True
+        return int(self._connection._read_query_result())
 
     def _send(self, command: int, parts: Sequence[bytes]) -> None:
         """Send a command as one packet, copied once: PyMySQL would copy all of it twice more."""

@@ -32,7 +32,7 @@ from appliance.stores.disposable import Disposable
 from appliance.stores.gaps import GapList
 from appliance.stores.letters import Letters
 from appliance.stores.mysql_errors import LOGIN, PLUGIN, Mend, Refuse, Wait, reaction_to
-from appliance.stores.row_text import cut, pieces, row_text, row_texts
+from appliance.stores.row_text import cut, pieces, row_texts
 from appliance.stores.tables import (
     TABLES,
     Row,
@@ -167,7 +167,7 @@ class MySQLStore(Books, Letters, GapList, Disposable):
             raise Unavailable(said, PLUGIN.hint, loud=True) from error
         finally:
             self._beat()
-        self._prepared = bulk.Prepared(self._connection)
+        self._prepared = bulk.Prepared(self._connection, self._prepared)
         self._query(ISOLATION)
         [(packet_bytes_max,)] = self._query("SELECT @@max_allowed_packet")
         self._packet_bytes_max = int(packet_bytes_max)
@@ -215,8 +215,13 @@ class MySQLStore(Books, Letters, GapList, Disposable):
                 answers.append(list(cursor.fetchall()))
             return answers
 
-    def run_bulk(self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
-        """Run an INSERT of one row for many (see bulk.py); whether the server can do that."""
+    def run_bulk(
+        self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]
+    ) -> int | None:
+        """Run an INSERT of one row for many (see bulk.py); how many the server has changed.
+
+        None: it can't do that; nothing has happened.
+        """
         with self._talking():
             assert self._prepared is not None
             return self._prepared.insert(statement, kinds, rows)
@@ -447,7 +452,11 @@ class _Insert:
     def bulk(self, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
         """Insert rows that are values of these kinds; whether the server can do that."""
         marks = b"(" + b",".join([b"?"] * self.columns) + b")"
-        return self.store.run_bulk(self.head + marks + self.tail, kinds, rows)
+        changed = self.store.run_bulk(self.head + marks + self.tail, kinds, rows)
+        if changed not in (None, len(rows)) and not self.tail:  # an update counts as 0 or 2
+            said = f"the server took {changed} of the {len(rows)} rows of a bulk"
+            raise Rejected(said, "count")  # so they go as text
+        return changed is not None
 
 
 class _Statements(Writer):
@@ -489,7 +498,13 @@ class _Bulks(Writer):
         in_bulk = (lo, hi) in self._in_bulk
         sent = self._rows.rows[lo:hi] if in_bulk else []
         if not in_bulk or not self._insert.bulk(self._rows.kinds, sent):
-            self._insert.text(b",".join(map(row_text, self._rows_from(lo, hi))))
+            self._insert_text(list(self._rows_from(lo, hi)))
+
+    def _insert_text(self, rows: Rows) -> None:
+        """Insert rows as text, which may be twice as long: in as many statements as it takes."""
+        statements = _Statements(self._insert, [rows])
+        for part in statements.parts:
+            statements.insert(*part)
 
     def _rows_from(self, lo: int, hi: int) -> Iterator[Row]:
         first = 0

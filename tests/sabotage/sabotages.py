@@ -741,4 +741,25 @@ SABOTAGES = (
         "in_bulk = True",
         "tests/test_bulk.py::test_a_column_gets_what_it_gets_by_text[UUID]",
     ),
+    Sabotage(
+        "bulk: what is left of one is a single text, however long",
+        "appliance/stores/mysql.py",
+        "for part in statements.parts:\n            statements.insert(*part)",
+        "statements.insert(0, len(rows))",
+        "tests/test_bulk.py::test_what_is_left_of_a_bulk_is_never_longer_than_a_packet_either",
+    ),
+    Sabotage(
+        "bulk: nobody counts how many rows the server took",
+        "appliance/stores/mysql.py",
+        "if changed not in (None, len(rows)) and not self.tail:",
+        "if False:",
+        "tests/test_bulk.py::test_where_a_server_leaves_out_rows_without_a_word_they_go_as_text",
+    ),
+    Sabotage(
+        "bulk: a server whose triggers take values of it gets one",
+        "appliance/stores/bulk.py",
+        " and _triggers_work(greeting[1:end])",
+        "",
+        "tests/test_bulk.py::test_servers_whose_triggers_take_values_of_a_bulk_get_none",
+    ),
 )
