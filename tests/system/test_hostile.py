@@ -218,11 +218,11 @@ def test_huge_and_deep_json(window: Window, port: int, beside: Beside) -> None:
         json.dumps({"k" * 900_000: 1}).encode(),
         json.dumps({str(n): n for n in range(60_000)}).encode(),
         json.dumps([[]] * 200_000).encode(),
+        b'{"n":' + b"9" * 900_000 + b"}",  # JSON sets numbers no limit, and nobody asks for it
     ]
     refused = [
         b"[" * 100_000 + b"]" * 100_000,
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        b'{"n":' + b"9" * 900_000 + b"}",
         b'{"broken": "' + b"\\" * 900_001,
         b'{"not": "utf-8 \xff\xfe"}',
         b"\0" * 1000,

@@ -81,7 +81,10 @@ class Edited(Daemon):
         assert self.process
         lines = Path(f"/proc/{self.process.pid}/net/unix").read_text().splitlines()
         lines += Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()
-        ours = {os.readlink(link) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()}
+        ours = set()
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since
+                ours.add(os.readlink(link))
         listening = {line.split()[6] for line in lines if line.split()[5] == "01"}
         listening |= {line.split()[9] for line in lines if line.split()[3] == "0A"}
         return ours & {f"socket:[{inode}]" for inode in listening}
