@@ -28,10 +28,10 @@ def lie(fault: str, rows: list[Any]) -> list[Any]:
 
 def patch(fault: str) -> None:
     """Let the store lie once it has stored some rows."""
-    honest = LedgerStore._insert_data
+    honest = LedgerStore._writers
     seen = 0
 
-    def insert(self: LedgerStore, new: Sequence[Batch], *more: Any) -> Any:
+    def writers(self: LedgerStore, new: Sequence[Batch], *more: Any) -> Any:
         nonlocal seen
         before, seen = seen, seen + sum(len(batch.rows) for batch in new)
         if before < AFTER_ROWS <= seen:
@@ -40,7 +40,7 @@ def patch(fault: str) -> None:
             new = [changed if batch is first else batch for batch in new]
         return honest(self, new, *more)
 
-    LedgerStore._insert_data = insert  # type: ignore[method-assign]
+    LedgerStore._writers = writers  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -486,8 +486,8 @@ def test_who_waits_with_a_keeper_is_let_in_when_the_start_has_succeeded(
 def test_a_source_that_is_gone_from_the_configuration_is_stored_as_text(place: Place) -> None:
     json = '[source.pipe]\ntype = "stdin"\nformat = "json"\n'
     made = place.app(json)
-    assert made._maker("pipe")._is_json
-    assert not made._maker("gone")._is_json
+    assert made._maker("pipe")._reader._is_json
+    assert not made._maker("gone")._reader._is_json
     assert made._maker("gone")._source == "gone"
 
 

@@ -330,7 +330,7 @@ def test_frames_of_a_source_that_is_gone_are_stored_by_its_last_rules(place: Pla
     place.reload(kept)
     made = {name: place.renewer.app._maker(name) for name in ("b", "unknown")}
     assert [len(maker._filters) for maker in made.values()] == [1, 0]
-    assert [maker._is_json for maker in made.values()] == [True, False]
+    assert [maker._reader._is_json for maker in made.values()] == [True, False]
 
 
 def test_the_log_is_set_up_only_where_it_has_changed(place: Place) -> None:
