@@ -49,6 +49,7 @@ def main(words: Sequence[str]) -> int:
         text = json.dumps(content, indent=2, ensure_ascii=False)
         asked.json.write_text(text + "\n")
     if asked.pictures:
+        Path(asked.pictures).mkdir(parents=True, exist_ok=True)
         for name, picture in [item for found in findings for item in found.pictures.items()]:
             Path(asked.pictures, name).write_text(picture)
     return Exit.OK
