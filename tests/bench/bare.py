@@ -4,7 +4,6 @@ clients that only send what was made beforehand.
 Whatever brings frames through these servers into these tables can't take less of a core.
 """
 
-import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -25,7 +24,6 @@ from tests.bench.ways import LEASE_BYTES
 from tests.redis_servers import PrivateRedis, find_valkey
 
 FRAME_BYTES = 1024**2
-CONNECTIONS = 2
 TABLE = "bare"
 
 
@@ -39,16 +37,9 @@ def database_alone(database: Database, lines: Lines, columns: str, model: str) -
     names = {name: msgspec.convert(one, Column) for name, one in tomllib.loads(columns).items()}
     leases = [_inserts(names, lease) for lease in lines.blocks(LEASE_BYTES)]
     with _used_by(database.server.pid) as used:
-        workers = [
-            threading.Thread(target=_work, args=(database, leases[number::CONNECTIONS]))
-            for number in range(CONNECTIONS)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        _insert(database, leases)
     [(count,)] = database.run(f"SELECT COUNT(*) FROM `{TABLE}`")
-    assert count == lines.content.count, "a worker has failed"
+    assert count == lines.content.count
     return used()
 
 
@@ -71,7 +62,7 @@ def _inserts(columns: Mapping[str, Column], lease: bytes) -> list[Insert]:
     ]
 
 
-def _work(database: Database, leases: Sequence[Sequence[Insert]]) -> None:
+def _insert(database: Database, leases: Sequence[Sequence[Insert]]) -> None:
     connection = bulk.Connection(
         unix_socket=database.server.unix_socket,
         user=database.user,
