@@ -17,6 +17,7 @@ from appliance.contracts import NO_RECORD
 from appliance.frame import Frame, Gap, Header, checksum
 from appliance.reading import PARSED_MAX
 from appliance.rows import RowMaker, split, utc_column, utc_from_iso, utc_text
+from tests.test_reading import looked_up
 
 RUN = "0190163d8694739b88b7b1c3e2f00001"
 RAW = {"raw": Column(type="LONGTEXT", path="")}
@@ -262,20 +263,6 @@ def test_value_by_path(path: str, value: Any) -> None:
     found = values(TWEET, path)
     assert found == value
     assert type(found) is type(value)
-
-
-def looked_up(document: Any, path: str) -> Any:
-    """What a path finds in one record, step by step."""
-    first, *rest = path.split(".")
-    found = document.get(first) if isinstance(document, dict) else None
-    for name in rest:
-        if isinstance(found, dict):
-            found = found.get(name)
-        elif isinstance(found, list) and name.isdigit() and int(name) < len(found):
-            found = found[int(name)]
-        else:
-            return None
-    return found
 
 
 NAMES = st.sampled_from(["a", "b", "0", "1"])
