@@ -63,6 +63,15 @@ def stored(database: Database) -> list[Any]:
     return [x for (x,) in database.run("SELECT x FROM records ORDER BY seq")]
 
 
+def all_goes_as_text(database: Database) -> None:
+    store = store_of(database)
+    texts = [f"'{n}\\" for n in range(100)]
+    assert store.store([text_batch(1, texts)]) == Stored(1, 100)
+    assert stored(database) == texts
+    assert store.bulks == 0
+    store.close()
+
+
 def test_every_text_arrives_as_it_was(mariadb_database: Database) -> None:
     store = store_of(mariadb_database)
     texts = [f"{text}{n}" for n, text in zip(range(1300), itertools.cycle(ODD), strict=False)]
@@ -94,12 +103,7 @@ def test_they_are_taken_over_an_encrypted_connection(mariadb_database: Database)
 
 
 def test_mysql_gets_them_as_text(mysql_database: Database) -> None:
-    store = store_of(mysql_database)
-    texts = [f"'{n}\\" for n in range(100)]
-    assert store.store([text_batch(1, texts)]) == Stored(1, 100)
-    assert stored(mysql_database) == texts
-    assert store.bulks == 0
-    store.close()
+    all_goes_as_text(mysql_database)
 
 
 def test_a_column_of_another_character_set_is_converted_and_judged_as_ever(
@@ -275,12 +279,7 @@ def setting(mariadb_database: Database, request: pytest.FixtureRequest) -> Itera
 
 @pytest.mark.parametrize("setting", [("max_prepared_stmt_count", 0)], indirect=True)
 def test_where_the_server_prepares_nothing_rows_go_as_text(setting: Database) -> None:
-    store = store_of(setting)
-    texts = [f"'{n}\\" for n in range(100)]
-    assert store.store([text_batch(1, texts)]) == Stored(1, 100)
-    assert stored(setting) == texts
-    assert store.bulks == 0
-    store.close()
+    all_goes_as_text(setting)
 
 
 @pytest.mark.parametrize("setting", [("max_allowed_packet", 1048576)], indirect=True)

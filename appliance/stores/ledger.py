@@ -240,8 +240,7 @@ class LedgerStore(FoldingStore):
             with self._at_once():
                 self._claim_rows(new)
                 for _, writer in self._writers(new, None):
-                    for part in writer.parts:
-                        writer.insert(*part)
+                    writer.insert_all()
                 stored = self._write_beside(new, {})
                 self._query("COMMIT")
         except Rejected:
@@ -347,8 +346,7 @@ class LedgerStore(FoldingStore):
         begin, end = ([self._turn[0]], [self._turn[1]]) if self._turn else ([], [])
         self._query_all(*begin, ("SAVEPOINT part",))
         try:
-            for part in writer.parts:
-                writer.insert(*part)
+            writer.insert_all()
         except Rejected:
             self._query("ROLLBACK TO SAVEPOINT part")
             self._is_wary = True

@@ -502,9 +502,7 @@ class _Bulks(Writer):
 
     def _insert_text(self, rows: Rows) -> None:
         """Insert rows as text, which may be twice as long: in as many statements as it takes."""
-        statements = _Statements(self._insert, [rows])
-        for part in statements.parts:
-            statements.insert(*part)
+        _Statements(self._insert, [rows]).insert_all()
 
     def _rows_from(self, lo: int, hi: int) -> Iterator[Row]:
         first = 0

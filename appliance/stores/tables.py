@@ -137,6 +137,11 @@ class Writer(ABC):
     def insert(self, lo: int, hi: int) -> None:
         """Insert rows lo to hi - 1; Rejected if the database refuses one of them."""
 
+    def insert_all(self) -> None:
+        """Insert all rows, part by part; Rejected like insert, and none behind that."""
+        for part in self.parts:
+            self.insert(*part)
+
 
 class TableStore(ABC):
     """The ledger's tables on some SQL database.
@@ -360,14 +365,12 @@ class TableStore(ABC):
         if not rows:
             return
         names = [name for name, kind in TABLES[table].columns.items() if kind != "serial"]
-        writer = self._writer(self._name(table), names, [rows])
-        for lo, hi in writer.parts:
-            try:
-                writer.insert(lo, hi)
-            except Rejected as error:
-                if table == "frames" and error.code == DUPLICATE:
-                    raise
-                raise self._refused_ledger(error) from error
+        try:
+            self._writer(self._name(table), names, [rows]).insert_all()
+        except Rejected as error:
+            if table == "frames" and error.code == DUPLICATE:
+                raise
+            raise self._refused_ledger(error) from error
 
     def _refused_ledger(self, error: Rejected) -> Unavailable:
         return Unavailable(

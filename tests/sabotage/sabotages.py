@@ -744,8 +744,8 @@ SABOTAGES = (
     Sabotage(
         "bulk: what is left of one is a single text, however long",
         "appliance/stores/mysql.py",
-        "for part in statements.parts:\n            statements.insert(*part)",
-        "statements.insert(0, len(rows))",
+        "_Statements(self._insert, [rows]).insert_all()",
+        "_Statements(self._insert, [rows]).insert(0, len(rows))",
         "tests/test_bulk.py::test_what_is_left_of_a_bulk_is_never_longer_than_a_packet_either",
     ),
     Sabotage(
