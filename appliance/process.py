@@ -6,6 +6,7 @@ when is decided in watchdog.py.
 
 import ctypes
 import fcntl
+import math
 import os
 import re
 import resource
@@ -31,6 +32,7 @@ SFD_NONBLOCK, SFD_CLOEXEC = 0o4000, 0o2000000
 SIGINFO_BYTES = 128
 ENV_START = 47  # of the fields in /proc/PID/stat behind the name, which may hold spaces
 NOFILE_SPARE = 128  # descriptors beside the connections
+EXACT_S_MAX = 0.1  # poll(2) counts milliseconds: a wait of more than this may end one late
 ERRAND_GRACE_S = 5.0  # what an errand gets to finish what it has in hand, once it shall end
 
 
@@ -146,7 +148,11 @@ class Wish:
         """Block until a signal comes or the timeout is over."""
         poller = select.poll()
         poller.register(self._read, select.POLLIN)
-        poller.poll(max(0, timeout_s) * 1000)
+        rest_ms, whole_ms = math.modf(max(0.0, timeout_s) * 1000)
+        if timeout_s > EXACT_S_MAX:
+            poller.poll(whole_ms + 1)
+        elif not poller.poll(whole_ms):
+            time.sleep(rest_ms / 1000)
         self.clear()
 
     def clear(self) -> None:
