@@ -59,7 +59,7 @@ class Block(Sequence[Row]):
             at = range(self.rows)[index]
             return self[at : at + 1][0]
         count = len(range(self.rows)[index])
-        columns = [_values(column, index, count) for column in self.columns]
+        columns = [values_of(_part(column, index), count) for column in self.columns]
         return list(zip(*columns, strict=True))
 
     def __eq__(self, other: object) -> bool:
@@ -69,13 +69,18 @@ class Block(Sequence[Row]):
         return f"Block({list(self)})"
 
 
-def _values(column: Values, part: slice, count: int) -> Iterable[Value]:
-    """The values of a column in a part of the rows, of which there are `count`."""
+def _part(column: Values, part: slice) -> Values:
+    """The values of a column in a part of the rows."""
     if isinstance(column, Same):
-        return repeat(column.value, count)
-    if isinstance(column, Texts):
-        return [text.decode() for text in column.utf8[part]]
-    return column[part]
+        return column
+    return Texts(column.utf8[part]) if isinstance(column, Texts) else column[part]
+
+
+def values_of(column: Values, rows: int) -> Iterable[Value]:
+    """The values of a column, one for each of so many rows."""
+    if isinstance(column, Same):
+        return repeat(column.value, rows)
+    return map(bytes.decode, column.utf8) if isinstance(column, Texts) else column
 
 
 @dataclass(frozen=True, slots=True)

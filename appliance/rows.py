@@ -26,6 +26,7 @@ here (orjson's reading); the column with path "" is the record exactly as it cam
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from types import NoneType
 from typing import Any
 
@@ -45,6 +46,7 @@ REASONS = {  # by the collector's codes: of such a record only a part reached us
 }
 PART_KEPT = "only its first bytes were kept: "  # before the reason, where even that was too much
 NUMBERS: dict[bool | None, Value] = {True: 1, False: 0, None: None}
+NO_FRACTION = b".000000"
 PLAIN = {str, int, float, NoneType}  # what a database takes as it is (bool is none of them)
 
 
@@ -255,20 +257,26 @@ def utc_from_iso(text: str) -> str:
         return text
 
 
-def utc_column(texts: list[Any]) -> list[Any]:
-    """The same for each text of a list; what is no text stays as it is.
+def utc_column(texts: list[str]) -> Values:
+    """The same for each text of a list.
 
     Where all are times in UTC, which is the rule, msgspec writes them in a tenth of the time.
     """
     try:
         moments = list(map(datetime.fromisoformat, texts))
-    except (TypeError, ValueError):
+    except ValueError:
         moments = []
-    if not moments or not {moment.tzinfo for moment in moments} <= {UTC, None}:
-        return [utc_from_iso(text) if type(text) is str else text for text in texts]
-    written = msgspec.json.encode(moments).decode()[len('["') : -len('"]')]
-    times = written.replace("T", " ").replace("Z", "").split('","')
-    return [time if "." in time else f"{time}.000000" for time in times]
+    zones = set(map(attrgetter("tzinfo"), moments))
+    if None in zones:
+        moments = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in moments]
+    if not zones or not zones <= {UTC, None}:
+        return list(map(utc_from_iso, texts))
+    written = msgspec.json.encode(moments)[len(b'["') : -len(b'"]')].replace(b"T", b" ")
+    fractions = written.count(b".")  # it writes none where it is zero
+    times = written.replace(b"Z", b"" if fractions else NO_FRACTION).split(b'","')
+    if 0 < fractions < len(times):
+        times = [time if b"." in time else time + NO_FRACTION for time in times]
+    return Texts(times)
 
 
 def _written(moment: datetime) -> str:
@@ -303,11 +311,13 @@ def _meta_maker(meta: str, type_name: str) -> MakeColumn:
     return lambda _, header: Same(value(header))
 
 
-def _values(found: list[Any], is_time: bool) -> list[Value]:
+def _values(found: list[Any], is_time: bool) -> Values:
     """What was found at a path, as values of its column."""
     types = set(map(type, found))
+    if is_time and types == {str}:
+        return utc_column(found)
     if is_time and str in types:
-        found = utc_column(found)
+        found = [utc_from_iso(one) if type(one) is str else one for one in found]
     if types <= {bool, NoneType}:
         return list(map(NUMBERS.__getitem__, found))
     if bool in types:

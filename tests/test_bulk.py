@@ -2,7 +2,7 @@
 
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,10 +32,8 @@ class Watched(MySQLStore):
     bulks = 0
     leaves_out = 0  # so many rows of each
 
-    def run_bulk(
-        self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]
-    ) -> int | None:
-        changed = super().run_bulk(statement, kinds, rows[self.leaves_out :])
+    def run_bulk(self, statement: bytes, rows: bulk.BulkRows, lo: int, hi: int) -> int | None:
+        changed = super().run_bulk(statement, rows, lo + self.leaves_out, hi)
         self.bulks += changed is not None
         return changed
 
@@ -372,11 +370,27 @@ def test_how_values_are_sent() -> None:
     assert rows
     assert rows.kinds == [bulk.TEXT, bulk.TEXT, bulk.INTEGER, bulk.BYTES, bulk.DOUBLE]
     same, double = b"\0\2\xc3\xa9", struct.Struct("<xd").pack
-    assert list(rows.rows) == [
+    wanted = [
         same + b"\0\1a" + struct.pack("<xq", 1) + b"\1" + double(0.5),
         same + b"\0\0" + b"\1" + b"\1" + double(1.0),
-        same + b"\0\xfe\xfb" + bytes(7) + long.encode() + b"\1" + b"\0\1\0" + double(-0.5),
+        same + b"\0\xfc\xfb\0" + long.encode() + b"\1" + b"\0\1\0" + double(-0.5),
     ]
+    assert [rows.packed(at, at + 1) for at in range(3)] == wanted
+    assert rows.packed(0, 3) == b"".join(wanted)
+    assert rows.sizes() == list(map(len, wanted))
+    assert rows.bytes_max >= len(b"".join(wanted))
+
+
+def test_how_the_lengths_of_texts_are_sent() -> None:
+    sizes = (0, 250, 251, 2047)
+    rows = bulk.bulk_rows([Block(4, (Texts([b"x" * size for size in sizes]),))])
+    assert rows
+    lengths = [rows.packed(at, at + 1)[: -size or None] for at, size in enumerate(sizes)]
+    assert lengths == [b"\0\0", b"\0\xfa", b"\0\xfc\xfb\0", b"\0\xfc\xff\7"]
+    longer = bulk.bulk_rows([Block(2, (Texts([b"", b"x" * 2048]),))])
+    assert longer
+    eight = b"\0\xfe" + bytes(8) + b"\0\xfe\0\x08" + bytes(6)
+    assert longer.packed(0, 2) == eight + b"x" * 2048
 
 
 @pytest.mark.parametrize(

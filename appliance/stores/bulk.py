@@ -26,8 +26,9 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, repeat
+from types import NoneType
 from typing import Any
 
 import pymysql
@@ -35,7 +36,7 @@ from pymysql.charset import charset_by_name
 from pymysql.constants import FIELD_TYPE
 from pymysql.protocol import FieldDescriptorPacket
 
-from appliance.batch import Block, Same, Texts, Values
+from appliance.batch import Block, Same, Texts, Values, values_of
 from appliance.stores.tables import Rows, Span
 
 COUNTS = tuple(2**step - 1 for step in range(12, 1, -1))  # rows of a bulk: 4095, 2047 … 7, 3
@@ -60,9 +61,14 @@ KINDS = {str: TEXT, bytes: BYTES, int: INTEGER, float: DOUBLE}
 NULL = b"\x01"
 EMPTY: dict[Kind, Any] = {TEXT: "", BYTES: b""}  # what stands behind a NULL
 NUMBERS = {INTEGER: struct.Struct("<xq"), DOUBLE: struct.Struct("<xd")}
-SHORT = [bytes([0, size]) for size in range(251)]
+NUMBER_BYTES = 9
+LENGTHS = [
+    *(bytes([0, size]) for size in range(251)),
+    *(struct.pack("<xBH", 0xFC, size) for size in range(251, 2048)),
+]
 LONG = struct.Struct("<xBQ")
 EIGHT_BYTES = 0xFE  # says that the length has so many
+LENGTH_BYTES_MAX = LONG.size
 
 
 # ── rows ────────────────────────────────────────────────────────────────────────────────
@@ -70,24 +76,40 @@ EIGHT_BYTES = 0xFE  # says that the length has so many
 
 @dataclass(frozen=True, slots=True)
 class BulkRows:
-    """Rows as they are sent, and what kind of value each column has."""
+    """Rows as they are sent, by column: a row is the first of all cells, the next the second.
+
+    kinds: what kind of value each column has. cells: one or two lists for each column, all of
+    them as long as there are rows. bytes_max: no more than that are all rows together.
+    """
 
     kinds: Sequence[Kind]
-    rows: Sequence[bytes]
+    cells: Sequence[Sequence[bytes]]
+    bytes_max: int
+
+    def sizes(self) -> list[int]:
+        """How many bytes each row has."""
+        return list(map(sum, zip(*(map(len, cell) for cell in self.cells), strict=True)))
+
+    def packed(self, lo: int, hi: int) -> bytes:
+        """Some of the rows, one behind the other."""
+        rows = zip(*[cell[lo:hi] for cell in self.cells], strict=True)
+        return b"".join(chain.from_iterable(rows))
 
 
 def bulk_rows(blocks: Iterable[Rows]) -> BulkRows | None:
     """All rows as they are sent; None where they have to go as text."""
     parts = [_as_block(rows) for rows in blocks if rows]
-    columns = zip(*(block.columns for block in parts), strict=True)
-    kinds = [set().union(*map(_kinds, column)) for column in columns]
-    if not kinds or any(len(one) > 1 for one in kinds):
+    count = sum(map(len, parts))
+    columns = [_joined(parts, column) for column in _columns(parts)]
+    cells = [_cells(column, count) for column in columns]
+    known = [one for one in cells if one]
+    if not known or len(known) < len(cells):
         return None
-    plain = [one.pop() if one else TEXT for one in kinds]  # without a value it may be any
-    try:
-        return BulkRows(plain, [row for block in parts for row in _rows(block, plain)])
-    except struct.error:  # an integer of more than 64 bit
-        return None
+    return BulkRows(
+        [one.kind for one in known],
+        [cell for one in known for cell in one.cells],
+        sum(one.bytes_max for one in known),
+    )
 
 
 def _as_block(rows: Rows) -> Block:
@@ -96,54 +118,101 @@ def _as_block(rows: Rows) -> Block:
     return Block(len(rows), tuple(map(list, zip(*rows, strict=True))))
 
 
-def _kinds(column: Values) -> set[Kind]:
-    """What kinds of values a column has; NULL is none."""
+def _columns(blocks: Sequence[Block]) -> Iterable[Sequence[Values]]:
+    return zip(*(block.columns for block in blocks), strict=True)
+
+
+def _joined(blocks: Sequence[Block], columns: Sequence[Values]) -> Values:
+    """What is one column in several blocks."""
+    if len(blocks) == 1:
+        return columns[0]
+    texts = [column for column in columns if isinstance(column, Texts)]
+    if len(texts) == len(columns):
+        return Texts([text for column in texts for text in column.utf8])
+    pairs = zip(blocks, columns, strict=True)
+    return [value for block, column in pairs for value in values_of(column, len(block))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """What a column puts into each row, in one part or in two; fields as in BulkRows."""
+
+    kind: Kind
+    cells: Sequence[Sequence[bytes]]
+    bytes_max: int
+
+
+def _cells(column: Values, rows: int) -> _Cells | None:
+    """None: its values are of several kinds, or an integer has more than 64 bit."""
     if isinstance(column, Texts):
-        return {TEXT}
-    values = [column.value] if isinstance(column, Same) else column
-    return {KINDS[found] for found in set(map(type, values)) - {type(None)}}
-
-
-def _rows(block: Block, kinds: Sequence[Kind]) -> Iterable[bytes]:
-    columns = zip(block.columns, kinds, strict=True)
-    cells = [cells for column, kind in columns for cells in _cells(column, kind, len(block))]
-    return map(b"".join, zip(*cells, strict=True))
-
-
-def _cells(column: Values, kind: Kind, rows: int) -> list[Iterable[bytes]]:
-    """What a column puts into each row, in one part or in two."""
+        return _with_lengths(TEXT, column.utf8)
     if isinstance(column, Same):
-        parts = _cells([column.value], kind, 1)
-        return [repeat(b"".join(chain(*parts)), rows)]
-    if isinstance(column, Texts):
-        return [_lengths(column.utf8), column.utf8]
-    return _numbers(column, kind) if kind in NUMBERS else _texts(column, kind)
+        one = _cells([column.value], 1)
+        return one and _repeated(one, rows)
+    return _of_one_type(column) or _of_one_kind(column)
 
 
-def _numbers(column: Sequence[Any], kind: Kind) -> list[Iterable[bytes]]:
+def _repeated(one: _Cells, rows: int) -> _Cells:
+    cell = b"".join(chain.from_iterable(one.cells))
+    return _Cells(one.kind, [[cell] * rows], len(cell) * rows)
+
+
+def _of_one_type(column: Sequence[Any]) -> _Cells | None:
+    """The rule: all are texts, or all are integers. Who makes cells of them sees if one isn't."""
+    try:
+        if type(column[0]) is str:
+            return _with_lengths(TEXT, list(map(str.encode, column)))
+        if type(column[0]) is int:
+            return _numbers(INTEGER, list(map(NUMBERS[INTEGER].pack, column)))
+    except (TypeError, struct.error):
+        pass
+    return None
+
+
+def _of_one_kind(column: Sequence[Any]) -> _Cells | None:
+    """Any values, and NULL among them, as long as they are of one kind."""
+    kinds = {KINDS[found] for found in set(map(type, column)) - {NoneType}} or {TEXT}
+    kind = kinds.pop()
+    if kinds:
+        return None
+    return _some_numbers(kind, column) if kind in NUMBERS else _some_texts(kind, column)
+
+
+def _some_numbers(kind: Kind, column: Sequence[Any]) -> _Cells | None:
     pack = NUMBERS[kind].pack
-    if None in column:
-        return [[NULL if value is None else pack(value) for value in column]]
-    return [map(pack, column)]
+    try:
+        return _numbers(kind, [NULL if value is None else pack(value) for value in column])
+    except struct.error:  # an integer of more than 64 bit
+        return None
 
 
-def _texts(column: Sequence[Any], kind: Kind) -> list[Iterable[bytes]]:
+def _numbers(kind: Kind, cells: Sequence[bytes]) -> _Cells:
+    return _Cells(kind, [cells], NUMBER_BYTES * len(cells))
+
+
+def _some_texts(kind: Kind, column: Sequence[Any]) -> _Cells:
     """Texts, or bytes."""
-    has_nulls = None in column
-    there = [value or EMPTY[kind] for value in column] if has_nulls else column
+    there = [value or EMPTY[kind] for value in column]
     encoded = list(map(str.encode, there)) if kind == TEXT else there
-    lengths = _lengths(encoded)
-    if has_nulls:
-        pairs = zip(column, lengths, strict=True)
-        lengths = [NULL if value is None else length for value, length in pairs]
-    return [lengths, encoded]
+    found = _with_lengths(kind, encoded)
+    pairs = zip(column, found.cells[0], strict=True)
+    lengths = [NULL if value is None else length for value, length in pairs]
+    return replace(found, cells=[lengths, encoded])
 
 
-def _lengths(values: Sequence[bytes]) -> Iterable[bytes]:
+def _with_lengths(kind: Kind, values: Sequence[bytes]) -> _Cells:
     sizes = list(map(len, values))
-    if max(sizes, default=0) < len(SHORT):
-        return map(SHORT.__getitem__, sizes)
-    return map(LONG.pack, repeat(EIGHT_BYTES), sizes)
+    if max(sizes) < len(LENGTHS):
+        lengths = list(map(LENGTHS.__getitem__, sizes))
+    else:
+        lengths = list(map(LONG.pack, repeat(EIGHT_BYTES), sizes))
+    return _Cells(kind, [lengths, values], sum(sizes) + LENGTH_BYTES_MAX * len(sizes))
+
+
+def parts_of(rows: BulkRows, size_max: int) -> list[tuple[Span, bool]]:
+    """The bulks that rows are sent in, and what is left over (see cut)."""
+    fits = rows.bytes_max <= size_max
+    return cut([0] * len(rows.cells[0]) if fits else rows.sizes(), size_max)
 
 
 def cut(sizes: Sequence[int], size_max: int) -> list[tuple[Span, bool]]:
@@ -245,8 +314,8 @@ class Prepared:
         self.is_unknown = False
         self.can_prepare = connection.can_bulk and not (before and before.is_unknown)
 
-    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
-        """Run an INSERT of one row of ? for so many rows; how many the server has changed.
+    def insert(self, statement: bytes, kinds: Sequence[Kind], rows: bytes) -> int | None:
+        """Run an INSERT of one row of ? for rows, packed; how many the server has changed.
 
         None: the server can't prepare it; nothing has happened.
         """
@@ -256,22 +325,22 @@ class Prepared:
             self.is_unknown = error.args[:1] == (UNKNOWN_COMMAND,)
             raise
 
-    def _insert(self, statement: bytes, kinds: Sequence[Kind], rows: Sequence[bytes]) -> int | None:
+    def _insert(self, statement: bytes, kinds: Sequence[Kind], rows: bytes) -> int | None:
         number = self._number(statement)
         if number is None:
             return None
         types = b"".join(bytes([kind, 0]) for kind in kinds)
-        head = EXECUTE.pack(number, SENDS_TYPES) + types
-        self._send(COM_STMT_BULK_EXECUTE, [head, *rows])
+        self._send(COM_STMT_BULK_EXECUTE, EXECUTE.pack(number, SENDS_TYPES) + types, rows)
         return int(self._connection._read_query_result())
 
-    def _send(self, command: int, parts: Sequence[bytes]) -> None:
-        """Send a command as one packet, copied once: PyMySQL would copy all of it twice more."""
+    def _send(self, command: int, head: bytes, rest: bytes) -> None:
+        """Send a command as one packet, without a copy: PyMySQL would make two of all of it."""
         if not self._connection._sock:
             raise pymysql.err.InterfaceError(0, "not connected")
-        size = 1 + sum(map(len, parts))
+        size = 1 + len(head) + len(rest)
         assert size <= PACKET_BYTES_MAX, "far more than STATEMENT_BYTES_MAX"
-        self._connection._write_bytes(b"".join([COMMAND.pack(size, command), *parts]))
+        self._connection._write_bytes(COMMAND.pack(size, command) + head)
+        self._connection._write_bytes(rest)
         self._connection._next_seq_id = 1
 
     def _number(self, statement: bytes) -> int | None:

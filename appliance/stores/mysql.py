@@ -215,16 +215,14 @@ class MySQLStore(Books, Letters, GapList, Disposable):
                 answers.append(list(cursor.fetchall()))
             return answers
 
-    def run_bulk(
-        self, statement: bytes, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]
-    ) -> int | None:
-        """Run an INSERT of one row for many (see bulk.py); how many the server has changed.
+    def run_bulk(self, statement: bytes, rows: bulk.BulkRows, lo: int, hi: int) -> int | None:
+        """Run an INSERT of one row for some (see bulk.py); how many the server has changed.
 
         None: it can't do that; nothing has happened.
         """
         with self._talking():
             assert self._prepared is not None
-            return self._prepared.insert(statement, kinds, rows)
+            return self._prepared.insert(statement, rows.kinds, rows.packed(lo, hi))
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
@@ -449,12 +447,12 @@ class _Insert:
             )
         self.store.run(statement)
 
-    def bulk(self, kinds: Sequence[bulk.Kind], rows: Sequence[bytes]) -> bool:
-        """Insert rows that are values of these kinds; whether the server can do that."""
+    def bulk(self, rows: bulk.BulkRows, lo: int, hi: int) -> bool:
+        """Insert some rows in bulk; whether the server can do that."""
         marks = b"(" + b",".join([b"?"] * self.columns) + b")"
-        changed = self.store.run_bulk(self.head + marks + self.tail, kinds, rows)
-        if changed not in (None, len(rows)) and not self.tail:  # an update counts as 0 or 2
-            said = f"the server took {changed} of the {len(rows)} rows of a bulk"
+        changed = self.store.run_bulk(self.head + marks + self.tail, rows, lo, hi)
+        if changed not in (None, hi - lo) and not self.tail:  # an update counts as 0 or 2
+            said = f"the server took {changed} of the {hi - lo} rows of a bulk"
             raise Rejected(said, "count")  # so they go as text
         return changed is not None
 
@@ -490,14 +488,13 @@ class _Bulks(Writer):
         self._insert = insert
         self._blocks = blocks
         self._rows = rows
-        parts = bulk.cut(list(map(len, rows.rows)), insert.size_max)
+        parts = bulk.parts_of(rows, insert.size_max)
         self.parts = [span for span, _ in parts]
         self._in_bulk = {span for span, in_bulk in parts if in_bulk}
 
     def insert(self, lo: int, hi: int) -> None:
         in_bulk = (lo, hi) in self._in_bulk
-        sent = self._rows.rows[lo:hi] if in_bulk else []
-        if not in_bulk or not self._insert.bulk(self._rows.kinds, sent):
+        if not in_bulk or not self._insert.bulk(self._rows, lo, hi):
             self._insert_text(list(self._rows_from(lo, hi)))
 
     def _insert_text(self, rows: Rows) -> None:

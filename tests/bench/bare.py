@@ -43,8 +43,8 @@ def database_alone(database: Database, lines: Lines, columns: str, model: str) -
     return used()
 
 
-Insert = tuple[bytes, Sequence[bulk.Kind], Sequence[bytes]]
-"""A statement, and what kinds of values it gets in bulk, in which rows."""
+Insert = tuple[bytes, Sequence[bulk.Kind], bytes]
+"""A statement, and what kinds of values it gets in bulk, in which rows, packed."""
 
 
 def _inserts(columns: Mapping[str, Column], lease: bytes) -> list[Insert]:
@@ -54,11 +54,11 @@ def _inserts(columns: Mapping[str, Column], lease: bytes) -> list[Insert]:
     head = f"INSERT INTO `{TABLE}` ({','.join(f'`{name}`' for name in columns)}) VALUES ".encode()
     rows = bulk.bulk_rows([block])
     if rows is None:
-        return [(head + text_of(block), (), ())]
+        return [(head + text_of(block), (), b"")]
     one = head + b"(" + b",".join([b"?"] * len(columns)) + b")"
     return [
-        (one, rows.kinds, rows.rows[lo:hi])
-        for (lo, hi), _ in bulk.cut(list(map(len, rows.rows)), STATEMENT_BYTES_MAX)
+        (one, rows.kinds, rows.packed(lo, hi))
+        for (lo, hi), _ in bulk.parts_of(rows, STATEMENT_BYTES_MAX)
     ]
 
 
