@@ -123,7 +123,7 @@ class Batch:
     first_received: float
     last_received: float
     rows: Sequence[Row]
-    positions: list[int]
+    positions: Sequence[int]
     raws: list[Raw]
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: int = 0

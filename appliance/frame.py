@@ -18,7 +18,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from appliance.errors import Corrupt
@@ -123,7 +123,11 @@ class Frame:
     """A frame taken apart: its header and its body, checked against each other."""
 
     header: Header
-    body: bytes
+    body: Buffer
+
+    def kept(self) -> "Frame":
+        """The same with a body of its own, where it was a view."""
+        return replace(self, body=bytes(self.body))
 
 
 def checksum(body: Buffer) -> int:
@@ -140,7 +144,7 @@ def encode_header(header: Header) -> bytes:
 
 
 def decode(item: Buffer) -> Frame:
-    """Take a Redis item apart; what comes of it is copied.
+    """Take a Redis item apart; the body of a view is a part of that view.
 
     Raises:
         Corrupt: not one of our frames, a format newer than this program, or damaged bytes.
@@ -148,15 +152,16 @@ def decode(item: Buffer) -> Frame:
     newline = _NEWLINE.search(item)
     if not newline:
         raise Corrupt("a queue item has no header line")
-    header, body = decode_header(bytes(item[: newline.start()])), bytes(item[newline.end() :])
+    header, body = decode_header(bytes(item[: newline.start()])), item[newline.end() :]
     if len(body) != header.body_bytes or checksum(body) != header.crc:
         raise Corrupt(f"frame {header.number} of run {header.run}: body and checksum differ")
     return Frame(header, body)
 
 
-def name_of(item: bytes) -> str:
+def name_of(item: Buffer) -> str:
     """A frame's name (see Header.name), whatever else is wrong with it; empty if it has none."""
-    line = item[: item.find(b"\n") + 1]
+    newline = _NEWLINE.search(item)
+    line = bytes(item[: newline.end()]) if newline else b""
     run, number = _RUN.search(line), _NUMBER.search(line)
     return f"{run[1].decode()}:{number[1].decode()}" if run and number else ""
 

@@ -23,7 +23,7 @@ without its zone, which strict databases refuse. JSON integers of more than 64 b
 here (orjson's reading); the column with path "" is the record exactly as it came.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -37,13 +37,14 @@ from appliance import filters, poison
 from appliance.batch import Batch, Block, DeadLetter, Same, Texts, Value, Values
 from appliance.config import Column, Filter
 from appliance.contracts import NO_RECORD, Hold
-from appliance.frame import Frame, Header
+from appliance.frame import Buffer, Frame, Header
 from appliance.reading import Found, Reader
 
 REASONS = {  # by the collector's codes: of such a record only a part reached us, or was kept
     "too long": "longer than record_bytes_max: only its first bytes were kept",
     "cut": "the connection broke in the middle of this record",
 }
+PIECE_BYTES = 128 * 1024  # of a body that are split at once
 PART_KEPT = "only its first bytes were kept: "  # before the reason, where even that was too much
 NUMBERS: dict[bool | None, Value] = {True: 1, False: 0, None: None}
 NO_FRACTION = b".000000"
@@ -54,7 +55,7 @@ PLAIN = {str, int, float, NoneType}  # what a database takes as it is (bool is n
 class _Sorted:
     """The lines of one frame, sorted; positions, raws and all of `found` run in step."""
 
-    positions: list[int] = field(default_factory=list)
+    positions: Sequence[int] = field(default_factory=list)
     raws: list[bytes] = field(default_factory=list)
     found: Found = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
@@ -104,7 +105,7 @@ class RowMaker:
         if header.rejected or b"" in lines:
             records = self._sort(enumerate(lines), header.rejected)
         else:
-            records = _Sorted(list(range(len(lines))), lines)
+            records = _Sorted(range(len(lines)), lines)
         return self._batch(header, records, len(lines), len(frame.body))
 
     def batch_again(self, header: Header, lines: Mapping[int, bytes]) -> Batch:
@@ -161,7 +162,8 @@ class RowMaker:
 
     def _sort(self, lines: Iterable[tuple[int, bytes]], rejected: Mapping[int, str]) -> _Sorted:
         """Dead letters of what the collector has refused, and a count of empty lines."""
-        records = _Sorted()
+        positions: list[int] = []
+        records = _Sorted(positions)
         for position, line in lines:
             if position in rejected:
                 code = rejected[position]
@@ -169,7 +171,7 @@ class RowMaker:
             elif not line:
                 records.blank += 1
             else:
-                records.positions.append(position)
+                positions.append(position)
                 records.raws.append(line)
         return records
 
@@ -220,14 +222,30 @@ class RowMaker:
         records.keep(kept)
 
 
-def split(body: bytes) -> list[bytes]:
+def split(body: Buffer) -> list[bytes]:
     """The records of a body, without their line ends (a CR before the LF belongs to it)."""
-    lines = body.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if b"\r" in body:
-        lines = [line.removesuffix(b"\r") for line in lines]
+    lines: list[bytes] = []
+    for piece in _pieces(body):
+        found = piece.split(b"\n")
+        if not found[-1]:
+            found.pop()
+        if b"\r" in piece:
+            found = [line.removesuffix(b"\r") for line in found]
+        lines += found
     return lines
+
+
+def _pieces(body: Buffer) -> Iterator[bytes]:
+    """A body as bytes, some whole lines at a time: all of it once more would be as much memory."""
+    at = 0
+    while at < len(body):
+        piece = bytes(body[at : at + PIECE_BYTES])
+        end = len(piece) if at + len(piece) == len(body) else piece.rfind(b"\n") + 1
+        if not end:  # one line is longer
+            piece = bytes(body[at:])
+            end = len(piece)
+        yield piece[:end]
+        at += end
 
 
 def is_incomplete(code: str, reason: str) -> bool:

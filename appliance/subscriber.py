@@ -230,7 +230,7 @@ class Subscriber:
                 name = frame.header.name
                 deaths = lease.deaths.get(name)
                 if deaths and (verdict := poison.judge(deaths)).alone:
-                    alone.append((frame, verdict))
+                    alone.append((frame.kept(), verdict))
                 else:
                     self._gauge.in_hand(lease.owner, name)
                     batches.append(self._maker(frame.header.source).batch(frame))

@@ -141,12 +141,12 @@ class MemoryQueue:
         with self._talking():
             items: list[bytes] = []
             records = 0
-            while self.server.working and (
-                not items or (self._held_bytes < bytes_max and records < LEASE_RECORDS_MAX)
-            ):
+            while self.server.working and records < LEASE_RECORDS_MAX:
                 items.append(self.server.working.popleft())
                 self._held_bytes += len(items[-1])
                 records += _records_of(items[-1])
+                if self._held_bytes + len(items[-1]) > bytes_max:
+                    break
             if not items:
                 return None
             self.server.busy.setdefault(self.owner, []).extend(items)

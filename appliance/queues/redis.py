@@ -26,6 +26,7 @@ import os
 import re
 import secrets
 import select
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
 GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 SAID_BYTES_MAX = 100  # of an answer that isn't what was asked for
+LARGE = re.compile(rb"\$([0-9]+)\r\n")  # how a text begins (the RESP protocol)
 BESIDE_ONE = 64  # bytes around a list of one item, as Redis sends it
 
 
@@ -167,7 +169,7 @@ repeat
     deaths[#deaths + 1] = name
     deaths[#deaths + 1] = known
   end
-until size >= bytes_max or records >= records_max
+until size + #item > bytes_max or records >= records_max
 return {{size < step_bytes and items or {{}}, steps, deaths}}
 """
 
@@ -432,7 +434,7 @@ class RedisQueue:
             )
 
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
-        """Move frames into this owner's hands until bytes_max is reached (at least one).
+        """Move frames into this owner's hands, as many as bytes_max has room for (at least one).
 
         Waits up to wait_s when there is none, or until `wake` is readable; then None.
         """
@@ -444,18 +446,21 @@ class RedisQueue:
             items, steps, attempts = self._run(TAKE, keys, *limits)
             frames, size, deaths = sum(steps[::2]), sum(steps[1::2]), _deaths(attempts)
             if not frames:
-                items, deaths = self._wait_for_one(lists, wait_s)
-                frames, size = len(items), sum(map(len, items))
-        if not frames:
-            return None
+                item, deaths = self._wait_for_one(lists, wait_s)
+                if item is None:
+                    return None
+                items, frames, size = [item], 1, len(item)
         self._held_bytes, self._unread = size, frames - len(items)
-        return Lease(self._owner, frames, items or self._read(self._owner, steps), deaths)
+        shown = items if size < LEASE_STEP_BYTES else self._read(self._owner, items, steps)
+        return Lease(self._owner, frames, shown, deaths)
 
-    def _read(self, owner: str, steps: Sequence[int]) -> Iterator[Buffer]:
-        """The items of a lease in its steps, oldest first.
+    def _read(self, owner: str, came: list[Buffer], steps: Sequence[int]) -> Iterator[Buffer]:
+        """The items of a lease, oldest first: the one that came, or all of them in their steps.
 
         Counted from the right: what is set aside meanwhile was read, so it moves nothing there.
         """
+        while came:
+            yield came.pop()
         room = bytearray()
         for count, size in zip(steps[::2], steps[1::2], strict=True):
             with self._holding(owner):
@@ -479,9 +484,14 @@ class RedisQueue:
         redis-py would have it in memory three times for a moment: as it came, in pieces, and as
         the answer. That costs more than the kernel's copy.
         """
-        head = b"*1\r\n$%d\r\n" % size
-        end = len(head) + size
         self._send(self._connection.pack_command(*words))
+        item = self._received(b"*1\r\n$%d\r\n" % size, size, room)
+        self._beat()
+        return item
+
+    def _received(self, head: bytes, size: int, room: memoryview) -> memoryview:
+        """An answer that begins with this head, and has so many bytes behind it."""
+        end = len(head) + size
         came = 0
         while came < end + len(b"\r\n"):
             more = self._connection._sock.recv_into(room[came : end + len(b"\r\n")])
@@ -492,15 +502,14 @@ class RedisQueue:
             if room[:known] != head[:known]:
                 said = bytes(room[: min(came, SAID_BYTES_MAX)])
                 raise Unavailable(f"Redis at {self._address}: no frame came, but {said!r}")
-        self._beat()
         return room[len(head) : end]
 
     def _wait_for_one(
         self, lists: tuple[str, str], wait_s: float
-    ) -> tuple[list[bytes], dict[str, str]]:
+    ) -> tuple[Buffer | None, dict[str, str]]:
         """One frame, if there is one in time, and the deaths over it as they are then."""
         if wait_s < BLOCK_S_MIN:
-            return [], {}
+            return None, {}
         take = ("BLMOVE", *lists, "LEFT", "RIGHT", f"{wait_s:.3f}")
         # Sent together: the server answers the second when the first is done.
         self._send(self._connection.pack_commands([take, ("HGETALL", self._keys.attempts)]))
@@ -508,16 +517,28 @@ class RedisQueue:
             self._unblock()
         is_full = False
         try:
-            item = self._reply()
+            item = self._large_reply() or self._reply()
         except OutOfMemoryError:  # refused before it did anything, so the connection is sound
             item, is_full = None, True
         known = _deaths(self._reply())
         if is_full:
             self._sleep(min(FULL_WAIT_S, wait_s))
         if item is None:
-            return [], {}
+            return None, {}
         name = name_of(item) if known else ""
-        return [item], ({name: known[name]} if name in known else {})
+        return item, ({name: known[name]} if name in known else {})
+
+    def _large_reply(self) -> memoryview | None:
+        """The frame that the server answers with, if it is a large one (see _command_for_one)."""
+        try:
+            begins = self._connection._sock.recv(BESIDE_ONE, socket.MSG_PEEK)
+        except ValueError:  # TLS: what comes can't be looked at beforehand
+            return None
+        head = LARGE.match(begins)
+        size = int(head[1]) if head else 0
+        if not head or size < LEASE_STEP_BYTES:
+            return None
+        return self._received(head[0], size, memoryview(bytearray(size + BESIDE_ONE)))
 
     def _is_woken(self, wait_s: float) -> bool:
         """Block until the server answers; True: until somebody wants us.

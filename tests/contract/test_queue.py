@@ -332,13 +332,13 @@ def test_a_source_that_lost_its_own_cursor_is_told_where_it_was(bench: Bench, cu
 # ── take, confirm, give back ────────────────────────────────────────────────────────────
 
 
-def test_a_lease_ends_with_the_frame_that_reaches_the_limit(bench: Bench) -> None:
+def test_a_lease_ends_where_another_frame_like_the_last_has_no_room(bench: Bench) -> None:
     queue = bench.queue()
     pushes = [a_push(n, b"x" * 100) for n in range(1, 8)]
     size = len(item_of(pushes[0]))
     for push in pushes:
         queue.push(push)
-    for limit, expected in ((1, 1), (size, 1), (size + 1, 2), (GIB, 3)):
+    for limit, expected in ((1, 1), (2 * size - 1, 1), (2 * size, 2), (GIB, 3)):
         lease = taken(queue, limit)
         assert lease.frames == expected
         queue.confirm(lease)

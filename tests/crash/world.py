@@ -373,7 +373,7 @@ class World:
             lambda _source: maker,
             Gauge(),
             self._wish,
-            lease_bytes_max=500,
+            lease_bytes_max=800,  # two frames
             checkpoint=self.steps,
             chance=lambda: 0.0,
         )
