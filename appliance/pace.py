@@ -1,21 +1,21 @@
 """Pace: how many bytes the next transaction may have.
 
-A large transaction costs less a record, because some of it costs the same whatever its size: round
-trips, ledger rows, the commit. But it holds locks, redo log and memory for long, and its rows are
-seen late. On a fast database nothing speaks against `store.lease_bytes_max`; a slow or a distant
-one gets less:
+Some of a transaction costs the same whatever its size: round trips, ledger rows, the commit. So a
+large one costs less a record. But it holds locks, redo log and memory for long, its rows are seen
+late, and they have left the processor's cache when it is their turn. So it gets as large as makes
+what is the same for all a small share of it, and no larger:
 
-    bytes = (seconds_max - fixed) / seconds of a byte       between LEASE_BYTES_MIN and bytes_max
-    seconds_max = LEASE_S_MAX, or fixed / FIXED_SHARE_MAX where that is longer
+    bytes = (seconds - fixed) / seconds of a byte       between LEASE_BYTES_MIN and bytes_max
+    seconds = fixed / FIXED_SHARE, or LEASE_S_MIN where that is longer
 
-The second line is for a database that is far away: where round trips alone take half a second,
-small transactions would consist of them and still be no quick ones.
+On a fast database that is a MiB or two. On one that is far away, where round trips alone take half
+a second, it is more, up to `store.lease_bytes_max`; on a slow one it is less.
 
-Both costs come from what the last transactions took, averaged with fading memory. What a byte
-costs is learned from those that were about as large as allowed: in a lone record's transaction
-its bytes cost nothing that could be told from the rest. Nothing is tried at once: the first
-transactions are small (LEASE_BYTES_START), and each step doubles or halves at most, so a single
-slow one spoils little. Pure: the subscriber has the clock.
+Both costs come from what the last transactions took, averaged with fading memory, and only from
+those that were about as large as allowed: in a lone record's transaction its bytes cost nothing
+that could be told from the rest. Nothing is tried at once: the first transactions are small
+(LEASE_BYTES_START), and each step doubles or halves at most, so a single slow one spoils little.
+Pure: the subscriber has the clock.
 """
 
 from appliance.contracts import LEASE_RECORDS_MAX
@@ -23,8 +23,8 @@ from appliance.contracts import LEASE_RECORDS_MAX
 KIB = 1024
 LEASE_BYTES_MIN = 64 * KIB
 LEASE_BYTES_START = 256 * KIB
-LEASE_S_MAX = 1.0  # what a transaction may take
-FIXED_SHARE_MAX = 0.2  # or longer, where more than this share of it would not depend on its size
+LEASE_S_MIN = 0.02  # a transaction need not be shorter, however little of it is fixed
+FIXED_SHARE = 0.2  # of a transaction's time, what doesn't depend on its size
 STEP = 2  # how much larger or smaller the next one may be
 MEMORY = 8  # transactions, about, that an average is made of
 FULL = 0.5  # of what was allowed, bytes or records: from here on it tells what bytes cost
@@ -45,20 +45,20 @@ class Pace:
 
     def learn(self, size: int, records: int, seconds: float, rows_s: float) -> None:
         """A transaction of so many bytes took so long, `rows_s` of it to write their rows."""
-        self._fixed_s = _averaged(self._fixed_s, seconds - rows_s)
         if size < FULL * self.bytes and records < FULL * LEASE_RECORDS_MAX:
             return
+        self._fixed_s = _averaged(self._fixed_s, seconds - rows_s)
         self._byte_s = _averaged(self._byte_s, rows_s / max(size, 1))
         step = min(max(self._good(), self.bytes // STEP), self.bytes * STEP)
         self.bytes = min(max(step, self._bytes_min), self._bytes_max)
 
     def _good(self) -> int:
-        """The size at which a transaction takes as long as it may."""
+        """The size at which a transaction takes as long as it should."""
         if not self._byte_s:
             return self._bytes_max
         fixed_s = self._fixed_s or 0.0
-        seconds_max = max(LEASE_S_MAX, fixed_s / FIXED_SHARE_MAX)
-        return int(min((seconds_max - fixed_s) / self._byte_s, self._bytes_max))
+        seconds = max(LEASE_S_MIN, fixed_s / FIXED_SHARE)
+        return int(min((seconds - fixed_s) / self._byte_s, self._bytes_max))
 
 
 def _averaged(average: float | None, value: float) -> float:

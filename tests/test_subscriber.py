@@ -18,7 +18,7 @@ from appliance.batch import Batch, Stored
 from appliance.contracts import NO_RECORD, Hold, Hole, Lease
 from appliance.errors import Rejected, Unavailable
 from appliance.frame import Buffer, Frame, Gap, Header, RunEnd, checksum, decode, encode_header
-from appliance.pace import LEASE_BYTES_MIN, LEASE_BYTES_START, LEASE_S_MAX
+from appliance.pace import LEASE_BYTES_MIN, LEASE_BYTES_START, LEASE_S_MIN
 from appliance.rows import RowMaker
 from appliance.settings import Column, Filter
 from appliance.subscriber import (
@@ -316,7 +316,7 @@ def test_leases_get_smaller_where_storing_takes_long(world: World) -> None:
     row = b'{"team":"bears","text":"%s"}\n' % (b"x" * 1024)
     items = [item(n, row * (LEASE_BYTES_MIN // len(row))) for n in range(1, 41)]
     world.push(*items)
-    world.store.seconds_a_byte = 4 * LEASE_S_MAX / world.lease_bytes_max
+    world.store.seconds_a_byte = 4 * LEASE_S_MIN / world.lease_bytes_max
     world.run(stop_after_s=60)
     allowed = [size for size, _ in world.queue.takes]
     assert allowed[0] == LEASE_BYTES_START  # which takes twice as long as it may
@@ -330,7 +330,7 @@ def test_what_was_stored_already_teaches_nothing_about_the_size_of_leases(world:
     row = b'{"team":"bears","text":"%s"}\n' % (b"x" * 1024)
     frame = item(1, row * (LEASE_BYTES_START // len(row) + 1))  # a lease of its own
     world.push(frame, frame)
-    world.store.seconds_a_byte = LEASE_S_MAX / LEASE_BYTES_START
+    world.store.seconds_a_byte = LEASE_S_MIN / LEASE_BYTES_START
     world.run(stop_after_s=3)
     assert {size for size, _ in world.queue.takes} == {LEASE_BYTES_START}
     assert world.frames() == [1]
