@@ -327,7 +327,7 @@ def check_large_dead_letters(database: Database) -> None:
         ([100] * 47, [(31, True), (15, True), (1, False)]),
         ([5000, *[1] * 32], [(1, False), (31, True), (1, False)]),
         ([1300] * 5, [(3, True), (2, False)]),
-        ([1500] * 3, [(2, False), (1, False)]),
+        ([1500] * 3, [(1, True), (2, False)]),
         ([5000] * 2, [(1, False), (1, False)]),
         ([], []),
     ],
@@ -335,13 +335,15 @@ def check_large_dead_letters(database: Database) -> None:
 def test_rows_are_cut_where_no_key_is_left_over(
     sizes: list[int], parts: list[tuple[int, bool]]
 ) -> None:
-    spans = bulk.cut(sizes, 4000)
+    spans = bulk.cut(sizes, 4000, 16)
     assert [(hi - lo, in_bulk) for (lo, hi), in_bulk in spans] == parts
 
 
-@given(st.lists(st.integers(1, 3000), max_size=100), st.integers(1, 9000))
-def test_cut_keeps_all_rows_within_the_limit(sizes: list[int], size_max: int) -> None:
-    parts = bulk.cut(sizes, size_max)
+@given(st.lists(st.integers(1, 3000), max_size=100), st.integers(1, 9000), st.integers(1, 20))
+def test_cut_keeps_all_rows_within_the_limit(
+    sizes: list[int], size_max: int, rows_min: int
+) -> None:
+    parts = bulk.cut(sizes, size_max, rows_min)
     assert [at for (lo, hi), _ in parts for at in range(lo, hi)] == list(range(len(sizes)))
     for (lo, hi), in_bulk in parts:
         assert sum(sizes[lo:hi]) <= size_max or (hi - lo == 1 and not in_bulk)

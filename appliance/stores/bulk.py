@@ -39,8 +39,9 @@ from pymysql.protocol import FieldDescriptorPacket
 from appliance.batch import Block, Same, Texts, Values, values_of
 from appliance.stores.tables import Rows, Span
 
-COUNTS = tuple(2**step - 1 for step in range(12, 1, -1))  # rows of a bulk: 4095, 2047 … 7, 3
-ROWS_MIN = 16  # fewer go as text, in one statement, whatever their number
+COUNTS = tuple(2**step - 1 for step in range(12, 0, -1))  # rows of a bulk: 4095, 2047 … 3, 1
+ROWS_MIN = 16  # fewer go as text, in one statement, whatever their number,
+LARGE_BYTES = 4 * 1024  # unless a row has so many: to escape them costs more than some questions
 
 COM_STMT_PREPARE, COM_STMT_BULK_EXECUTE = 0x16, 0xFA
 PREPARED = struct.Struct("<xIHHxH")  # number, columns, parameters, warnings
@@ -85,6 +86,14 @@ class BulkRows:
     kinds: Sequence[Kind]
     cells: Sequence[Sequence[bytes]]
     bytes_max: int
+
+    def __len__(self) -> int:
+        return len(self.cells[0])
+
+    @property
+    def rows_min(self) -> int:
+        """So many are worth a bulk."""
+        return ROWS_MIN if self.bytes_max < LARGE_BYTES * len(self) else 1
 
     def sizes(self) -> list[int]:
         """How many bytes each row has."""
@@ -212,20 +221,20 @@ def _with_lengths(kind: Kind, values: Sequence[bytes]) -> _Cells:
 def parts_of(rows: BulkRows, size_max: int) -> list[tuple[Span, bool]]:
     """The bulks that rows are sent in, and what is left over (see cut)."""
     fits = rows.bytes_max <= size_max
-    return cut([0] * len(rows.cells[0]) if fits else rows.sizes(), size_max)
+    return cut([0] * len(rows) if fits else rows.sizes(), size_max, rows.rows_min)
 
 
-def cut(sizes: Sequence[int], size_max: int) -> list[tuple[Span, bool]]:
+def cut(sizes: Sequence[int], size_max: int, rows_min: int) -> list[tuple[Span, bool]]:
     """Neighbours put together, as many as COUNTS and the limit allow; whether they go in bulk.
 
-    What doesn't are too few rows, or a single one that is too long.
+    What doesn't are fewer than rows_min at the end, or a single one that is too long.
     """
     ends = [0, *accumulate(sizes)]
     parts: list[tuple[Span, bool]] = []
     lo = 0
     while lo < len(sizes):
         fitting = bisect_right(ends, ends[lo] + size_max) - 1 - lo
-        is_rest = fitting == len(sizes) - lo < ROWS_MIN
+        is_rest = fitting == len(sizes) - lo < rows_min
         count = 0 if is_rest else next((count for count in COUNTS if count <= fitting), 0)
         hi = lo + (count or fitting or 1)
         parts.append(((lo, hi), count > 0))

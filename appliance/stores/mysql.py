@@ -304,14 +304,14 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         tail = f" ON DUPLICATE KEY UPDATE {changes}" if update else ""
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         insert = _Insert(self, head.encode(), tail.encode(), len(columns), limit)
-        rows = bulk.bulk_rows(blocks) if self._can_bulk(blocks) else None
-        return _Bulks(insert, blocks, rows) if rows else _Statements(insert, blocks)
+        rows = bulk.bulk_rows(blocks) if self._can_bulk() else None
+        if rows is None or len(rows) < rows.rows_min:
+            return _Statements(insert, blocks)
+        return _Bulks(insert, blocks, rows)
 
-    def _can_bulk(self, blocks: Sequence[Rows]) -> bool:
+    def _can_bulk(self) -> bool:
         """Whether to try: what is held back to be sent at once is text."""
-        if self._held_back is not None or self._prepared is None:
-            return False
-        return self._prepared.can_prepare and sum(map(len, blocks)) >= bulk.ROWS_MIN
+        return self._held_back is None and bool(self._prepared and self._prepared.can_prepare)
 
     def _letter_bytes_max(self) -> int:
         return (self._packet_bytes_max - ROW_SPARE_BYTES) // 2  # its bytes go as hex digits
@@ -492,8 +492,15 @@ class _Bulks(Writer):
         self.parts = [span for span, _ in parts]
         self._in_bulk = {span for span, in_bulk in parts if in_bulk}
 
+    def insert_all(self) -> None:
+        for span in self.parts:
+            self._insert_part(*span, in_bulk=span in self._in_bulk)
+
     def insert(self, lo: int, hi: int) -> None:
-        in_bulk = (lo, hi) in self._in_bulk
+        """Why a single row is refused is said by its text: there a NULL is one for each type."""
+        self._insert_part(lo, hi, in_bulk=(lo, hi) in self._in_bulk and hi - lo > 1)
+
+    def _insert_part(self, lo: int, hi: int, in_bulk: bool) -> None:
         if not in_bulk or not self._insert.bulk(self._rows, lo, hi):
             self._insert_text(list(self._rows_from(lo, hi)))
 

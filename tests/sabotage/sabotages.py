@@ -533,8 +533,8 @@ SABOTAGES = (
     Sabotage(
         "at once: rows in bulk go before the ledger's, which were held back",
         "appliance/stores/mysql.py",
-        "if self._held_back is not None or self._prepared is None:",
-        "if self._prepared is None:",
+        "self._held_back is None and bool(",
+        "bool(",
         "tests/contract/test_store.py::test_the_rows_of_a_small_lease_are_text_behind_their_ledger_row",
     ),
     Sabotage(
@@ -737,8 +737,8 @@ SABOTAGES = (
     Sabotage(
         "bulk: what was refused among others is given in bulk again",
         "appliance/stores/mysql.py",
-        "in_bulk = (lo, hi) in self._in_bulk",
-        "in_bulk = True",
+        "in_bulk=(lo, hi) in self._in_bulk and hi - lo > 1)",
+        "in_bulk=True)",
         "tests/test_bulk.py::test_a_column_gets_what_it_gets_by_text[UUID]",
     ),
     Sabotage(
@@ -751,7 +751,7 @@ SABOTAGES = (
     Sabotage(
         "bulk: nobody counts how many rows the server took",
         "appliance/stores/mysql.py",
-        "if changed not in (None, len(rows)) and not self.tail:",
+        "if changed not in (None, hi - lo) and not self.tail:",
         "if False:",
         "tests/test_bulk.py::test_where_a_server_leaves_out_rows_without_a_word_they_go_as_text",
     ),
