@@ -145,8 +145,8 @@ class Stored:
     """What one call to a store has newly committed (frames it had already count nothing).
 
     `refusal` is the last of its dead letters, None where there was none; `rows_s` is how many
-    seconds of the call it took to write rows (the rest is what any transaction takes; of a small
-    lease, which is written at once with its ledger rows and the commit, it is all of that).
+    seconds of the call it took to write rows (the rest is what any transaction takes); 0 where
+    that can't be told, since a small lease's go at once with its ledger rows and the commit.
     """
 
     frames: int = 0

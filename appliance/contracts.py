@@ -284,10 +284,11 @@ class Queue(Protocol):
     def take(self, bytes_max: int, wait_s: float) -> Lease | None:
         """Move frames into this owner's hands, as many as bytes_max has room for (at least one).
 
-        The next one is thought to be as large as the last. LEASE_RECORDS_MAX records, as their
-        headers say, are enough, too. Waits up to wait_s when there is none, or until a signal
-        comes; then None. Never a moment without a home: a taken frame is in the
-        busy list of its owner. The lease says which of its frames were in hand at a death.
+        Each is thought to be as large as the one before it, so it may be one too many.
+        LEASE_RECORDS_MAX records, as their headers say, are enough, too. Waits up to wait_s when
+        there is none, or until a signal comes; then None. Never a moment without a home: a taken
+        frame is in the busy list of its owner. The lease says which of its frames were in hand at
+        a death.
         """
 
     def confirm(self, lease: Lease) -> None:

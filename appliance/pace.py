@@ -13,21 +13,24 @@ a second, it is more, up to `store.lease_bytes_max`; on a slow one it is less.
 
 Both costs come from what the last transactions took, averaged with fading memory, and only from
 those that were about as large as allowed: in a lone record's transaction its bytes cost nothing
-that could be told from the rest. Nothing is tried at once: the first transactions are small
-(LEASE_BYTES_START), and each step doubles or halves at most, so a single slow one spoils little.
-Pure: the subscriber has the clock.
+that could be told from the rest, and what is stored at once (ledger.AT_ONCE_BYTES_MAX) tells only
+the sum; so no lease is limited to as little as that. Nothing is tried suddenly: the first
+transactions are small (LEASE_BYTES_START), and each step doubles or halves at most, so a single
+slow one spoils little. Pure: the subscriber has the clock.
 """
 
 from appliance.contracts import LEASE_RECORDS_MAX
 
 KIB = 1024
-LEASE_BYTES_MIN = 64 * KIB
+LEASE_BYTES_MIN = 128 * KIB
 LEASE_BYTES_START = 256 * KIB
 LEASE_S_MIN = 0.02  # a transaction need not be shorter, however little of it is fixed
 FIXED_SHARE = 0.2  # of a transaction's time, what doesn't depend on its size
 STEP = 2  # how much larger or smaller the next one may be
 MEMORY = 8  # transactions, about, that an average is made of
-FULL = 0.5  # of what was allowed, bytes or records: from here on it tells what bytes cost
+# Of what was allowed, bytes or records: from here on it tells what bytes cost. A lease that ends
+# for want of room has more than half of it, with the frames' headers, which aren't counted here.
+FULL = 0.45
 
 
 class Pace:
@@ -45,6 +48,8 @@ class Pace:
 
     def learn(self, size: int, records: int, seconds: float, rows_s: float) -> None:
         """A transaction of so many bytes took so long, `rows_s` of it to write their rows."""
+        if not rows_s:  # not known
+            return
         if size < FULL * self.bytes and records < FULL * LEASE_RECORDS_MAX:
             return
         self._fixed_s = _averaged(self._fixed_s, seconds - rows_s)
@@ -54,11 +59,10 @@ class Pace:
 
     def _good(self) -> int:
         """The size at which a transaction takes as long as it should."""
-        if not self._byte_s:
-            return self._bytes_max
-        fixed_s = self._fixed_s or 0.0
-        seconds = max(LEASE_S_MIN, fixed_s / FIXED_SHARE)
-        return int(min((seconds - fixed_s) / self._byte_s, self._bytes_max))
+        assert self._fixed_s is not None, "learned before"
+        assert self._byte_s, "learned before"
+        seconds = max(LEASE_S_MIN, self._fixed_s / FIXED_SHARE)
+        return int(min((seconds - self._fixed_s) / self._byte_s, self._bytes_max))
 
 
 def _averaged(average: float | None, value: float) -> float:

@@ -292,6 +292,21 @@ def test_a_bulk_is_never_longer_than_a_packet(setting: Database) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("setting", [("max_allowed_packet", 327680)], indirect=True)
+def test_a_neighbour_is_refused_and_a_row_is_stored_whose_text_is_too_long(
+    setting: Database,
+) -> None:
+    """In bulk it has room, and so it is stored when all are taken."""
+    store = store_of(setting)
+    setting.run("ALTER TABLE records ADD CHECK (x <> 'bad')")
+    long = "'" * 99_000  # twice as long as text, in two columns
+    rows = ["good", long, "bad"]
+    assert store.store([batch(1, rows, 3, same=["", long, ""])]) == Stored(1, 2, dead=1)
+    assert sorted(stored(setting)) == sorted(["good", long])
+    assert setting.run("SELECT position FROM nfl_dead") == [(2,)]
+    store.close()
+
+
 @pytest.mark.parametrize("setting", [("max_allowed_packet", 1048576)], indirect=True)
 def test_what_is_left_of_a_bulk_is_never_longer_than_a_packet_either(setting: Database) -> None:
     check_large_dead_letters(setting)

@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 from appliance.contracts import LEASE_RECORDS_MAX
 from appliance.pace import (
     FIXED_SHARE,
+    FULL,
     LEASE_BYTES_MIN,
     LEASE_BYTES_START,
     LEASE_S_MIN,
     STEP,
     Pace,
 )
+from appliance.stores.ledger import AT_ONCE_BYTES_MAX
 
 MIB = 1024 * 1024
 BYTES_MAX = 4 * MIB
 SETTLED = 40  # transactions
+HEADER_BYTES = 400  # of a frame, beside its records
 
 
 @dataclass
@@ -40,12 +43,12 @@ class Database:
 
 
 def settled(database: Database, frame_bytes: int = 1, bytes_max: int = BYTES_MAX) -> Pace:
-    """A flood of such frames, so many transactions of it; a lease ends with a whole frame."""
+    """A flood of such frames, so many transactions of it; a lease has those that have room."""
     pace = Pace(bytes_max)
     dice = random.Random(1)
     for _ in range(SETTLED):
-        size = -(-pace.bytes // frame_bytes) * frame_bytes
-        database.teach(pace, size, dice=dice.random())
+        frames = max(1, pace.bytes // (frame_bytes + HEADER_BYTES if frame_bytes > 1 else 1))
+        database.teach(pace, frames * frame_bytes, dice=dice.random())
     return pace
 
 
@@ -55,7 +58,7 @@ def settled(database: Database, frame_bytes: int = 1, bytes_max: int = BYTES_MAX
         ("a fast one", Database(0.004, 0.01), 1.6),
         ("a fast one with a noisy machine", Database(0.004, 0.01, noise=0.9), 1.6),
         ("one whose commits cost nothing", Database(0, 0.01), 2),
-        ("one that costs nothing", Database(0, 0), 4),
+        ("one that costs next to nothing", Database(0, 1e-9), 4),
         ("one whose disk is slow", Database(0.02, 0.05), 1.6),
         ("a slow one", Database(0.004, 0.1), 0.16),
         ("a very slow one", Database(0.004, 100), LEASE_BYTES_MIN / MIB),
@@ -77,6 +80,19 @@ def test_a_transaction_takes_its_time_and_no_more(
     seconds = fixed_s + mib_s * pace.bytes / MIB
     good_s = max(LEASE_S_MIN, fixed_s / FIXED_SHARE)
     assert pace.bytes in (LEASE_BYTES_MIN, BYTES_MAX) or 0.7 * good_s < seconds < 1.3 * good_s
+
+
+def test_full_frames_teach_also_where_two_have_no_room() -> None:
+    """Two of them and their headers are a little more than the 2 MiB that doubling leads to."""
+    assert settled(Database(0.5, 0.05), MIB - 100).bytes == BYTES_MAX
+
+
+def test_of_what_is_stored_at_once_nothing_is_learned() -> None:
+    pace = Pace(BYTES_MAX)
+    for _ in range(SETTLED):
+        pace.learn(pace.bytes, 100, 3.0, 0.0)
+    assert pace.bytes == LEASE_BYTES_START
+    assert LEASE_BYTES_MIN * FULL < AT_ONCE_BYTES_MAX < LEASE_BYTES_MIN
 
 
 def test_the_first_transactions_are_small_and_grow() -> None:

@@ -55,6 +55,7 @@ PING_AFTER_S = 60  # idle longer than this: ask before the transaction
 STATEMENT_BYTES_MAX = 2 * 1024 * 1024  # a full frame usually fits, escaped, and stays whole
 JOINED_BYTES_MAX = 32 * 1024  # of small statements that are sent together
 PACKET_SPARE_BYTES = 1024
+TOO_LONG = "packet"  # why a row is refused that is over max_allowed_packet
 ROW_SPARE_BYTES = 64 * 1024  # room beside a record, escaped, for the row's other values
 
 SESSION = (
@@ -443,7 +444,7 @@ class _Insert:
         if len(statement) > self.packet_bytes_max:
             raise Rejected(
                 f"a statement of {len(statement)} bytes is over the server's max_allowed_packet",
-                "packet",
+                TOO_LONG,
             )
         self.store.run(statement)
 
@@ -498,7 +499,18 @@ class _Bulks(Writer):
 
     def insert(self, lo: int, hi: int) -> None:
         """Why a single row is refused is said by its text: there a NULL is one for each type."""
-        self._insert_part(lo, hi, in_bulk=(lo, hi) in self._in_bulk and hi - lo > 1)
+        if hi - lo > 1:
+            self._insert_part(lo, hi, in_bulk=(lo, hi) in self._in_bulk)
+        else:
+            self._insert_one(lo)
+
+    def _insert_one(self, at: int) -> None:
+        try:
+            self._insert_part(at, at + 1, in_bulk=False)
+        except Rejected as error:  # the text may be twice as long
+            if error.code != TOO_LONG or self._rows.sizes()[at] > self._insert.size_max:
+                raise
+            self._insert_part(at, at + 1, in_bulk=True)
 
     def _insert_part(self, lo: int, hi: int, in_bulk: bool) -> None:
         if not in_bulk or not self._insert.bulk(self._rows, lo, hi):

@@ -40,6 +40,7 @@ from appliance.queues.redis import (
     ATTEMPTS_FRAMES_MAX,
     ATTEMPTS_S,
     DEATHS_CHARS_MAX,
+    LEASE_STEP_BYTES,
     RedisQueue,
 )
 from tests.fake_queue import Fault, Killed, MemoryQueue, MemoryRedis
@@ -1408,6 +1409,32 @@ def test_an_exception_of_the_caller_drops_the_connection_too(real: RedisBench) -
     assert _eventually(lambda: real.queue("recovery").sweep() == 1)
     assert items_of(taken(queue)) == [item_of(a_push(1))]
     assert queue.owner != first
+
+
+@pytest.mark.parametrize("deaths", ["", "SIGKILL"])
+def test_a_frame_of_any_size_is_waited_for(real: RedisBench, deaths: str) -> None:
+    """Large ones are received past the client library, and the connection goes on behind them."""
+    subscriber, collector = real.queue(), real.queue()
+    sizes = [100, LEASE_STEP_BYTES - 1, LEASE_STEP_BYTES, LEASE_STEP_BYTES + 1, 3 * 1024**2 + 7]
+    owners = set()
+    for number, size in enumerate(sizes, 1):
+        push = a_push(number)
+        push = replace(push, body=os.urandom(size - len(push.header)))
+        name = name_of(number)
+        if deaths:
+            with real.server.client() as client:
+                client.hset(real.keys.attempts, name, deaths)
+        pushing = threading.Timer(0.05, collector.push, [push])
+        pushing.start()
+        lease = subscriber.take(GIB, 10.0)
+        pushing.join()
+        assert lease
+        owners.add(lease.owner)
+        assert [*map(bytes, lease.items)] == [item_of(push)]
+        assert lease.deaths == ({name: deaths} if deaths else {})
+        subscriber.confirm(lease)
+        assert subscriber.depth() == Depth(0, 0, 0)
+    assert len(owners) == 1
 
 
 @pytest.mark.parametrize("is_new", [True, False])

@@ -737,9 +737,30 @@ SABOTAGES = (
     Sabotage(
         "bulk: what was refused among others is given in bulk again",
         "appliance/stores/mysql.py",
-        "in_bulk=(lo, hi) in self._in_bulk and hi - lo > 1)",
-        "in_bulk=True)",
+        "self._insert_part(at, at + 1, in_bulk=False)",
+        "self._insert_part(at, at + 1, in_bulk=True)",
         "tests/test_bulk.py::test_a_column_gets_what_it_gets_by_text[UUID]",
+    ),
+    Sabotage(
+        "bulk: a row is refused because its text is too long for a packet",
+        "appliance/stores/mysql.py",
+        "if error.code != TOO_LONG or",
+        "if True or",
+        "tests/test_bulk.py::test_a_neighbour_is_refused_and_a_row_is_stored_whose_text_is_too_long",
+    ),
+    Sabotage(
+        "alone: of a frame that waits for its turn a view is kept, which the next one overwrites",
+        "appliance/subscriber.py",
+        "alone.append((frame.kept(), verdict))",
+        "alone.append((frame, verdict))",
+        "tests/test_subscriber.py::test_after_three_deaths_a_frame_goes_alone_behind_its_neighbours",
+    ),
+    Sabotage(
+        "take: a large frame that was waited for is a byte short",
+        "appliance/queues/redis.py",
+        "return self._received(head[0], size, ",
+        "return self._received(head[0], size - 1, ",
+        "tests/contract/test_queue.py::test_a_frame_of_any_size_is_waited_for",
     ),
     Sabotage(
         "bulk: what is left of one is a single text, however long",
