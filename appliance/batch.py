@@ -62,6 +62,11 @@ class Block(Sequence[Row]):
         columns = [values_of(_part(column, index), count) for column in self.columns]
         return list(zip(*columns, strict=True))
 
+    def part(self, lo: int, hi: int) -> "Block":
+        """Some of the rows, as columns still."""
+        columns = tuple(_part(column, slice(lo, hi)) for column in self.columns)
+        return Block(len(range(self.rows)[lo:hi]), columns)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 

@@ -22,7 +22,7 @@ slow one spoils little. Pure: the subscriber has the clock.
 from appliance.contracts import LEASE_RECORDS_MAX
 
 KIB = 1024
-LEASE_BYTES_MIN = 128 * KIB
+LEASE_BYTES_MIN = 160 * KIB
 LEASE_BYTES_START = 256 * KIB
 LEASE_S_MIN = 0.02  # a transaction need not be shorter, however little of it is fixed
 FIXED_SHARE = 0.2  # of a transaction's time, what doesn't depend on its size

@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from appliance.stores.mysql import MySQLStore
 from tests.database_server import PASSWORD, Database
 
 RUN = bytes(range(16))
+MIB = 1024 * 1024
 ODD = ("", "'", "\\", "\\'", "a\nb", "nul \0", "❤ 𝄞 é", "%s ? %b", "x" * 300, "y" * 70_000)
 LATIN1 = (
     "CREATE TABLE records (seq BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY,"
@@ -38,10 +40,12 @@ class Watched(MySQLStore):
         return changed
 
 
-def store_of(database: Database, options: str = "", **more: Any) -> Watched:
+def store_of(
+    database: Database, options: str = "", record_bytes_max: int = 100_000, **more: Any
+) -> Watched:
     columns = {name: Column(type="LONGTEXT", path=name) for name in ("k", "x")}
     url = parse_url(database.url() + options)
-    store = Watched(url, PASSWORD, "nfl", "records", columns, 100_000, **more)
+    store = Watched(url, PASSWORD, "nfl", "records", columns, record_bytes_max, **more)
     store.prepare()
     return store
 
@@ -289,6 +293,24 @@ def test_a_bulk_is_never_longer_than_a_packet(setting: Database) -> None:
         assert store.store([text_batch(number, texts, same="")]) == Stored(1, len(texts))
     assert stored(setting) == list(itertools.chain(*frames))
     assert store.bulks > 3
+    store.close()
+
+
+def test_a_record_that_is_too_large_for_a_bulk_is_never_decoded(
+    mariadb_database: Database,
+) -> None:
+    """One emoji, and as a str it would have four bytes for each letter."""
+    store = store_of(mariadb_database, record_bytes_max=4 * MIB)
+    for number, others in enumerate(([], [b"y" * 300_000] * 3), 1):
+        large = "❤".encode() + b"x" * (3 * MIB)
+        frame = batch(number, Texts([large, *others]), 1 + len(others), same=Same(""))
+        tracemalloc.start()
+        assert store.store([frame]).stored == 1 + len(others)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 * (len(large) + sum(map(len, others)))
+    lengths = mariadb_database.run("SELECT LENGTH(x) FROM records")
+    assert sorted(size for (size,) in lengths)[-2:] == [len(large)] * 2
     store.close()
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from appliance.contracts import LEASE_RECORDS_MAX
 from appliance.pace import (
     FIXED_SHARE,
-    FULL,
     LEASE_BYTES_MIN,
     LEASE_BYTES_START,
     LEASE_S_MIN,
@@ -92,7 +91,7 @@ def test_of_what_is_stored_at_once_nothing_is_learned() -> None:
     for _ in range(SETTLED):
         pace.learn(pace.bytes, 100, 3.0, 0.0)
     assert pace.bytes == LEASE_BYTES_START
-    assert LEASE_BYTES_MIN * FULL < AT_ONCE_BYTES_MAX < LEASE_BYTES_MIN
+    assert 2 * (AT_ONCE_BYTES_MAX + HEADER_BYTES) < LEASE_BYTES_MIN, "a lone frame is no such one"
 
 
 def test_the_first_transactions_are_small_and_grow() -> None:

@@ -41,7 +41,7 @@ from appliance.stores.tables import Rows, Span
 
 COUNTS = tuple(2**step - 1 for step in range(12, 0, -1))  # rows of a bulk: 4095, 2047 … 3, 1
 ROWS_MIN = 16  # fewer go as text, in one statement, whatever their number,
-LARGE_BYTES = 4 * 1024  # unless a row has so many: to escape them costs more than some questions
+LARGE_BYTES = 4 * 1024  # unless a row has so many: to escape them costs more than to ask once more
 
 COM_STMT_PREPARE, COM_STMT_BULK_EXECUTE = 0x16, 0xFA
 PREPARED = struct.Struct("<xIHHxH")  # number, columns, parameters, warnings
@@ -89,11 +89,6 @@ class BulkRows:
 
     def __len__(self) -> int:
         return len(self.cells[0])
-
-    @property
-    def rows_min(self) -> int:
-        """So many are worth a bulk."""
-        return ROWS_MIN if self.bytes_max < LARGE_BYTES * len(self) else 1
 
     def sizes(self) -> list[int]:
         """How many bytes each row has."""
@@ -218,10 +213,15 @@ def _with_lengths(kind: Kind, values: Sequence[bytes]) -> _Cells:
     return _Cells(kind, [lengths, values], sum(sizes) + LENGTH_BYTES_MAX * len(sizes))
 
 
-def parts_of(rows: BulkRows, size_max: int) -> list[tuple[Span, bool]]:
-    """The bulks that rows are sent in, and what is left over (see cut)."""
+def parts_of(rows: BulkRows, size_max: int, is_near: bool) -> list[tuple[Span, bool]]:
+    """The bulks that rows are sent in, and what is left over (see cut).
+
+    is_near: the server is on this machine, so that a question costs little.
+    """
+    is_large = rows.bytes_max >= LARGE_BYTES * len(rows)
     fits = rows.bytes_max <= size_max
-    return cut([0] * len(rows) if fits else rows.sizes(), size_max, rows.rows_min)
+    sizes = [0] * len(rows) if fits else rows.sizes()
+    return cut(sizes, size_max, 1 if is_near and is_large else ROWS_MIN)
 
 
 def cut(sizes: Sequence[int], size_max: int, rows_min: int) -> list[tuple[Span, bool]]:

@@ -22,6 +22,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import CLIENT
 
+from appliance.batch import Block
 from appliance.config import Column, OnDuplicate
 from appliance.contracts import Remark
 from appliance.errors import ConfigError, Rejected, StreamDaemonError, Unavailable
@@ -306,9 +307,10 @@ class MySQLStore(Books, Letters, GapList, Disposable):
         limit = self._packet_bytes_max - PACKET_SPARE_BYTES
         insert = _Insert(self, head.encode(), tail.encode(), len(columns), limit)
         rows = bulk.bulk_rows(blocks) if self._can_bulk() else None
-        if rows is None or len(rows) < rows.rows_min:
-            return _Statements(insert, blocks)
-        return _Bulks(insert, blocks, rows)
+        parts = bulk.parts_of(rows, insert.size_max, self._address.is_here) if rows else []
+        if rows and any(in_bulk for _, in_bulk in parts):
+            return _Bulks(insert, blocks, rows, parts)
+        return _Statements(insert, blocks)
 
     def _can_bulk(self) -> bool:
         """Whether to try: what is held back to be sent at once is text."""
@@ -485,11 +487,16 @@ class _Statements(Writer):
 class _Bulks(Writer):
     """Rows in bulk (see bulk.py); what is left over, or has been refused, as text."""
 
-    def __init__(self, insert: _Insert, blocks: Sequence[Rows], rows: bulk.BulkRows) -> None:
+    def __init__(
+        self,
+        insert: _Insert,
+        blocks: Sequence[Rows],
+        rows: bulk.BulkRows,
+        parts: Sequence[tuple[Span, bool]],
+    ) -> None:
         self._insert = insert
         self._blocks = blocks
         self._rows = rows
-        parts = bulk.parts_of(rows, insert.size_max)
         self.parts = [span for span, _ in parts]
         self._in_bulk = {span for span, in_bulk in parts if in_bulk}
 
@@ -514,14 +521,14 @@ class _Bulks(Writer):
 
     def _insert_part(self, lo: int, hi: int, in_bulk: bool) -> None:
         if not in_bulk or not self._insert.bulk(self._rows, lo, hi):
-            self._insert_text(list(self._rows_from(lo, hi)))
+            # As text they may be twice as long: in as many statements as it takes.
+            _Statements(self._insert, [*self._blocks_from(lo, hi)]).insert_all()
 
-    def _insert_text(self, rows: Rows) -> None:
-        """Insert rows as text, which may be twice as long: in as many statements as it takes."""
-        _Statements(self._insert, [rows]).insert_all()
-
-    def _rows_from(self, lo: int, hi: int) -> Iterator[Row]:
+    def _blocks_from(self, lo: int, hi: int) -> Iterator[Rows]:
+        """Some of the rows; texts stay bytes, of which a large one is text in a fifth of memory."""
         first = 0
         for rows in self._blocks:
-            yield from rows[max(0, lo - first) : max(0, hi - first)]
+            begin, end = max(0, lo - first), min(len(rows), hi - first)
+            if begin < end:
+                yield rows.part(begin, end) if isinstance(rows, Block) else rows[begin:end]
             first += len(rows)

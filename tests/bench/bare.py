@@ -58,7 +58,7 @@ def _inserts(columns: Mapping[str, Column], lease: bytes) -> list[Insert]:
     one = head + b"(" + b",".join([b"?"] * len(columns)) + b")"
     return [
         (one, rows.kinds, rows.packed(lo, hi))
-        for (lo, hi), _ in bulk.parts_of(rows, STATEMENT_BYTES_MAX)
+        for (lo, hi), _ in bulk.parts_of(rows, STATEMENT_BYTES_MAX, True)
     ]
 
 

@@ -765,8 +765,8 @@ SABOTAGES = (
     Sabotage(
         "bulk: what is left of one is a single text, however long",
         "appliance/stores/mysql.py",
-        "_Statements(self._insert, [rows]).insert_all()",
-        "_Statements(self._insert, [rows]).insert(0, len(rows))",
+        "_Statements(self._insert, [*self._blocks_from(lo, hi)]).insert_all()",
+        "_Statements(self._insert, [*self._blocks_from(lo, hi)]).insert(0, hi - lo)",
         "tests/test_bulk.py::test_what_is_left_of_a_bulk_is_never_longer_than_a_packet_either",
     ),
     Sabotage(

@@ -237,7 +237,7 @@ def unstarted(config: str) -> Iterator[Daemon]:
 def title_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or behind that
         return ""
 
 
