@@ -30,7 +30,12 @@ def until_rows(store: StoreUnderTest, daemon: Daemon, rows: int) -> None:
     """Wait until the table has so many rows: kills may make `status` forget to count some."""
 
     def all_there() -> bool:
-        [(found,)] = store.rows(daemon, "SELECT COUNT(*) FROM records")
+        try:
+            [(found,)] = store.rows(daemon, "SELECT COUNT(*) FROM records")
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return False  # a subscriber is making it
+            raise
         return bool(found >= rows)
 
     until(all_there, ROWS_S, f"{rows} rows")
