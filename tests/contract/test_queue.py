@@ -1110,13 +1110,15 @@ def test_who_waits_for_a_frame_learns_of_its_deaths(real: RedisBench) -> None:
     queue, recovery = real.queue(), real.queue("recovery")
     queue.push(a_push(1))
     death = die(real, 1, 3)
-    threading.Timer(0.2, recovery.sweep, [[death]]).start()
+    sweeping = threading.Timer(0.2, recovery.sweep, [[death]])
+    sweeping.start()
     lease = queue.take(GIB, 20.0)
     assert lease is not None
     assert lease.deaths == {name_of(1): "SIGSEGV@3"}
     queue.confirm(lease)
     assert real.look().attempts == {}
     assert queue.depth() == Depth(0, 0, 0)
+    sweeping.join()
 
 
 def test_what_is_written_down_is_bounded_and_not_for_ever(real: RedisBench) -> None:
