@@ -150,16 +150,6 @@ class Stream:
         self.daemon.file.write_text(config)
         self.restart()
 
-    def kill_the_new_parent_while_it_starts(self) -> None:
-        """It has taken over, perhaps; the old keeper, or its own, goes on holding."""
-        self.daemon.keeper()
-        said = self.daemon.said().count("taking over")
-        self.daemon.kill_parent()
-        self.daemon.spawn()
-        until(lambda: self.daemon.said().count("taking over") > said, READY_S, "taking over")
-        self.daemon.kill_parent()
-        self.restart()
-
 
 def title_and_wait(pid: int) -> str:
     """What a process is, and what it waits for in the kernel."""
@@ -200,7 +190,6 @@ KILLS: list[Callable[[Stream], None]] = [
     Stream.fail_to_start,
     Stream.kill_keeper_and_parent,
     Stream.kill_keeper_and_collectors,
-    Stream.kill_the_new_parent_while_it_starts,
 ]
 REPLACEMENTS: list[Callable[[Stream], None]] = [
     Stream.replace,
@@ -211,6 +200,7 @@ REPLACEMENTS: list[Callable[[Stream], None]] = [
 
 
 def test_any_holder_may_be_killed(short_dir: Path, seed: int) -> None:
+    """But not a parent in its first moments: see "What is not promised" in docs/reliability.md."""
     with streaming(Sqlite(), short_dir, seed) as stream:
         for kill in random.Random(seed).sample(KILLS, len(KILLS)):
             print(kill.__name__)
