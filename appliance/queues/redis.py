@@ -70,7 +70,7 @@ BAD_BYTES_MAX = 16 * 1024**2  # what the list of bad items may hold
 GIVE_WAY_LOOKS_MAX = 40  # so often a collector looks whether its rivals are gone,
 GIVE_WAY_LOOK_S = 0.05  # and rests so long between two looks
 SAID_BYTES_MAX = 100  # of an answer that isn't what was asked for
-LARGE = re.compile(rb"\$([0-9]+)\r\n")  # how a text begins (the RESP protocol)
+TEXT_HEAD = re.compile(rb"\$([0-9]+)\r\n")  # how a text begins (the RESP protocol)
 BESIDE_ONE = 64  # bytes around a list of one item, as Redis sends it
 
 
@@ -534,7 +534,7 @@ class RedisQueue:
             begins = self._connection._sock.recv(BESIDE_ONE, socket.MSG_PEEK)
         except ValueError:  # TLS: what comes can't be looked at beforehand
             return None
-        head = LARGE.match(begins)
+        head = TEXT_HEAD.match(begins)
         size = int(head[1]) if head else 0
         if not head or size < LEASE_STEP_BYTES:
             return None

@@ -62,7 +62,6 @@ KINDS = {str: TEXT, bytes: BYTES, int: INTEGER, float: DOUBLE}
 NULL = b"\x01"
 EMPTY: dict[Kind, Any] = {TEXT: "", BYTES: b""}  # what stands behind a NULL
 NUMBERS = {INTEGER: struct.Struct("<xq"), DOUBLE: struct.Struct("<xd")}
-NUMBER_BYTES = 9
 LENGTHS = [
     *(bytes([0, size]) for size in range(251)),
     *(struct.pack("<xBH", 0xFC, size) for size in range(251, 2048)),
@@ -191,7 +190,7 @@ def _some_numbers(kind: Kind, column: Sequence[Any]) -> _Cells | None:
 
 
 def _numbers(kind: Kind, cells: Sequence[bytes]) -> _Cells:
-    return _Cells(kind, [cells], NUMBER_BYTES * len(cells))
+    return _Cells(kind, [cells], NUMBERS[kind].size * len(cells))
 
 
 def _some_texts(kind: Kind, column: Sequence[Any]) -> _Cells:
